@@ -1,0 +1,1 @@
+"""Frozen SAM backbones: architectures, checkpoints, the encoder path and the batched mask decoder."""

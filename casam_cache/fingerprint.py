@@ -1,0 +1,50 @@
+"""Canonical JSON and hashes: how this project names what a result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces and shortest round-trip floats, so that equal values give equal text.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON cannot hold.
+        TypeError: for anything that is not plain JSON data (tuples are written as lists).
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 over named arrays (name, dtype, shape, bytes), in the order of their names."""
+    total = hashlib.sha256()
+    for name, array in sorted(arrays, key=lambda pair: pair[0]):
+        total.update(canonical_json([name, array.dtype.str, list(array.shape)]).encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def generator(*belongs_to: str | int) -> np.random.Generator:
+    """A random generator seeded from what the choice belongs to, e.g. `generator(seed, task, epoch, sample)`.
+
+    Never from a position: the same task, epoch and sample draw the same numbers whatever came before.
+    """
+    seed = hashlib.sha256(canonical_json(list(belongs_to)).encode()).digest()
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(int.from_bytes(seed, "little"))))

@@ -1,0 +1,1 @@
+"""The `casam` command line; Typer and rich live only here."""
