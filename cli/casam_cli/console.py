@@ -1,0 +1,93 @@
+"""What a person sees: messages and progress on stderr, results on stdout, one JSON object where it was asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from casam_cache.errors import CasamError
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+JsonOption = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
+
+
+def show_line(text: str, style: str = "") -> None:
+    """One line for a person, on stderr."""
+    err.print(Text(text, style=style), soft_wrap=True)
+
+
+def show_error(error: CasamError) -> None:
+    """The error's message and hint on stderr; with --json also as the one object on stdout."""
+    show_line(f"error: {error.message}", "bold red")
+    if error.hint:
+        show_line(f"  {error.hint}")
+    if "--json" in sys.argv:
+        print_json({"error": {"message": error.message, "hint": error.hint}})
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Exactly one JSON object on stdout; NaN and infinity, which JSON lacks, become null."""
+    sys.stdout.write(json.dumps(_finite(data), indent=2, sort_keys=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Bar:
+    """One progress bar; `update` is the callback that long work takes."""
+
+    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
+        self._progress = progress
+        self._task = task
+        self._unit = unit
+
+    def update(self, done: int, total: int, note: str = "", rate: float | None = None) -> None:
+        """Shows `done` of `total`, a rate per second where known, and a short note."""
+        shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
+        self._progress.update(self._task, completed=done, total=total, note=note, rate=shown)
+
+
+@contextmanager
+def bar(description: str, unit: str = "images") -> Iterator[Bar]:
+    """A progress bar on stderr with elapsed time, ETA and throughput."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
+        yield Bar(progress, progress.add_task(description, total=None, rate="", note=""), unit)
+
+
+def percent(value: float) -> str:
+    """A metric in [0, 1] as a percentage with one decimal, or a dash where undefined."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
