@@ -1,0 +1,134 @@
+"""The Alignment Layer (sections 3.2 and 4.1.2): channel-attention residual blocks on the image embedding.
+
+A block is Cutie's CAResBlock and a LayerNorm2d:
+
+    u = conv2(ReLU(conv1(ReLU(x))))        3 x 3, padding 1, with bias
+    w = sigmoid(conv1d_k(GAP(u)))          bias-free, one channel to one, along the C channel means
+    y = LayerNorm2d(u * w + x)
+
+Three blocks at C = 256 have 3,542,031 parameters, the paper's 3.54 M, which settles the number of blocks but not where
+ReLU and LayerNorm stand: hence `relu` and `norm`.
+
+Where training starts matters, since a task has tens of images and a recipe a few hundred steps of 1e-4. With torch's
+default initialisation (`init=random`) the decoder first sees features it has never seen, and most of the recipe goes
+into undoing that. With `init=zero` conv2 starts at zero, as is usual for residual branches: u = 0 and y = LayerNorm2d(x).
+That is not the identity, but keeps every direction: SAM's neck itself ends in a LayerNorm2d, so only a cell's mean over
+channels and its scale change. Only `norm=branch` (LayerNorm2d with weight and bias zero on u * w) and `norm=none` with
+`init=zero` start at exactly the identity. The fallback to the frozen SAM never relies on this: it is the identity head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from casam_cache.heads.base import Head, draw_uniform
+from casam_cache.heads.options import AlignmentOptions
+
+
+class AlignmentLayer(Head):
+    """CAResBlock x N on embeddings (B, C, g, g).
+
+    Args:
+        channels: C of the backbone.
+        options: see `AlignmentOptions`.
+        seed: initial weights depend on it, C and the options alone; the first blocks of a deeper layer are those of a
+            shallower one.
+    """
+
+    name = "alignment"
+
+    def __init__(self, channels: int, options: AlignmentOptions, seed: int = 0) -> None:
+        super().__init__(options)
+        self.blocks = nn.ModuleList(
+            CAResBlock(channels, options, seed, index) for index in range(options.blocks)
+        )
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """(B, C, g, g) -> (B, C, g, g)."""
+        # Channels last: the LayerNorm reads one cell's channels together, and convolutions prefer it on every device.
+        x = embedding.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x)
+        return x.contiguous()
+
+
+class CAResBlock(nn.Module):
+    """One channel-attention residual block with its LayerNorm2d.
+
+    Args:
+        channels: C.
+        options: `relu`, `norm` and `init` are read.
+        seed, index: of the run, and the block's place in the layer; with C they name the initial weights.
+    """
+
+    def __init__(self, channels: int, options: AlignmentOptions, seed: int, index: int) -> None:
+        super().__init__()
+        size = gate_kernel(channels)
+        self.relu_first = options.relu == "pre"
+        self.norm_at = options.norm
+        # Skipping torch's own initialisation leaves its global generator as it is.
+        self.conv1 = skip_init(nn.Conv2d, channels, channels, 3, padding=1)
+        self.conv2 = skip_init(nn.Conv2d, channels, channels, 3, padding=1)
+        self.gate = skip_init(nn.Conv1d, 1, 1, size, padding=size // 2, bias=False)
+        self.norm = None if options.norm == "none" else LayerNorm2d(channels)
+        belongs_to = (seed, "alignment", channels, index)
+        draw_uniform(self.conv1, 9 * channels, *belongs_to, "conv1")
+        draw_uniform(self.conv2, 9 * channels, *belongs_to, "conv2")
+        draw_uniform(self.gate, size, *belongs_to, "gate")
+        if options.init == "zero":
+            self._silence()
+
+    def _silence(self) -> None:
+        """Makes the branch add nothing at first, with a gradient that can change it."""
+        with torch.no_grad():
+            if self.norm is not None and self.norm_at == "branch":
+                self.norm.weight.zero_()  # a zero conv2 in front of it would leave nothing to normalise
+            else:
+                # A ReLU behind a zero passes no gradient, so there the branch only starts very quiet.
+                quiet = 0.0 if self.relu_first else 1e-3
+                self.conv2.weight.mul_(quiet)
+                self.conv2.bias.mul_(quiet)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        if self.relu_first:
+            u = self.conv2(F.relu(self.conv1(F.relu(x))))
+        else:
+            u = F.relu(self.conv2(F.relu(self.conv1(x))))
+        means = u.mean(dim=(2, 3)).unsqueeze(1)  # (B, 1, C)
+        w = self.gate(means).sigmoid().transpose(1, 2).unsqueeze(-1)  # (B, C, 1, 1)
+        branch = u * w
+        if self.norm is None:
+            return branch + x
+        return self.norm(branch) + x if self.norm_at == "branch" else self.norm(branch + x)
+
+
+class LayerNorm2d(nn.Module):
+    """LayerNorm over the channels of each cell of (B, C, h, w): the function of `segment_anything`'s class.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        cells = x.permute(0, 2, 3, 1)
+        return F.layer_norm(cells, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+def gate_kernel(channels: int) -> int:
+    """Width k of the channel gate: t = int((|log2 C| + 1) // 2), made odd. C = 256 gives 5, C = 64 gives 3."""
+    t = int((abs(math.log2(channels)) + 1) // 2)
+    return t if t % 2 else t + 1

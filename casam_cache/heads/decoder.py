@@ -1,0 +1,33 @@
+"""Decoder tuning ("Tuning Decoder" of Table 3): the mask decoder is trained, the embedding untouched."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from casam_cache.heads.base import Head
+from casam_cache.heads.options import DecoderOptions
+
+
+class DecoderTuning(Head):
+    """A trainable copy of the backbone's mask decoder.
+
+    With ViT-B's dimensions it has 4,058,340 parameters, the paper's 4.06 M. That counts the hypernetworks of the three
+    mask tokens which single-mask training never reaches; they stay as they were.
+
+    Args:
+        mask_decoder: the backbone's; it is copied, never trained itself.
+        options: none so far.
+    """
+
+    name = "decoder"
+
+    def __init__(self, mask_decoder: nn.Module, options: DecoderOptions | None = None) -> None:
+        super().__init__(options or DecoderOptions())
+        self.mask_decoder = copy.deepcopy(mask_decoder).requires_grad_(True)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """(B, C, g, g), returned as it is: what changes is the decoder behind."""
+        return embedding

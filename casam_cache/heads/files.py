@@ -1,0 +1,141 @@
+"""Heads by name, and heads on disk: head.safetensors with the weights, head.json with what they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from torch import nn
+
+from casam_cache.config import validated
+from casam_cache.errors import CasamError, unknown_name
+from casam_cache.heads.alignment import AlignmentLayer
+from casam_cache.heads.base import Head
+from casam_cache.heads.decoder import DecoderTuning
+from casam_cache.heads.identity import Identity
+from casam_cache.heads.options import OPTIONS
+
+WEIGHTS = "head.safetensors"
+DESCRIPTION = "head.json"
+VERSION = 1
+
+
+class Dimensions(Protocol):
+    """What a head needs of an architecture."""
+
+    @property
+    def channels(self) -> int:
+        """C of the image embedding."""
+
+
+class HasDecoder(Protocol):
+    """What building a head needs of a backbone: its dimensions and its mask decoder."""
+
+    @property
+    def architecture(self) -> Dimensions:
+        """Dimensions of the embedding."""
+
+    @property
+    def mask_decoder(self) -> nn.Module:
+        """The frozen mask decoder."""
+
+
+def head_options(name: str, values: Mapping[str, Any] | None = None) -> BaseModel:
+    """The validated options of the head `name`.
+
+    Raises:
+        OptionError: for an unknown head or option, or a value of the wrong type.
+    """
+    if name not in OPTIONS:
+        raise unknown_name("head", name, list(OPTIONS))
+    return validated(OPTIONS[name], values or {})
+
+
+def build_head(
+    name: str, options: BaseModel | Mapping[str, Any] | None, backbone: HasDecoder, seed: int
+) -> Head:
+    """A new head; its initial weights depend on the seed, the options and the backbone's dimensions alone.
+
+    Decoder tuning starts from the backbone's own decoder. The head is on the CPU, but for that copied decoder.
+
+    Raises:
+        OptionError: for an unknown head or option, or a value of the wrong type.
+    """
+    checked = options if isinstance(options, BaseModel) else head_options(name, options)
+    if name not in _BUILDERS:
+        raise unknown_name("head", name, list(_BUILDERS))
+    return _BUILDERS[name](checked, backbone, seed)
+
+
+def save_head(head: Head, folder: Path, **recorded: Any) -> None:
+    """Writes head.safetensors and head.json into `folder`, which must exist.
+
+    Args:
+        head: what to write.
+        folder: where.
+        recorded: plain JSON kept beside it, e.g. the backbone's fingerprint.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    description = {
+        "version": VERSION,
+        "head": head.name,
+        "options": head.options.model_dump(mode="json"),
+        "parameters": head.trained_parameters(),
+        "recorded": recorded,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+
+
+def load_head(folder: Path, backbone: HasDecoder) -> Head:
+    """The head that `save_head` wrote, on the CPU and in evaluation mode.
+
+    Raises:
+        CasamError: if the files are missing, damaged, or belong to a backbone of other dimensions.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CasamError(f"no readable head in {folder}: {error}", "fit it again with `casam fit`") from None
+    if description.get("version") != VERSION:
+        raise CasamError(
+            f"the head in {folder} has format {description.get('version')}, this release reads {VERSION}",
+            "use the release that wrote it, or fit it again with `casam fit`",
+        )
+    head = build_head(description["head"], description["options"], backbone, seed=0).cpu()
+    try:
+        head.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise CasamError(
+            f"the head in {folder} does not fit this backbone: {str(error).splitlines()[-1].strip()}",
+            "use the --model it was fitted with",
+        ) from None
+    return head.eval()
+
+
+def _alignment(options: Any, backbone: HasDecoder, seed: int) -> Head:
+    return AlignmentLayer(backbone.architecture.channels, options, seed)
+
+
+def _identity(options: Any, backbone: HasDecoder, seed: int) -> Head:
+    return Identity(options)
+
+
+def _decoder(options: Any, backbone: HasDecoder, seed: int) -> Head:
+    return DecoderTuning(backbone.mask_decoder, options)
+
+
+_BUILDERS: dict[str, Callable[[Any, HasDecoder, int], Head]] = {
+    "alignment": _alignment,
+    "decoder": _decoder,
+    "identity": _identity,
+}

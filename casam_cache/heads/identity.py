@@ -1,0 +1,21 @@
+"""The frozen SAM as a head: the bypass that comparisons and the fallback use, never a layer near the identity."""
+
+from __future__ import annotations
+
+import torch
+
+from casam_cache.heads.base import Head
+from casam_cache.heads.options import IdentityOptions
+
+
+class Identity(Head):
+    """Embeddings pass unchanged into the backbone's own decoder; nothing is trained."""
+
+    name = "identity"
+
+    def __init__(self, options: IdentityOptions | None = None) -> None:
+        super().__init__(options or IdentityOptions())
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """(B, C, g, g), returned as it is."""
+        return embedding

@@ -1,0 +1,45 @@
+"""Options of the heads. No torch here, so that the command line can check them before anything heavy loads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AlignmentOptions(BaseModel):
+    """The Alignment Layer (section 4.1.2). Only `blocks` is certain in the paper; see `heads/alignment.py`.
+
+    Attributes:
+        blocks: CAResBlocks in a row; the paper's 3.54 M parameters are three at C = 256.
+        relu: `pre` is Cutie's ReLU before each convolution, `post` the one after each convolution.
+        norm: LayerNorm2d after the residual (`post`), on the branch (`branch`), or nowhere (`none`).
+        init: `zero` starts the last convolution of each branch at zero, so that the branch starts silent; `random`
+            is torch's default initialisation everywhere.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    blocks: int = Field(3, ge=1, le=64)
+    relu: Literal["pre", "post"] = "pre"
+    norm: Literal["post", "branch", "none"] = "post"
+    init: Literal["zero", "random"] = "zero"
+
+
+class IdentityOptions(BaseModel):
+    """The frozen SAM has no options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DecoderOptions(BaseModel):
+    """Decoder tuning starts from the frozen decoder and trains all of it: no options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+OPTIONS: dict[str, type[BaseModel]] = {
+    "alignment": AlignmentOptions,
+    "decoder": DecoderOptions,
+    "identity": IdentityOptions,
+}

@@ -1,0 +1,1 @@
+"""Pure functions of masks and of outcome columns (numpy and scipy only, no torch)."""
