@@ -6,15 +6,16 @@ A block is Cutie's CAResBlock and a LayerNorm2d:
     w = sigmoid(conv1d_k(GAP(u)))          bias-free, one channel to one, along the C channel means
     y = LayerNorm2d(u * w + x)
 
-Three blocks at C = 256 have 3,542,031 parameters, the paper's 3.54 M, which settles the number of blocks but not where
-ReLU and LayerNorm stand: hence `relu` and `norm`.
+Three blocks at C = 256 have 3,542,031 parameters, the paper's 3.54 M, which settles the number of blocks but
+not where ReLU and LayerNorm stand: hence `relu` and `norm`.
 
-Where training starts matters, since a task has tens of images and a recipe a few hundred steps of 1e-4. With torch's
-default initialisation (`init=random`) the decoder first sees features it has never seen, and most of the recipe goes
-into undoing that. With `init=zero` conv2 starts at zero, as is usual for residual branches: u = 0 and y = LayerNorm2d(x).
-That is not the identity, but keeps every direction: SAM's neck itself ends in a LayerNorm2d, so only a cell's mean over
-channels and its scale change. Only `norm=branch` (LayerNorm2d with weight and bias zero on u * w) and `norm=none` with
-`init=zero` start at exactly the identity. The fallback to the frozen SAM never relies on this: it is the identity head.
+Where training starts matters, since a task has tens of images and a recipe a few hundred steps of 1e-4. With
+torch's default initialisation (`init=random`) the decoder first sees features it has never seen, and most of
+the recipe goes into undoing that. With `init=zero` conv2 starts at zero, as is usual for residual branches:
+u = 0 and y = LayerNorm2d(x). That is not the identity, but it keeps what matters: SAM's neck itself ends in a
+LayerNorm2d, so only each cell's mean over channels and its scale change. `norm=branch` (with the LayerNorm's
+weight at zero) and `norm=none` start at exactly the identity under `init=zero`. The fallback to the frozen SAM
+never relies on this: it is the identity head.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class AlignmentLayer(Head):
     Args:
         channels: C of the backbone.
         options: see `AlignmentOptions`.
-        seed: initial weights depend on it, C and the options alone; the first blocks of a deeper layer are those of a
-            shallower one.
+        seed: initial weights depend on it, C and the options alone; the first blocks of a deeper layer are
+            those of a shallower one.
     """
 
     name = "alignment"
@@ -50,7 +51,7 @@ class AlignmentLayer(Head):
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g) -> (B, C, g, g)."""
-        # Channels last: the LayerNorm reads one cell's channels together, and convolutions prefer it on every device.
+        # Channels last: the LayerNorm reads one cell's channels together, and convolutions like it anywhere.
         x = embedding.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)
@@ -129,6 +130,6 @@ class LayerNorm2d(nn.Module):
 
 
 def gate_kernel(channels: int) -> int:
-    """Width k of the channel gate: t = int((|log2 C| + 1) // 2), made odd. C = 256 gives 5, C = 64 gives 3."""
+    """Width k of the gate: t = int((|log2 C| + 1) // 2), made odd. C = 256 gives 5, C = 64 gives 3."""
     t = int((abs(math.log2(channels)) + 1) // 2)
     return t if t % 2 else t + 1

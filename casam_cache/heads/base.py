@@ -15,9 +15,9 @@ from casam_cache.fingerprint import generator
 class Head(nn.Module):
     """A module between a frozen encoder and a mask decoder.
 
-    A head maps embeddings (B, C, g, g) to embeddings of the same shape. One that also replaces the decoder sets
-    `mask_decoder`; None means the backbone's frozen one. Everything in `parameters()` that requires a gradient is
-    trained, and nothing of the backbone is.
+    A head maps embeddings (B, C, g, g) to embeddings of the same shape. One that also replaces the decoder
+    sets `mask_decoder`; None means the backbone's frozen one. Everything in `parameters()` that requires a
+    gradient is trained, and nothing of the backbone is.
 
     Attributes:
         name: in the registry, files and tables.
@@ -50,8 +50,8 @@ class Head(nn.Module):
 def draw_uniform(module: nn.Module, fan_in: int, *belongs_to: str | int) -> None:
     """Fills a convolution's weight and bias as torch does by default: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
-    Each tensor has a generator of its own, named by `belongs_to` and the tensor's name: neither torch's global state
-    nor what was built before matters, and the numbers do not change with the torch release.
+    Each tensor has a generator of its own, named by `belongs_to` and the tensor's name: neither torch's
+    global state nor what was built before matters, and the numbers do not change with the torch release.
     """
     bound = fan_in**-0.5
     with torch.no_grad():

@@ -14,8 +14,8 @@ from casam_cache.heads.options import DecoderOptions
 class DecoderTuning(Head):
     """A trainable copy of the backbone's mask decoder.
 
-    With ViT-B's dimensions it has 4,058,340 parameters, the paper's 4.06 M. That counts the hypernetworks of the three
-    mask tokens which single-mask training never reaches; they stay as they were.
+    With ViT-B's dimensions it has 4,058,340 parameters, the paper's 4.06 M. That counts the hypernetworks of
+    the three mask tokens which single-mask training never reaches; they stay as they were.
 
     Args:
         mask_decoder: the backbone's; it is copied, never trained itself.

@@ -59,7 +59,8 @@ def build_head(
 ) -> Head:
     """A new head; its initial weights depend on the seed, the options and the backbone's dimensions alone.
 
-    Decoder tuning starts from the backbone's own decoder. The head is on the CPU, but for that copied decoder.
+    Decoder tuning starts from the backbone's own decoder. The head is on the CPU, but for that copied
+    decoder.
 
     Raises:
         OptionError: for an unknown head or option, or a value of the wrong type.

@@ -1,4 +1,4 @@
-"""The frozen SAM as a head: the bypass that comparisons and the fallback use, never a layer near the identity."""
+"""The frozen SAM as a head: the bypass that comparisons and fallbacks use, never a layer near identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the heads. No torch here, so that the command line can check them before anything heavy loads."""
+"""Options of the heads. No torch here: the command line checks them before anything heavy loads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class AlignmentOptions(BaseModel):
         blocks: CAResBlocks in a row; the paper's 3.54 M parameters are three at C = 256.
         relu: `pre` is Cutie's ReLU before each convolution, `post` the one after each convolution.
         norm: LayerNorm2d after the residual (`post`), on the branch (`branch`), or nowhere (`none`).
-        init: `zero` starts the last convolution of each branch at zero, so that the branch starts silent; `random`
-            is torch's default initialisation everywhere.
+        init: `zero` starts the last convolution of each branch at zero, so that the branch starts silent;
+            `random` is torch's default initialisation everywhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

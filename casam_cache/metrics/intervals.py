@@ -1,7 +1,7 @@
 """Intervals of a mean over masks, from resampling groups (patients, slides), not masks.
 
-Masks of one patient resemble each other: resampling masks would give intervals that are too narrow. So whole groups
-are drawn with replacement and the percentiles of the resampled means are reported.
+Masks of one patient resemble each other: resampling masks would give intervals that are too narrow. So whole
+groups are drawn with replacement and the percentiles of the resampled means are reported.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Interval:
 
     Attributes:
         mean: mean over the finite values; NaN where there are none.
-        low, high: percentile interval; NaN where fewer than two groups have a finite value, since one group says
-            nothing about how groups differ.
+        low, high: percentile interval; NaN where fewer than two groups have a finite value, since one group
+            says nothing about how groups differ.
         values: finite values that entered.
         groups: groups they came from.
         undefined: values left out because they are NaN.
@@ -55,8 +55,8 @@ def mean_interval(
     Args:
         values: one number a mask; NaN entries are left out and counted.
         groups: the group of each value.
-        seed: of the resampling; the draw depends on it and on the sorted group names only, so that columns over the
-            same groups (IoU and Dice, two heads) are resampled alike.
+        seed: of the resampling; the draw depends on it and on the sorted group names only, so that columns
+            over the same groups (IoU and Dice, two heads) are resampled alike.
         resamples: bootstrap samples.
         level: coverage, in (0, 1).
 

@@ -1,7 +1,7 @@
 """How well one predicted mask covers one true mask: IoU, Dice and Boundary IoU.
 
-Where both masks are empty the three are undefined and NaN (to be left out and counted); where only the truth is
-empty they are 0.
+Where both masks are empty the three are undefined and NaN (to be left out and counted); where only the truth
+is empty they are 0.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
         ValueError: for masks of different shapes.
     """
     predicted, truth = _same_shape(predicted, truth)
-    both = np.count_nonzero(predicted & truth)
-    return _ratio(both, np.count_nonzero(predicted) + np.count_nonzero(truth) - both)
+    both = _count(predicted & truth)
+    return _ratio(both, _count(predicted) + _count(truth) - both)
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -37,15 +37,16 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
         ValueError: for masks of different shapes.
     """
     predicted, truth = _same_shape(predicted, truth)
-    both = np.count_nonzero(predicted & truth)
-    return _ratio(2 * both, np.count_nonzero(predicted) + np.count_nonzero(truth))
+    both = _count(predicted & truth)
+    return _ratio(2 * both, _count(predicted) + _count(truth))
 
 
 def boundary_iou(predicted: np.ndarray, truth: np.ndarray, thickness: int | None = None) -> float:
     """IoU of the inner boundaries of two bool masks (H, W), in [0, 1]; NaN where both masks are empty.
 
-    The boundary is what `thickness` erosions with a 3 x 3 square take away, everything outside the image counting
-    as background. The scores are those of the published definition (pad one pixel of zeros, erode d times, subtract).
+    The boundary is what `thickness` erosions with a 3 x 3 square take away, everything outside the image
+    counting as background. The scores are those of the published definition (pad one pixel of zeros, erode d
+    times, subtract).
 
     Args:
         predicted: predicted mask.
@@ -63,18 +64,22 @@ def boundary_iou(predicted: np.ndarray, truth: np.ndarray, thickness: int | None
     left, right = max(first_box[2], second_box[2]), min(first_box[3], second_box[3])
     both = 0
     if top < bottom and left < right:
-        both = np.count_nonzero(
+        both = _count(
             first[top - first_box[0] : bottom - first_box[0], left - first_box[2] : right - first_box[2]]
             & second[
                 top - second_box[0] : bottom - second_box[0], left - second_box[2] : right - second_box[2]
             ]
         )
-    return _ratio(both, np.count_nonzero(first) + np.count_nonzero(second) - both)
+    return _ratio(both, _count(first) + _count(second) - both)
 
 
 def boundary_thickness(height: int, width: int) -> int:
-    """Boundary IoU's d = max(1, round(0.02 * diagonal)), pixels: 7, 14, 29 at 256, 512, 1024 pixels a side."""
+    """Boundary IoU's d, max(1, round(0.02 * diagonal)), pixels: 7, 14, 29 at 256, 512, 1024 pixels a side."""
     return max(1, round(0.02 * math.sqrt(height**2 + width**2)))
+
+
+def _count(mask: np.ndarray) -> int:
+    return int(np.count_nonzero(mask))
 
 
 def _ratio(part: int, whole: int) -> float:
@@ -90,13 +95,13 @@ def _bounding_box(mask: np.ndarray) -> Box:
 
 
 def _boundary(mask: np.ndarray, box: Box, distance: int) -> np.ndarray:
-    """The boundary inside the mask's bounding box; all beyond it is background, inside or outside the image."""
+    """The boundary inside the mask's bounding box; all beyond it, in or out of the image, is background."""
     crop = mask[box[0] : box[1], box[2] : box[3]]
     side = 2 * distance + 1
     if min(crop.shape) < side:
         return crop
-    # d erosions with a 3 x 3 square are one with a (2d + 1) square, which is separable; a run of `side` pixels is all
-    # foreground exactly where the difference of running sums is `side`.
+    # d erosions with a 3 x 3 square are one with a (2d + 1) square, which is separable; a run of `side`
+    # pixels is all foreground exactly where the difference of running sums is `side`.
     rows = np.zeros((crop.shape[0] + 1, crop.shape[1]), dtype=np.int32)
     np.cumsum(crop, axis=0, dtype=np.int32, out=rows[1:])
     tall = (rows[side:] - rows[:-side]) == side
