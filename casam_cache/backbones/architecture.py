@@ -58,7 +58,9 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `Architecture.from_json` reads it back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Architecture:

@@ -29,7 +29,9 @@ def choose_device(name: str = "auto") -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise OptionError(f"device '{name}' cannot be used: {reason}", "casam doctor shows what there is") from None
+        raise OptionError(
+            f"device '{name}' cannot be used: {reason}", "casam doctor shows what there is"
+        ) from None
     return device
 
 

@@ -1,9 +1,9 @@
 """The one place that imports `segment_anything`: its model classes, without its package `__init__`.
 
 `import segment_anything` also imports the predictor and the automatic mask generator, which need torchvision:
-seconds of start-up, and absent on many CPU-only installations, for parts that nothing here uses. The classes live in
-`segment_anything/modeling`, which needs only torch, so that sub-package is loaded alone, under a name of our own; a
-program that imports `segment_anything` itself is not disturbed.
+seconds of start-up, and absent on many CPU-only installations, for parts that nothing here uses. The classes
+live in `segment_anything/modeling`, which needs only torch, so that sub-package is loaded alone, under a name
+of our own; a program that imports `segment_anything` itself is not disturbed.
 """
 
 from __future__ import annotations
