@@ -1,0 +1,1 @@
+"""From a dataset folder to a committed store: plan, decode, encode, write, annotate."""

@@ -1,0 +1,83 @@
+"""One image file -> the encoder's uint8 input. What the worker processes run: no torch is imported here."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from casam_cache.backbones.preprocess import resize_for_encoder
+from casam_cache.datasets import load_image
+from casam_cache.errors import ImageError
+from casam_cache.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the encoder's input; picklable.
+
+    Attributes:
+        image_size, patch_size: of the backbone, pixels.
+        resize: one of `casam_cache.geometry.RESIZE_MODES`.
+        intensity: `auto` or `LOW,HIGH`, for images deeper than 8 bits.
+        max_pixels: larger images are refused before they are decoded.
+    """
+
+    image_size: int
+    patch_size: int
+    resize: str
+    intensity: str
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image, ready for the encoder, or the reason why not.
+
+    Attributes:
+        sha256: of the file's bytes, 32 bytes; zeros if it cannot be read.
+        pixels: uint8 (h, w, 3), the valid part of the input; None for a bad image.
+        geometry: None for a bad image.
+        failure: one line that names the file and what to do; empty for a good image.
+    """
+
+    sha256: bytes
+    pixels: np.ndarray | None = None
+    geometry: Geometry | None = None
+    failure: str = ""
+
+
+def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
+    """Reads, decodes and resizes one image; a bad one comes back as a failure, never as an exception."""
+    sha256 = bytes(32)
+    try:
+        sha256 = file_sha256(path)
+        image = load_image(path, preprocessing.intensity, max_pixels=preprocessing.max_pixels)
+    except ImageError as error:
+        return Decoded(sha256, failure=f"{error.message} ({error.hint})" if error.hint else error.message)
+    except OSError as error:
+        return Decoded(sha256, failure=f"{path}: {error.strerror or error}")
+    geometry = Geometry.fit(
+        *image.shape[:2], preprocessing.image_size, preprocessing.patch_size, preprocessing.resize
+    )
+    return Decoded(sha256, resize_for_encoder(image, geometry), geometry)
+
+
+def file_sha256(path: Path) -> bytes:
+    """SHA-256 of a file's bytes, 32 bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def decoding_pool(workers: int) -> Executor:
+    """Workers for `decode`: spawned processes, or for 0 one background thread.
+
+    Spawned, not forked: a fork after CUDA or a thread pool has started can hang.
+    """
+    if workers == 0:
+        return ThreadPoolExecutor(1, thread_name_prefix="decode")
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))

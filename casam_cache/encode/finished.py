@@ -1,0 +1,81 @@
+"""Has anything changed since the last complete run? Answered from file times alone, without torch.
+
+A small file beside the store remembers what was asked and the size and modification time of every input file. It is
+a cache: without it, or when anything differs, the full comparison by content runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from casam_cache.datasets import listing
+from casam_cache.encode.options import EncodeOptions, store_path
+from casam_cache.encode.report import EncodeReport
+from casam_cache.fingerprint import digest
+
+
+def memory_path(store: Path) -> Path:
+    """The file beside DIR/TASK/BACKBONE.zarr that remembers its last complete run."""
+    return store.with_name(f".{store.stem}.finished.json")
+
+
+def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeReport | None:
+    """The report of a run that has nothing to do, or None if there may be something to do.
+
+    Args:
+        root: dataset folder.
+        stores: folder of stores.
+        options: what is asked now; device, workers and batch size do not matter to a finished store.
+    """
+    store = store_path(stores, root.resolve().name, options.backbone_name)
+    try:
+        memory = json.loads(memory_path(store).read_text())
+        metadata = (store / "zarr.json").read_bytes()
+    except (OSError, ValueError):
+        return None
+    if memory.get("request") != _request(root, options) or memory.get("metadata") != digest(metadata.decode()):
+        return None
+    report = EncodeReport.from_json(memory["report"])
+    return replace(
+        report, encoded=0, skipped=report.images - report.failed, refreshed=False, seconds={}, store=str(store)
+    )
+
+
+def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeReport) -> None:
+    """Notes that `report` is of a complete run, so that the next one can stop early."""
+    memory = {
+        "request": _request(root, options),
+        "metadata": digest((store / "zarr.json").read_text()),
+        "files": {name: [size, time] for name, size, time in listing(root)},
+        "report": report.to_json(),
+    }
+    path = memory_path(store)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(memory))
+    os.replace(partial, path)
+
+
+def forget(store: Path) -> None:
+    """Before anything changes: the store is no longer known to be complete."""
+    memory_path(store).unlink(missing_ok=True)
+
+
+def remembered_files(store: Path) -> dict[str, tuple[int, int]]:
+    """Size and modification time of each input file as of the last complete run; empty if unknown."""
+    try:
+        files = json.loads(memory_path(store).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {name: (size, time) for name, (size, time) in files.items()}
+
+
+def _request(root: Path, options: EncodeOptions) -> str:
+    checkpoint: list[Any] = []
+    if options.checkpoint is not None:
+        status = options.checkpoint.stat()
+        checkpoint = [status.st_size, status.st_mtime_ns]
+    return digest([options.what_decides(), checkpoint, [list(entry) for entry in listing(root)]])

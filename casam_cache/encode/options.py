@@ -1,0 +1,72 @@
+"""What a user can ask of `casam encode`, and where its results go."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from casam_cache.datasets.sample import DatasetOptions
+from casam_cache.errors import OptionError
+
+EXTRA_ARRAYS = ("early", "tokens")
+
+
+class EncodeOptions(BaseModel):
+    """Everything that decides what `casam encode` does.
+
+    Attributes:
+        model: `small`, `vit_b`, `vit_l` or `vit_h`.
+        checkpoint: file with other weights of that architecture (official, MedSAM-style or safetensors).
+        name: name of the backbone's store; the model's name unless given.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: of the encoder: `auto` (what the store has; else bf16 on CUDA, fp32 elsewhere), `fp32`, `bf16`.
+        batch_size: images a forward pass; None chooses by device. Fixed once the items are planned.
+        resize: `longest` is SAM's own, `stretch` the paper's; part of the store's identity.
+        intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
+        workers: processes that decode; None chooses (one background thread on a CPU).
+        extra: further arrays to store, of `EXTRA_ARRAYS`.
+        strict: make the first bad item fatal.
+        update: encode again the images whose file changed since they were encoded.
+        dataset: how masks, splits and groups are read.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "small"
+    checkpoint: Path | None = None
+    name: str | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batch_size: int | None = Field(default=None, ge=1, le=1024)
+    resize: Literal["longest", "stretch"] = "longest"
+    intensity: str = "auto"
+    workers: int | None = Field(default=None, ge=0, le=256)
+    extra: tuple[Literal["early", "tokens"], ...] = ()
+    strict: bool = False
+    update: bool = False
+    dataset: DatasetOptions = DatasetOptions()
+
+    @property
+    def backbone_name(self) -> str:
+        """The name of the store's file.
+
+        Raises:
+            OptionError: if other weights would go by the name of the official ones, or the name is no file name.
+        """
+        if self.name is None:
+            return self.model
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise OptionError(f"--name {self.name}: use letters, digits, '.', '_' and '-' only")
+        return self.name
+
+    def what_decides(self) -> dict[str, Any]:
+        """The part that decides a finished store's content, as JSON (devices, workers and strictness do not)."""
+        return self.model_dump(mode="json", exclude={"device", "workers", "strict", "batch_size", "update"})
+
+
+def store_path(root: Path, task: str, backbone: str) -> Path:
+    """DIR/TASK/BACKBONE.zarr."""
+    return root / task / f"{backbone}.zarr"

@@ -1,0 +1,20 @@
+"""The paper's Alignment Layer between the frozen encoder and the frozen decoder (section 3.2)."""
+
+from __future__ import annotations
+
+from casam_cache.backbones.sam import Backbone
+from casam_cache.heads.base import Head
+from casam_cache.heads.files import build_head
+from casam_cache.heads.options import AlignmentOptions
+from casam_cache.methods.base import Method
+
+
+class Alignment(Method):
+    """One Alignment Layer for one task, trained from scratch (Table 3, "CA-SAM (Ours)")."""
+
+    name = "alignment"
+    Options = AlignmentOptions
+
+    def build(self, backbone: Backbone, seed: int) -> Head:
+        """N CAResBlocks of the backbone's channels."""
+        return build_head(self.name, self.options, backbone, seed)

@@ -1,0 +1,37 @@
+"""What a single-task method is: options, and the head it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from casam_cache.backbones.sam import Backbone
+from casam_cache.heads.base import Head
+
+
+class Method(ABC):
+    """A way of fitting one task from its cached features.
+
+    A method never steps the optimiser and never sees data: it builds the head, and the one training loop fits it to
+    the training split of one task.
+
+    Attributes:
+        name: in tables, run folders and `--method`.
+        Options: model of its options; `--set key=value` is checked against it by name and type.
+        revision: raised when the same options would give another result.
+        needs: feature arrays of the store that it reads.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[BaseModel]]
+    revision: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("embedding",)
+
+    def __init__(self, options: BaseModel) -> None:
+        self.options = options
+
+    @abstractmethod
+    def build(self, backbone: Backbone, seed: int) -> Head:
+        """A new head; initial weights depend on the seed, the options and the backbone's dimensions alone."""

@@ -1,0 +1,85 @@
+"""`casam encode`: images and masks -> store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from casam_cache.errors import CasamError, OptionError
+from casam_cli import console
+
+
+def encode(
+    path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
+    store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
+    model: str = typer.Option("small", help="small | vit_b | vit_l | vit_h"),
+    checkpoint: Path | None = typer.Option(None, help="Weights of that architecture: .pth or .safetensors."),
+    name: str | None = typer.Option(None, help="Name of the backbone's store, for another checkpoint."),
+    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    batch_size: int | None = typer.Option(None, help="Images a forward pass; chosen by device unless given."),
+    precision: str = typer.Option("auto", help="auto | fp32 | bf16"),
+    resize: str = typer.Option("longest", help="longest (SAM's own) | stretch (the paper's)"),
+    intensity: str = typer.Option("auto", help="auto (0.5-99.5 percentiles an image) | LOW,HIGH, for >8-bit images"),
+    workers: int | None = typer.Option(None, help="Processes that decode images."),
+    with_: str = typer.Option("", "--with", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."),
+    masks: str = typer.Option("auto", help="auto | binary | classes | instances | components"),
+    unlabelled: bool = typer.Option(False, "--unlabelled", help="Accept images without masks."),
+    group_regex: str | None = typer.Option(None, help="What of an id names its group (patient): first capture group."),
+    test_fraction: float = typer.Option(0.3, help="Share of groups for test where no split is given."),
+    val_fraction: float = typer.Option(0.0, help="Share of training groups set apart for validation."),
+    split_seed: int = typer.Option(0, help="Seed of the splits made here."),
+    strict: bool = typer.Option(False, "--strict", help="Make one bad item fatal."),
+    update: bool = typer.Option(False, "--update", help="Encode again the images whose file has changed."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print images, bytes and an estimate of the time."),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Run the frozen encoder once over a dataset and keep its features; go on where an earlier run stopped."""
+    from casam_cache.datasets import DatasetOptions, find_tasks
+    from casam_cache.encode.options import EncodeOptions
+
+    try:
+        options = EncodeOptions(
+            model=model, checkpoint=checkpoint, name=name, device=device, batch_size=batch_size, precision=precision,
+            resize=resize, intensity=intensity, workers=workers,
+            extra=tuple(sorted({entry.strip() for entry in with_.split(",") if entry.strip()})),
+            strict=strict, update=update,
+            dataset=DatasetOptions(
+                masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
+                val_fraction=val_fraction, seed=split_seed,
+            ),
+        )  # fmt: skip
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise OptionError(f"wrong option: {wrong}", "casam encode --help lists what each accepts") from None
+    tasks = find_tasks(path)
+    reports: list[dict[str, Any]] = []
+    for task in tasks:
+        reports.append(_one(task, store, options, dry_run, quiet=json_))
+    if json_:
+        console.print_json({"tasks": reports})
+    if all(report["images"] and report["failed"] == report["images"] for report in reports):
+        raise CasamError("no image could be encoded", f"casam data check {path} lists every problem by file")
+
+
+def _one(root: Path, store: Path, options: Any, dry_run: bool, quiet: bool) -> dict[str, Any]:
+    from casam_cache.encode.finished import finished_report
+
+    report = finished_report(root, store, options)
+    if report is None or dry_run:
+        from casam_cache.encode.task import encode_task, estimate_task
+
+        if dry_run:
+            estimate = estimate_task(root, store, options)
+            if not quiet:
+                console.show_line(estimate.describe())
+            return estimate.to_json()
+        with console.bar(root.name) as bar:
+            report = encode_task(root, store, options, progress=bar.update, warn=console.show_line)
+    if not quiet:
+        console.show_line(report.describe())
+    for problem in report.problems:
+        console.show_line(f"  {problem}", "yellow")
+    return report.to_json()
