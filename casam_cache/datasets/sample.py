@@ -1,0 +1,184 @@
+"""The plain types every reader of datasets produces and everything after it consumes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from casam_cache.errors import OptionError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MASK_MODES = ("binary", "classes", "instances", "components")
+DEFAULT_MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its mask files.
+
+    Attributes:
+        id: posix path of the image inside `images/`, without suffix; unique in its task. Images of the layout
+            `train/images`, `test/images` carry the split folder in front (`train/0001`), since numbering
+            often restarts.
+        image: the image file.
+        masks: its mask files: one label map, or one file an object (`one_object_a_file`); none when
+            unlabelled.
+        split: `train`, `val` or `test`.
+        group: what must not be parted over splits (a patient, a parent slide).
+        labelled: False when there is no mask at all, which is not the same as an empty mask.
+        one_object_a_file: the masks came as a folder `masks/STEM/`, each file being one object.
+    """
+
+    id: str
+    image: Path
+    masks: tuple[Path, ...]
+    split: Split
+    group: str
+    labelled: bool = True
+    one_object_a_file: bool = False
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One object or class of one image.
+
+    Attributes:
+        bitmap: bool (H, W) at the image's original size; never empty.
+        class_id: >= 1.
+        instance: >= 1, number of the object inside its class (`instances`: the label's own number).
+    """
+
+    bitmap: np.ndarray
+    class_id: int
+    instance: int
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """How the pixel values of all mask files of one dataset are to be read.
+
+    Attributes:
+        values: every distinct value, sorted; packed 0xRRGGBB when `coloured`.
+        coloured: some mask uses real colours, so values are colours and classes count the sorted colours from
+            1.
+        threshold: lossy files hold values smeared around 0 and 255 and are cut at 127.
+    """
+
+    values: tuple[int, ...] = ()
+    coloured: bool = False
+    threshold: bool = False
+
+    @property
+    def foreground(self) -> tuple[int, ...]:
+        """The values that are not background (0, black)."""
+        return tuple(value for value in self.values if value != 0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one file, row or setting.
+
+    Attributes:
+        path: the file, relative to the dataset folder.
+        message: what is wrong.
+        hint: what to do about it.
+        severity: `error` when the item cannot be used, `warning` when it can but should be looked at.
+        sample: id of the sample concerned, empty when there is none.
+    """
+
+    path: str
+    message: str
+    hint: str = ""
+    severity: Literal["error", "warning"] = "error"
+    sample: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What a reader needs to be told; the same for every task of one command.
+
+    Attributes:
+        masks: one of `MASK_MODES`, or None to decide between binary and classes from all values of the
+            dataset.
+        unlabelled: images without a mask are kept (unlabelled) instead of being reported and left out.
+        group_regex: finds the group in an id: its first capture group, or the whole match.
+        test_fraction: share of the images that become test where the dataset itself has no split; 1 makes all
+            test.
+        val_fraction: share of the train images, in whole groups, that become validation.
+        seed: of both splits.
+        max_pixels: larger images and masks are refused before they are decoded.
+    """
+
+    masks: str | None = None
+    unlabelled: bool = False
+    group_regex: str | None = None
+    test_fraction: float = 0.3
+    val_fraction: float = 0.0
+    seed: int = 0
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.masks == "auto":
+            object.__setattr__(self, "masks", None)
+        if self.masks is not None and self.masks not in MASK_MODES:
+            raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")
+        if not 0 <= self.test_fraction <= 1:
+            raise OptionError(f"the test fraction is {self.test_fraction}", "give a number from 0 to 1")
+        if not 0 <= self.val_fraction < 1:
+            raise OptionError(
+                f"the validation fraction is {self.val_fraction}", "give a number from 0 to below 1"
+            )
+        if self.max_pixels < 1:
+            raise OptionError(f"the pixel limit is {self.max_pixels}", "give a positive number")
+        if self.group_regex is not None:
+            try:
+                re.compile(self.group_regex)
+            except re.error as error:
+                raise OptionError(
+                    f"the group pattern '{self.group_regex}' is not a regular expression: {error}",
+                    r"for example --group-regex '^(patient\d+)_'",
+                ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, for identities and records."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One task: its samples and how to read their masks.
+
+    Attributes:
+        task: name of the dataset folder.
+        root: the dataset folder.
+        samples: usable samples, sorted by id. A sample whose image or mask later fails to decode is still
+            listed: loading it raises an `ImageError`, so that whoever encodes can record it and go on.
+        mask_mode: one of `MASK_MODES`.
+        mask_reason: how the mode was decided, for people.
+        values: how mask pixels are read.
+        problems: everything found wrong, in the order of the files.
+        split_source: where the split came from, for people.
+        options: what the dataset was read with.
+    """
+
+    task: str
+    root: Path
+    samples: tuple[Sample, ...]
+    mask_mode: str
+    mask_reason: str = ""
+    values: MaskValues = MaskValues()
+    problems: tuple[Problem, ...] = ()
+    split_source: str = ""
+    options: DatasetOptions = field(default_factory=DatasetOptions)
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """The samples of one split, sorted by id."""
+        return tuple(sample for sample in self.samples if sample.split == name)
