@@ -1,0 +1,102 @@
+"""One shard file: inner chunks (one item each, bytes + CRC32C) one after the other, then an index with its CRC32C.
+
+This is Zarr's `sharding_indexed` codec with the index at the end. Items that are absent or failed have the index entry
+(2^64-1, 2^64-1) and take no space; the others lie in order without gaps, so that the bytes follow from the items alone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from casam_cache.store.files import CHECKSUM_BYTES, DamagedError, checksum
+from casam_cache.store.schema import ArraySpec
+
+MISSING = np.uint64(2**64 - 1)
+
+
+def encode_index(sizes: Sequence[int | None]) -> bytes:
+    """The index of a shard whose items take `sizes` bytes (None: not there): (offset, size) as uint64 each, CRC32C."""
+    index = np.full((len(sizes), 2), MISSING, dtype="<u8")
+    offset = 0
+    for position, size in enumerate(sizes):
+        if size is not None:
+            index[position] = offset, size
+            offset += size
+    data = index.tobytes()
+    return data + checksum(data).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def encode_shard(chunks: Sequence[bytes | None]) -> list[bytes]:
+    """The parts of a shard file from its sealed inner chunks, one an item (None: not there)."""
+    sizes = [None if chunk is None else len(chunk) for chunk in chunks]
+    return [*(chunk for chunk in chunks if chunk is not None), encode_index(sizes)]
+
+
+class Shard:
+    """A shard file mapped into memory; an item's checksum is computed when it is first read, then remembered.
+
+    Args:
+        path: the file.
+        spec: shape and dtype of one item.
+        length: items a shard.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        DamagedError: where the file is too short or its index is damaged.
+    """
+
+    def __init__(self, path: Path, spec: ArraySpec, length: int) -> None:
+        self.path = path
+        self.spec = spec
+        index_bytes = length * 16 + CHECKSUM_BYTES
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            self.size = os.fstat(descriptor).st_size
+            if self.size < index_bytes:
+                raise DamagedError(path, f"has {self.size} bytes, less than its index")
+            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        tail = self._map[self.size - index_bytes :]
+        if checksum(tail[:-CHECKSUM_BYTES]) != int.from_bytes(tail[-CHECKSUM_BYTES:], "little"):
+            raise DamagedError(path, "the checksum of its index differs (a truncated or damaged file)")
+        self._index = np.frombuffer(tail, "<u8", count=2 * length).reshape(length, 2)
+        self._checked = bytearray(length)
+
+    def has(self, position: int) -> bool:
+        """Whether the item at `position` in the shard is there."""
+        return bool(self._index[position, 0] != MISSING)
+
+    def raw(self, position: int) -> bytes:
+        """The sealed inner chunk of an item, checked, as bytes to copy into another file."""
+        self.read(position)
+        start = int(self._index[position, 0])
+        return self._map[start : start + self.spec.item_bytes + CHECKSUM_BYTES]
+
+    def read(self, position: int) -> np.ndarray:
+        """A read-only view of one item, straight from the page cache.
+
+        Raises:
+            KeyError: where the item is not there.
+            DamagedError: where its bytes are not those that were written.
+        """
+        start, size = (int(value) for value in self._index[position])
+        if start == int(MISSING):
+            raise KeyError(position)
+        item_bytes = self.spec.item_bytes
+        if size != item_bytes + CHECKSUM_BYTES or start + size > self.size:
+            raise DamagedError(self.path, f"item {position} of the shard lies outside the file")
+        if not self._checked[position]:
+            data = np.frombuffer(self._map, np.uint8, count=size, offset=start)
+            stored = int.from_bytes(data[item_bytes:].tobytes(), "little")
+            if checksum(data[:item_bytes]) != stored:
+                raise DamagedError(self.path, f"the checksum of item {position} of the shard differs")
+            self._checked[position] = 1
+        dtype = self.spec.dtype.newbyteorder("<")
+        count = item_bytes // dtype.itemsize
+        return np.frombuffer(self._map, dtype, count=count, offset=start).reshape(self.spec.shape)
