@@ -1,0 +1,98 @@
+"""The real `segment_anything`, predictor included, with the weights of one of our backbones."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casam_cache.backbones.architecture import Architecture
+from casam_cache.backbones.sam import Backbone, backbone_state
+
+TINY = Architecture(
+    image_size=64, patch_size=8, width=32, depth=4, heads=2, window=3, global_blocks=(1, 3), channels=16,
+    decoder_heads=2, decoder_mlp=32, mask_channels=8, iou_width=16,
+)  # fmt: skip
+"""A SAM of milliseconds: windows that need padding (8 % 3 != 0), two global blocks."""
+
+
+@cache
+def _declare_torchvision_operators() -> Any:
+    """Let `import torchvision` succeed where its compiled operators do not fit the installed torch.
+
+    `segment_anything` imports torchvision at its top for resizing PIL images and for non-maximum suppression.
+    The wheels on the package index are built against CUDA torch; beside a CPU-only torch their compiled
+    library cannot be loaded, and torchvision's own import then stops at "operator torchvision::nms does not
+    exist", although resizing needs no compiled operator. Declaring the schemas it registers shape functions
+    for is all that is missing. The predictor, unlike the automatic mask generator, never calls them.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    assert spec is not None, "torchvision is part of the dev extra: pip install -e .[dev]"
+    assert spec.submodule_search_locations is not None
+    try:
+        for library in Path(spec.submodule_search_locations[0]).glob("_C*"):
+            torch.ops.load_library(library)
+            return None
+    except OSError:
+        pass
+    operators = torch.library.Library("torchvision", "DEF")
+    operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return operators  # kept by the cache: the declarations live as long as this object
+
+
+def upstream_sam(backbone: Backbone) -> Any:
+    """`segment_anything.modeling.Sam`, built from its own classes, with the backbone's weights."""
+    _declare_torchvision_operators()
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    own = backbone.architecture
+    sam = Sam(
+        ImageEncoderViT(
+            depth=own.depth, embed_dim=own.width, img_size=own.image_size, mlp_ratio=own.mlp_ratio,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), num_heads=own.heads, patch_size=own.patch_size,
+            qkv_bias=True, use_rel_pos=True, global_attn_indexes=own.global_blocks, window_size=own.window,
+            out_chans=own.channels,
+        ),
+        PromptEncoder(
+            embed_dim=own.channels, image_embedding_size=(own.grid, own.grid),
+            input_image_size=(own.image_size, own.image_size), mask_in_chans=own.mask_channels,
+        ),
+        MaskDecoder(
+            num_multimask_outputs=own.multimask, transformer_dim=own.channels, iou_head_depth=own.iou_depth,
+            iou_head_hidden_dim=own.iou_width,
+            transformer=TwoWayTransformer(
+                depth=own.decoder_depth, embedding_dim=own.channels, mlp_dim=own.decoder_mlp,
+                num_heads=own.decoder_heads,
+            ),
+        ),
+    )  # fmt: skip
+    sam.load_state_dict(backbone_state(backbone), strict=True)
+    return sam.eval()
+
+
+def official_sam(name: str, backbone: Backbone) -> Any:
+    """What `segment_anything.sam_model_registry` builds under that name, with the backbone's weights."""
+    _declare_torchvision_operators()
+    from segment_anything import sam_model_registry
+
+    sam = sam_model_registry[name]()
+    sam.load_state_dict(backbone_state(backbone), strict=True)
+    return sam.eval()
+
+
+def predictor(sam: Any) -> Any:
+    """`segment_anything.SamPredictor` on that model."""
+    _declare_torchvision_operators()
+    from segment_anything import SamPredictor
+
+    return SamPredictor(sam)
+
+
+def relative_difference(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    """max |ours - reference| / max |reference|."""
+    assert ours.shape == reference.shape
+    return float((ours - reference).abs().max() / reference.abs().max())
