@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.datasets import listing
-from casam_cache.encode.options import EncodeOptions, store_path
+from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
 from casam_cache.fingerprint import digest
+from casam_cache.store import store_path
 
 
 def memory_path(store: Path) -> Path:

@@ -66,7 +66,3 @@ class EncodeOptions(BaseModel):
         """The part that decides a finished store's content, as JSON (devices, workers and strictness do not)."""
         return self.model_dump(mode="json", exclude={"device", "workers", "strict", "batch_size", "update"})
 
-
-def store_path(root: Path, task: str, backbone: str) -> Path:
-    """DIR/TASK/BACKBONE.zarr."""
-    return root / task / f"{backbone}.zarr"

@@ -1,0 +1,90 @@
+"""Per-mask outcomes on disk, and the means people quote with intervals from resampling groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from casam_cache.errors import CasamError
+from casam_cache.metrics.intervals import Interval, difference_interval, mean_interval
+
+FILE = "outcomes.parquet"
+METRICS = ("iou", "biou", "dice")
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over masks, in [0, 1], each with its interval.
+
+    Attributes:
+        iou, biou, dice: IoU, Boundary IoU and Dice at original resolution.
+        masks: masks that entered.
+        undefined: masks left out because truth and prediction are both empty.
+    """
+
+    iou: Interval
+    biou: Interval
+    dice: Interval
+    masks: int
+    undefined: int
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"iou", "biou", "dice", "masks", ...}`, null where undefined, intervals as [low, high]."""
+        means = {name: _number(getattr(self, name).mean) for name in METRICS}
+        edges = {name: getattr(self, name) for name in METRICS}
+        intervals = {name: [_number(edge.low), _number(edge.high)] for name, edge in edges.items()}
+        return {**means, "masks": self.masks, "undefined": self.undefined, "intervals": intervals}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def score(columns: Columns) -> Score:
+    """Summary of an outcome table: columns `iou`, `biou`, `dice` and `group`, one row a mask."""
+    groups = list(columns["group"])
+    iou, biou, dice = (mean_interval(list(columns[name]), groups) for name in METRICS)
+    return Score(iou, biou, dice, iou.values, iou.undefined)
+
+
+def gain(fitted: Columns, frozen: Columns) -> dict[str, Interval]:
+    """Paired difference fitted - frozen over the same masks, a metric.
+
+    Raises:
+        ValueError: the two tables are not of the same masks.
+    """
+    for name in ("item", "mask"):
+        if list(fitted[name]) != list(frozen[name]):
+            raise ValueError("the two outcome tables are not of the same masks")
+    groups = list(fitted["group"])
+    return {name: difference_interval(list(fitted[name]), list(frozen[name]), groups) for name in METRICS}
+
+
+def write_outcomes(folder: Path, columns: Columns) -> None:
+    """Writes the table as outcomes.parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / FILE)
+
+
+def read_outcomes(folder: Path) -> dict[str, list[Any]]:
+    """The table that `write_outcomes` wrote.
+
+    Raises:
+        CasamError: missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(folder / FILE).to_pydict()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CasamError(
+            f"the outcomes in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
+        ) from None
+    return columns

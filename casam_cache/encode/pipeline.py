@@ -1,0 +1,216 @@
+"""Decode, encode and write at the same time: each stage a bounded queue ahead of the next, the first error wins."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.preprocess import stack_inputs
+from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
+from casam_cache.errors import ImageError
+from casam_cache.store.writer import Batch, ItemResult, StoreWriter
+
+BATCHES_AHEAD = 3
+Progress = Callable[[int, int, str, float | None], None]
+
+
+@dataclass
+class Timing:
+    """Seconds the encoding thread spent on each part; waiting shows which part limits."""
+
+    decode: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+    total: float = 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """Seconds by name: waiting for decoded images, in the encoder, waiting for the writer, and in total."""
+        return {name: round(value, 4) for name, value in vars(self).items()}
+
+
+@dataclass
+class PipelineResult:
+    """Items encoded by a run, one line for each that failed by its index, and where the time went."""
+
+    encoded: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)
+
+
+def run_pipeline(
+    writer: StoreWriter,
+    encoder: FrozenEncoder,
+    batches: Sequence[Batch],
+    paths: Sequence[Path | None],
+    arrays: Sequence[str],
+    preprocessing: Preprocessing,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> PipelineResult:
+    """Encodes `batches` and commits them.
+
+    Args:
+        writer: of the store; its batches are encoded whole, so that no item's bits depend on what was left to do.
+        encoder: frozen, on its device.
+        batches: from `writer.pending(arrays)`, in order.
+        paths: image of each item of the store, None where the dataset no longer has it.
+        arrays: features to compute.
+        preprocessing: from file to the encoder's input.
+        workers: processes that decode; 0 is one background thread.
+        strict: raise at the first bad image.
+        progress: called with (items done, items in all, note, items/s).
+
+    Raises:
+        ImageError: with `strict`, for the first bad image.
+        StoreError: from the writer, e.g. a full disk; what was committed stays.
+    """
+    result = PipelineResult()
+    total = sum(len(batch) for batch in batches)
+    start = time.monotonic()
+    sink = _Sink(writer, arrays)
+    pool = decoding_pool(workers)
+    try:
+        done = 0
+        for batch, decoded in _decoded(pool, batches, paths, preprocessing, result.timing):
+            for index, item in enumerate(decoded):
+                if item.failure:
+                    result.failures[batch.start + index] = item.failure
+                    if strict:
+                        raise ImageError(item.failure, "without --strict it is recorded and the rest is encoded")
+            with _clock(result.timing, "encode"):
+                results = _encode(encoder, decoded, arrays, preprocessing.image_size)
+            with _clock(result.timing, "write"):
+                sink.put(batch, results)
+            done += len(batch)
+            result.encoded += sum(not item.failure for item in decoded)
+            if progress is not None:
+                progress(done, total, _limits(result.timing), done / (time.monotonic() - start))
+        with _clock(result.timing, "write"):
+            sink.finish()
+    finally:
+        sink.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+        result.timing.total = time.monotonic() - start
+    return result
+
+
+def _decoded(
+    pool: Executor,
+    batches: Sequence[Batch],
+    paths: Sequence[Path | None],
+    preprocessing: Preprocessing,
+    timing: Timing,
+) -> Iterator[tuple[Batch, list[Decoded]]]:
+    """Each batch with its decoded images, decoding `BATCHES_AHEAD` of them in the background."""
+    waiting: deque[tuple[Batch, list[Future[Decoded]]]] = deque()
+    coming = iter(batches)
+    while True:
+        while len(waiting) <= BATCHES_AHEAD and (batch := next(coming, None)) is not None:
+            futures = [_submit(pool, paths[item], preprocessing) for item in range(batch.start, batch.stop)]
+            waiting.append((batch, futures))
+        if not waiting:
+            return
+        batch, futures = waiting.popleft()
+        with _clock(timing, "decode"):
+            decoded = [future.result() for future in futures]
+        yield batch, decoded
+
+
+def _submit(pool: Executor, path: Path | None, preprocessing: Preprocessing) -> Future[Decoded]:
+    if path is not None:
+        return pool.submit(decode, path, preprocessing)
+    gone: Future[Decoded] = Future()
+    gone.set_result(Decoded(bytes(32), failure="the dataset no longer has this image"))
+    return gone
+
+
+def _encode(
+    encoder: FrozenEncoder, decoded: Sequence[Decoded], arrays: Sequence[str], image_size: int
+) -> list[ItemResult]:
+    """Features of one batch. A bad image takes its place as a black one, so that the others' bits do not change."""
+    black = np.zeros((image_size, image_size, 3), dtype=np.uint8)
+    pixels, sizes = stack_inputs([black if d.pixels is None else d.pixels for d in decoded], image_size)
+    features: dict[str, np.ndarray] = {}
+    if any(not item.failure for item in decoded):
+        found = encoder(torch.from_numpy(pixels), torch.from_numpy(sizes), arrays)
+        features = {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
+    return [
+        ItemResult(source_sha256=item.sha256, failure=item.failure)
+        if item.failure
+        else ItemResult({name: value[i] for name, value in features.items()}, item.geometry, item.sha256)
+        for i, item in enumerate(decoded)
+    ]
+
+
+class _Sink:
+    """Hands results to the writer in one background thread; its first error is raised where results are put."""
+
+    def __init__(self, writer: StoreWriter, arrays: Sequence[str]) -> None:
+        self._writer = writer
+        self._arrays = tuple(arrays)
+        self._queue: queue.Queue[tuple[Batch, list[ItemResult]] | None] = queue.Queue(maxsize=4)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="write", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch, results: list[ItemResult]) -> None:
+        """Queues one batch; waits while the queue is full."""
+        self._raise()
+        self._queue.put((batch, results))
+
+    def finish(self) -> None:
+        """Waits until everything queued is written and committed."""
+        self.stop()
+        self._raise()
+        self._writer.flush()
+
+    def stop(self) -> None:
+        """Ends the thread after what is queued."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._writer.append(*entry, self._arrays)
+                except BaseException as error:  # handed to the thread that puts results
+                    self._error = error
+
+
+class _clock:
+    """Adds the time inside a with block to one of a Timing's parts."""
+
+    def __init__(self, timing: Timing, part: str) -> None:
+        self._timing, self._part = timing, part
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *_: Any) -> None:
+        elapsed = time.monotonic() - self._start
+        setattr(self._timing, self._part, getattr(self._timing, self._part) + elapsed)
+
+
+def _limits(timing: Timing) -> str:
+    parts = {"decode": timing.decode, "encode": timing.encode, "write": timing.write}
+    slowest = max(parts, key=lambda name: parts[name])
+    return f"{slowest} limits"

@@ -1,0 +1,296 @@
+"""One task: compare the dataset with its store, encode what is missing, refresh the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from casam_cache.backbones.devices import choose_device, choose_precision
+from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, feature_shape
+from casam_cache.backbones.preprocess import preprocessing_identity
+from casam_cache.backbones.sam import Backbone, load_backbone
+from casam_cache.datasets import Dataset, parse_intensity, read_dataset
+from casam_cache.encode.annotate import annotate
+from casam_cache.encode.decode import Preprocessing, file_sha256
+from casam_cache.encode.finished import forget, remember, remembered_files
+from casam_cache.encode.options import EXTRA_ARRAYS, EncodeOptions
+from casam_cache.encode.pipeline import PipelineResult, Progress, run_pipeline
+from casam_cache.encode.report import EncodeReport
+from casam_cache.encode.sources import remember_backbone
+from casam_cache.errors import DatasetError, StoreError
+from casam_cache.store import EmbeddingStore, StoreWriter, store_path
+from casam_cache.store.schema import EMBEDDING, FAILED
+
+Warn = Callable[[str], None]
+
+
+def encode_task(
+    root: Path,
+    stores: Path,
+    options: EncodeOptions,
+    *,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+) -> EncodeReport:
+    """Encodes what a dataset's store lacks and brings its annotations up to date.
+
+    Args:
+        root: dataset folder; its name is the task's.
+        stores: folder of stores; DIR/TASK/BACKBONE.zarr is made or continued.
+        options: what to do.
+        progress: called with (items done, items in all, note, items/s) while encoding.
+        warn: called with a line for a person where something unusual is done.
+
+    Raises:
+        DatasetError: nothing usable in the folder.
+        CheckpointError: the backbone cannot be loaded.
+        IdentityMismatchError: the store holds features made otherwise.
+        StoreError: locked, damaged, read-only, full disk, or images changed since they were encoded.
+        ImageError: the first bad image, with `strict`.
+    """
+    parse_intensity(options.intensity)
+    dataset = read_dataset(root, options.dataset)
+    if not dataset.samples:
+        detail = "; ".join(str(problem) for problem in dataset.problems[:3])
+        raise DatasetError(
+            f"{root}: no usable image" + (f": {detail}" if detail else ""),
+            f"casam data check {root} lists every problem by file; --unlabelled accepts images without masks",
+        )
+    path = store_path(stores, dataset.task, options.backbone_name)
+    device = choose_device(options.device)
+    backbone = load_backbone(options.model, options.checkpoint, device=device)
+    precision = _precision(options, path, device)
+    with _open_writer(path, backbone, options, precision) as writer:
+        previously = remembered_files(path)
+        forget(path)
+        remember_backbone(stores, backbone)
+        for name in options.extra:
+            writer.add_array(name, feature_shape(name, backbone.architecture))
+        encoded = _encode_missing(writer, dataset, backbone, precision, options, previously, progress, warn)
+        ids = writer.ids()
+    return _finish(root, path, dataset, options, encoded, ids)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `--dry-run` says of one task.
+
+    Attributes:
+        images: images of the dataset.
+        pending: images still to encode.
+        store_bytes: bytes their features will take.
+        seconds: estimated time of the encoder, from two timed passes on this machine; None if nothing is pending.
+    """
+
+    task: str
+    images: int
+    pending: int
+    store_bytes: int
+    seconds: float | None
+    store: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, with the counts of a finished run's report."""
+        return {
+            **asdict(self), "encoded": 0, "skipped": self.images - self.pending, "failed": 0, "dry_run": True
+        }  # fmt: skip
+
+    def describe(self) -> str:
+        """One line for a person."""
+        time = "" if self.seconds is None else f", about {self.seconds:.0f} s"
+        size = self.store_bytes / 2**20
+        return (
+            f"{self.task}: {self.pending} of {self.images} images to encode, {size:,.1f} MiB{time} -> {self.store}"
+        )
+
+
+def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
+    """What encoding would do and cost; nothing is written. The backbone is loaded, and timed on this machine."""
+    import time
+
+    dataset = read_dataset(root, options.dataset)
+    path = store_path(stores, dataset.task, options.backbone_name)
+    backbone = load_backbone(options.model, options.checkpoint, device=choose_device(options.device))
+    architecture = backbone.architecture
+    there: set[str] = set()
+    if path.exists():
+        store = EmbeddingStore.open(path)
+        arrays = [name for name in (EMBEDDING, *options.extra)]
+        if all(name in store.arrays for name in arrays):
+            committed = np.logical_and.reduce([store.committed(name) for name in arrays])
+            there = {name for name, done in zip(store.ids, committed, strict=True) if done}
+    pending = [sample for sample in dataset.samples if sample.id not in there]
+    item_bytes = sum(2 * int(np.prod(feature_shape(n, architecture))) for n in (EMBEDDING, *options.extra))
+    seconds = None
+    if pending:
+        encoder = FrozenEncoder(backbone, _precision(options, path, backbone.device))
+        batch = torch.zeros((_batch_size(options, backbone), 3, *[architecture.image_size] * 2), dtype=torch.uint8)
+        sizes = torch.full((len(batch), 2), architecture.image_size)
+        encoder(batch, sizes, (EMBEDDING, *options.extra))
+        start = time.monotonic()
+        encoder(batch, sizes, (EMBEDDING, *options.extra))[EMBEDDING].cpu()
+        seconds = (time.monotonic() - start) / len(batch) * len(pending)
+    return Estimate(dataset.task, len(dataset.samples), len(pending), item_bytes * len(pending), seconds, str(path))
+
+
+def _precision(options: EncodeOptions, path: Path, device: torch.device) -> str:
+    """`auto` goes on with what the store was begun with, also on another device."""
+    if options.precision == "auto" and path.exists():
+        stated: str = EmbeddingStore.open(path).identity["precision"]
+        return stated
+    return choose_precision(options.precision, device)
+
+
+def _batch_size(options: EncodeOptions, backbone: Backbone) -> int:
+    if options.batch_size is not None:
+        return options.batch_size
+    # On a CPU large inputs gain nothing from batches and a small one commits sooner.
+    return 8 if backbone.device.type != "cpu" or backbone.architecture.image_size < 512 else 1
+
+
+def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> StoreWriter:
+    architecture = backbone.architecture
+    identity = {
+        "backbone": {"weights": backbone.fingerprint, "architecture": architecture.to_json()},
+        "preprocessing": preprocessing_identity(architecture.image_size, options.resize, options.intensity),
+        "precision": precision,
+        "extra": {name: feature_identity(name, architecture) for name in EXTRA_ARRAYS},
+    }
+    return StoreWriter.open_or_create(
+        path,
+        identity,
+        embedding_shape=feature_shape(EMBEDDING, architecture),
+        image_size=architecture.image_size,
+        patch_size=architecture.patch_size,
+    )
+
+
+def _encode_missing(
+    writer: StoreWriter,
+    dataset: Dataset,
+    backbone: Backbone,
+    precision: str,
+    options: EncodeOptions,
+    previously: dict[str, tuple[int, int]],
+    progress: Progress | None,
+    warn: Warn | None,
+) -> PipelineResult:
+    """Plans the new items, uncommits the changed ones where asked, and encodes all that is pending."""
+    path_of = {sample.id: sample.image for sample in dataset.samples}
+    known = writer.ids()
+    new = [sample for sample in dataset.samples if sample.id not in set(known)]
+    _check_unchanged(writer, dataset, path_of, previously, options.update)
+    segments = writer.meta.segments
+    if options.batch_size is not None and warn is not None and any(s[2] != options.batch_size for s in segments):
+        warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
+    writer.plan(
+        [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
+        _batch_size(options, backbone),
+    )
+    arrays = (EMBEDDING, *options.extra)
+    by_missing: dict[tuple[str, ...], list[Any]] = {}
+    pending = {name: set(writer.pending((name,))) for name in arrays}
+    for batch in writer.pending(arrays):
+        missing = tuple(name for name in arrays if batch in pending[name])
+        by_missing.setdefault(missing, []).append(batch)
+    total = PipelineResult()
+    if not by_missing:
+        return total
+    architecture = backbone.architecture
+    preprocessing = Preprocessing(
+        architecture.image_size,
+        architecture.patch_size,
+        options.resize,
+        options.intensity,
+        options.dataset.max_pixels,
+    )
+    encoder = FrozenEncoder(backbone, precision)
+    paths = [path_of.get(name) for name in writer.ids()]
+    workers = options.workers if options.workers is not None else _default_workers(backbone.device)
+    for missing, batches in by_missing.items():
+        part = run_pipeline(
+            writer, encoder, batches, paths, missing, preprocessing,
+            workers=workers, strict=options.strict, progress=progress,
+        )  # fmt: skip
+        total.encoded += part.encoded
+        total.failures.update(part.failures)
+        for name, seconds in vars(part.timing).items():
+            setattr(total.timing, name, getattr(total.timing, name) + seconds)
+    return total
+
+
+def _default_workers(device: torch.device) -> int:
+    import os
+
+    return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+def _check_unchanged(
+    writer: StoreWriter,
+    dataset: Dataset,
+    path_of: dict[str, Path],
+    previously: dict[str, tuple[int, int]],
+    update: bool,
+) -> None:
+    """Features of an image that has changed since are stale: refuse, or with `update` encode it again.
+
+    A changed image that had failed is simply tried again: it has no features.
+    """
+    store = EmbeddingStore.open(writer.path)
+    committed = store.committed(EMBEDDING)
+    stale, retry = [], []
+    for index, name in enumerate(store.ids):
+        path = path_of.get(name)
+        if path is None or not committed[index]:
+            continue
+        facts = path.stat()
+        if previously.get(path.relative_to(dataset.root).as_posix()) == (facts.st_size, facts.st_mtime_ns):
+            continue
+        if file_sha256(path) != store.source_sha256[index].tobytes():
+            (retry if store.status[index] == FAILED else stale).append(index)
+    if stale and not update:
+        names = ", ".join(store.ids[index] for index in stale[:5]) + (" ..." if len(stale) > 5 else "")
+        raise StoreError(
+            f"{writer.path}: {len(stale)} images have changed since they were encoded: {names}",
+            "casam encode --update encodes them again; or restore the files",
+        )
+    if stale or retry:
+        writer.uncommit(stale + retry)
+
+
+def _finish(
+    root: Path, path: Path, dataset: Dataset, options: EncodeOptions, encoded: PipelineResult, ids: list[str]
+) -> EncodeReport:
+    annotations = annotate(dataset, path)
+    store = EmbeddingStore.open(path)
+    failures = {store.ids[index]: reason for index, reason in store.failures.items()}
+    here = {sample.id for sample in dataset.samples}
+    gone = sum(name not in here for name in ids)
+    lines = [f"{name}: {reason}" for name, reason in failures.items() if name in here]
+    lines += [str(problem) for problem in dataset.problems]
+    lines += annotations.problems
+    if gone:
+        lines.append(f"{gone} encoded images are no longer in the dataset; they stay in the store, unused")
+    unusable = {problem.sample or problem.path for problem in dataset.problems if problem.severity == "error"}
+    failed = len({name for name in failures if name in here} | annotations.unusable | unusable)
+    images = len(here | unusable)
+    report = EncodeReport(
+        task=dataset.task,
+        images=images,
+        encoded=encoded.encoded,
+        skipped=max(0, images - failed - encoded.encoded),
+        failed=failed,
+        store=str(path),
+        mask_mode=dataset.mask_mode,
+        masks=annotations.masks,
+        refreshed=annotations.refreshed,
+        seconds=encoded.timing.to_json() if encoded.encoded else {},
+        problems=tuple(lines),
+    )
+    remember(root, path, options, report)
+    return report
