@@ -14,8 +14,8 @@ torch's default initialisation (`init=random`) the decoder first sees features i
 the recipe goes into undoing that. With `init=zero` conv2 starts at zero, as is usual for residual branches:
 u = 0 and y = LayerNorm2d(x). That is not the identity, but it keeps what matters: SAM's neck itself ends in a
 LayerNorm2d, so only each cell's mean over channels and its scale change. `norm=branch` (with the LayerNorm's
-weight at zero) and `norm=none` start at exactly the identity under `init=zero`. The fallback to the frozen SAM
-never relies on this: it is the identity head.
+weight at zero) and `norm=none` start at exactly the identity under `init=zero`. The fallback to the frozen
+SAM never relies on this: it is the identity head.
 """
 
 from __future__ import annotations

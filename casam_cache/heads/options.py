@@ -20,7 +20,7 @@ class AlignmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    blocks: int = Field(3, ge=1, le=64)
+    blocks: int = Field(default=3, ge=1, le=64)
     relu: Literal["pre", "post"] = "pre"
     norm: Literal["post", "branch", "none"] = "post"
     init: Literal["zero", "random"] = "zero"

@@ -1,0 +1,49 @@
+"""The state of an unfinished fit on disk: replaced atomically after every epoch, never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casam_cache.errors import CasamError
+
+FILE = "checkpoint.pt"
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Replaces the checkpoint in `folder`; a kill at any instant leaves the old one or the new one."""
+    partial = folder / f"{FILE}.partial"
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / FILE)
+
+
+def read_checkpoint(folder: Path, key: str) -> dict[str, Any] | None:
+    """The checkpoint in `folder`, on the CPU; None if there is none.
+
+    Args:
+        folder: where `write_checkpoint` wrote.
+        key: what the fit is named; another fit's checkpoint is refused.
+
+    Raises:
+        CasamError: if it cannot be read or belongs to a fit with other options, data or seed.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["key"]
+    except Exception as error:  # torch raises many types for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CasamError(f"cannot resume from {path}: {reason}", f"start this fit anew: rm {path}") from None
+    if found != key:
+        raise CasamError(
+            f"{path} belongs to a fit with other options, data or seed", "use another folder, or remove it"
+        )
+    return state

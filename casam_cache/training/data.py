@@ -1,0 +1,120 @@
+"""What training and evaluation may see: the items of one split of one task, and nothing else.
+
+The loop never holds a store. It gets a view over items that were chosen before, so that no method can reach
+the test split or another task's images by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from casam_cache.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the view, without its pixels.
+
+    Attributes:
+        id: unique in its task.
+        task: the dataset it belongs to; views that join tasks have several.
+        group: patient or slide: what intervals resample.
+        geometry: how it was put into the encoder's input.
+        masks: how many masks it has; 0 for images that only feed routers.
+    """
+
+    id: str
+    task: str
+    group: str
+    geometry: Geometry
+    masks: int
+
+
+@dataclass(frozen=True)
+class ItemMask:
+    """One true mask with its frozen test prompts.
+
+    Attributes:
+        bitmap: bool (H, W) at original resolution.
+        class_id, instance: which class or object it is.
+        box: float32 (4,), x0, y0, x1, y1 in original pixels, inclusive.
+        point: float32 (2,), x, y in original pixels.
+    """
+
+    bitmap: np.ndarray
+    class_id: int
+    instance: int
+    box: np.ndarray
+    point: np.ndarray
+
+
+class Items(Protocol):
+    """One split of one task (or a join of such views). Items are in a fixed order; indexes start at 0."""
+
+    @property
+    def task(self) -> str:
+        """Name of the view: the task, or what joins several."""
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(C, g, g)."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def item(self, index: int) -> Item:
+        """What is known of an item without reading pixels or features."""
+
+    def embedding(self, index: int) -> np.ndarray:
+        """The stored image embedding, float16 (C, g, g)."""
+
+    def masks(self, index: int) -> Sequence[ItemMask]:
+        """The masks of an item, decoded now."""
+
+
+@dataclass(frozen=True)
+class ItemsInMemory:
+    """A view over arrays: for programs that have no store, and for tests.
+
+    Attributes:
+        task: name of the view.
+        items: their descriptions.
+        embeddings: float16 (N, C, g, g).
+        bitmaps: the masks of each item.
+    """
+
+    task: str
+    items: Sequence[Item]
+    embeddings: np.ndarray
+    bitmaps: Sequence[Sequence[ItemMask]]
+
+    def __post_init__(self) -> None:
+        if not len(self.items) == len(self.embeddings) == len(self.bitmaps):
+            raise ValueError("items, embeddings and bitmaps must be as many")
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(C, g, g)."""
+        channels, rows, columns = self.embeddings.shape[1:]
+        return channels, rows, columns
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    def item(self, index: int) -> Item:
+        """The description given."""
+        return self.items[index]
+
+    def embedding(self, index: int) -> np.ndarray:
+        """The embedding given, (C, g, g)."""
+        row: np.ndarray = self.embeddings[index]
+        return row
+
+    def masks(self, index: int) -> Sequence[ItemMask]:
+        """The masks given."""
+        return self.bitmaps[index]

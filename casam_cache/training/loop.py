@@ -1,0 +1,314 @@
+"""The training loop: the only place that steps an optimiser on a head.
+
+Results on a CPU are the same bit for bit for the same number of threads (`torch.set_num_threads`), resumed or
+not; on CUDA up to the order of parallel sums, unless `torch.use_deterministic_algorithms(True)` is set: every
+operation here has a deterministic kernel.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casam_cache.backbones.devices import choose_precision
+from casam_cache.backbones.sam import Backbone
+from casam_cache.errors import CasamError
+from casam_cache.fingerprint import digest
+from casam_cache.heads.base import Head
+from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
+from casam_cache.training.data import Items
+from casam_cache.training.epochs import Batch, TrainingMasks, draw_epoch
+from casam_cache.training.feed import Feed
+from casam_cache.training.losses import segmentation_loss
+from casam_cache.training.options import TrainingOptions
+from casam_cache.training.residency import Embeddings, Residency
+from casam_cache.training.step import Pairs, Penalty, Step, forward_pairs
+
+REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
+_TERMS = ("loss", "focal", "dice", "iou", "penalty")
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means over one epoch's image-mask pairs. `loss` is what was minimised, without `penalty`.
+
+    Attributes:
+        epoch: from 0.
+        pairs: image-mask pairs seen.
+        steps: optimiser steps.
+        loss, focal, dice, iou, penalty: weighted total, its unweighted terms, and what the method added.
+    """
+
+    epoch: int
+    pairs: int
+    steps: int
+    loss: float
+    focal: float
+    dice: float
+    iou: float
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit stands.
+
+    Attributes:
+        epoch, epochs: epochs finished, and in all.
+        step, steps: steps done, and in all.
+        loss: mean over the pairs of this epoch so far.
+        samples_per_second: image-mask pairs a second since this process began to train.
+        eta_seconds: until the end, at that speed.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    samples_per_second: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit ends with.
+
+    Attributes:
+        head: trained, in evaluation mode (the object that was passed in).
+        history: one record an epoch, also of epochs before a resume.
+        steps, pairs: optimiser steps and image-mask pairs in all.
+        resumed_from: epochs that a checkpoint contributed.
+        seconds: of training in this process, preparation of targets not included.
+        samples_per_second: image-mask pairs a second in this process; 0 if nothing was left to do.
+        device, precision, residency, threads: what was used; recorded, since numbers may differ between them.
+    """
+
+    head: Head
+    history: tuple[EpochRecord, ...]
+    steps: int
+    pairs: int
+    resumed_from: int
+    seconds: float
+    samples_per_second: float
+    device: str
+    precision: str
+    residency: str
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, without the head."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("head", "history")}
+        return {**fields, "history": [asdict(record) for record in self.history]}
+
+
+def fit_head(
+    head: Head,
+    backbone: Backbone,
+    items: Items,
+    options: TrainingOptions | None = None,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    checkpoint_dir: Path | None = None,
+    residency: Residency = "auto",
+    memory_limit: int | None = None,
+    penalty: Penalty | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[EpochRecord, Progress], None] | None = None,
+    on_prepare: Callable[[int, int], None] | None = None,
+) -> FitResult:
+    """Trains a head on the stored embeddings of a view, with the backbone frozen.
+
+    Args:
+        head: trained in place and moved to the device.
+        backbone: prompt encoder and mask decoder; moved to the device, never changed.
+        items: the training view; images without masks are left out.
+        options: the recipe; the paper's by default.
+        seed: of order, masks and prompts (the head's initial weights had their own).
+        device: by default where the backbone is.
+        checkpoint_dir: an existing folder; a checkpoint found there is continued, and every epoch replaces
+            it.
+        residency: where embeddings wait; does not change the numbers.
+        memory_limit: bytes embeddings may take; None is half of what is free.
+        penalty: a continual-learning method's addition to the loss.
+        on_step: called every `REPORT_EVERY` steps and at the end of an epoch.
+        on_epoch: called after every epoch, once its checkpoint is on disk.
+        on_prepare: called with (images done, images) while targets are prepared.
+
+    Raises:
+        CasamError: no image has a mask, a checkpoint of another fit, or a loss that is no longer finite.
+    """
+    options = options or TrainingOptions()
+    where = backbone.device if device is None else torch.device(device)
+    backbone = backbone.to(where)
+    head.to(where).train()
+    if not head.trained_parameters():
+        raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
+    precision = choose_precision(options.precision, where)
+    masks = TrainingMasks.prepare(items, on_prepare)
+    embeddings = Embeddings(items, masks.trained, where, residency, memory_limit)
+    feed = Feed(masks, embeddings, backbone)
+    run = _Run(head, backbone, options, penalty or Penalty(), precision, len(masks.trained))
+    key = _key(head, masks, options, seed, precision, run.penalty)
+    saved = read_checkpoint(checkpoint_dir, key) if checkpoint_dir else None
+    if saved:
+        run.restore(saved)
+    resumed_from = len(run.history)
+
+    while not run.finished:
+        epoch = len(run.history)
+        batches = draw_epoch(masks, options, seed, epoch)[: run.total_steps - run.steps]
+        record = run.epoch(feed, batches, on_step)
+        if checkpoint_dir:
+            write_checkpoint(checkpoint_dir, {"key": key, **run.state()})
+        if on_epoch:
+            on_epoch(record, run.progress(record.loss))
+
+    head.eval()
+    return FitResult(
+        head=head,
+        history=tuple(run.history),
+        steps=run.steps,
+        pairs=sum(record.pairs for record in run.history),
+        resumed_from=resumed_from,
+        seconds=run.seconds,
+        samples_per_second=run.speed,
+        device=str(where),
+        precision=precision,
+        residency=embeddings.residency,
+        threads=torch.get_num_threads(),
+    )
+
+
+class _Run:
+    """Everything that changes while a fit runs: weights, optimiser, counters, history."""
+
+    def __init__(
+        self,
+        head: Head,
+        backbone: Backbone,
+        options: TrainingOptions,
+        penalty: Penalty,
+        precision: str,
+        images: int,
+    ) -> None:
+        self.head, self.backbone, self.options, self.penalty = head, backbone, options, penalty
+        self.history: list[EpochRecord] = []
+        self.steps = 0
+        self.seconds = 0.0
+        self._pairs_here = self._steps_here = 0
+        self._autocast = precision == "bf16"
+        per_epoch = -(-images // options.batch_size)
+        self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
+        self._optimiser = torch.optim.Adam(
+            head.trained(), lr=options.learning_rate, fused=backbone.device.type in ("cpu", "cuda")
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return self.steps >= self.total_steps
+
+    @property
+    def speed(self) -> float:
+        """Image-mask pairs a second in this process."""
+        return self._pairs_here / self.seconds if self.seconds else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: tensors and plain data only."""
+        return {
+            "head": self.head.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "penalty": self.penalty.state(),
+            "steps": self.steps,
+            "history": [asdict(record) for record in self.history],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+        self.head.load_state_dict(state["head"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.penalty.restore(state["penalty"])
+        self.steps = state["steps"]
+        self.history = [EpochRecord(**record) for record in state["history"]]
+
+    def epoch(
+        self, feed: Feed, batches: list[Batch], on_step: Callable[[Progress], None] | None
+    ) -> EpochRecord:
+        """One pass over `batches`."""
+        start, done = time.perf_counter(), self.seconds
+        number, pairs = len(self.history), 0
+        sums = torch.zeros(len(_TERMS), device=self.backbone.device)
+        for index, batch in enumerate(feed.epoch(batches), start=1):
+            sums += self._step(batch, number) * len(batch)
+            pairs += len(batch)
+            self._pairs_here += len(batch)
+            self._steps_here += 1
+            self.steps += 1
+            last = index == len(batches)
+            if last or (on_step and index % REPORT_EVERY == 0):
+                loss = float(sums[0]) / pairs  # waits for the device, so that the clock below is true
+                self.seconds = done + time.perf_counter() - start
+                if on_step and not last:
+                    on_step(self.progress(loss))
+        means = dict(zip(_TERMS, (sums / pairs).tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
+            raise CasamError(
+                f"the loss is no longer finite in epoch {number + 1} ({means})",
+                "lower learning_rate, or train with precision=fp32",
+            )
+        record = EpochRecord(epoch=number, pairs=pairs, steps=len(batches), **means)
+        self.history.append(record)
+        if on_step:
+            on_step(self.progress(record.loss))
+        return record
+
+    def _step(self, pairs: Pairs, epoch: int) -> torch.Tensor:
+        """One optimiser step; returns its `_TERMS` (5,) on the device."""
+        device = self.backbone.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
+            aligned, low_res, iou = forward_pairs(self.head, self.backbone, pairs)
+            loss = segmentation_loss(low_res, iou, pairs.target, pairs.weight, self.options)
+            step = Step(self.head, self.backbone, pairs, aligned, low_res, iou, epoch, self.steps)
+            added = self.penalty.term(step)
+        total = loss.total if added is None else loss.total + added
+        self._optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        self._optimiser.step()
+        extra = torch.zeros_like(total) if added is None else added
+        return torch.stack([loss.total, loss.focal, loss.dice, loss.iou, extra]).detach().float()
+
+    def progress(self, loss: float) -> Progress:
+        """Where the fit stands now."""
+        per_step = self.seconds / max(1, self._steps_here)
+        return Progress(
+            epoch=len(self.history),
+            epochs=self.options.epochs,
+            step=self.steps,
+            steps=self.total_steps,
+            loss=loss,
+            samples_per_second=self.speed,
+            eta_seconds=(self.total_steps - self.steps) * per_step,
+        )
+
+
+def _key(
+    head: Head, masks: TrainingMasks, options: TrainingOptions, seed: int, precision: str, penalty: Penalty
+) -> str:
+    return digest(
+        {
+            "head": [head.name, head.options.model_dump(mode="json")],
+            "options": options.model_dump(mode="json"),
+            "items": [[item.task, item.id, item.masks] for item in masks.items],
+            "seed": seed,
+            "precision": precision,
+            "penalty": type(penalty).__qualname__,
+        }
+    )

@@ -1,0 +1,82 @@
+"""The segmentation loss on low-res logits: 20 * focal + Dice + squared error of the IoU head.
+
+SAM-Med2D's terms and weights. It sums Dice and IoU over the batch, which lets large masks drown small ones
+and ties the loss to the batch; here each term is computed for each mask and then averaged. Padding has no
+weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from casam_cache.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The three terms, unweighted means over the samples, and their weighted total (0-d tensors)."""
+
+    total: torch.Tensor
+    focal: torch.Tensor
+    dice: torch.Tensor
+    iou: torch.Tensor
+
+
+def segmentation_loss(
+    low_res: torch.Tensor,
+    predicted_iou: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    options: TrainingOptions,
+) -> Loss:
+    """The loss of P masks.
+
+    Args:
+        low_res: logits (P, L, L); computed in fp32 whatever they come in.
+        predicted_iou: the IoU head's estimate (P,).
+        target: 0 or 1, (P, L, L), any dtype.
+        weight: share of each low-res cell that holds image, (P, L, L).
+        options: weights and constants of the terms.
+    """
+    logits, target, weight = low_res.float(), target.float(), weight.float()
+    focal = focal_loss(logits, target, weight, options.focal_alpha, options.focal_gamma).mean()
+    dice = dice_loss(logits, target, weight, options.dice_smooth).mean()
+    iou = (predicted_iou.float() - mask_iou(logits, target, weight)).square().mean()
+    total = options.focal_weight * focal + options.dice_weight * dice + options.iou_weight * iou
+    return Loss(total, focal, dice, iou)
+
+
+def focal_loss(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, alpha: float, gamma: float
+) -> torch.Tensor:
+    """Focal loss (P,), the weighted mean over cells of alpha_t * (1 - p_t)^gamma * cross-entropy."""
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    # 1 - p_t, kept off zero: a power below one has no finite slope there
+    wrong = (probability + target - 2 * probability * target).clamp_min(1e-8)
+    balance = (1 - alpha) + (2 * alpha - 1) * target
+    return (weight * balance * wrong.pow(gamma) * entropy).sum((1, 2)) / weight.sum((1, 2))
+
+
+def dice_loss(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, smooth: float
+) -> torch.Tensor:
+    """Soft Dice loss (P,): 1 - (2 * sum(p t) + smooth) / (sum(p) + sum(t) + smooth), over weighted cells."""
+    probability, truth = logits.sigmoid() * weight, target * weight
+    both = (probability * target).sum((1, 2))
+    return 1 - (2 * both + smooth) / (probability.sum((1, 2)) + truth.sum((1, 2)) + smooth)
+
+
+@torch.no_grad()
+def mask_iou(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The IoU (P,) of the thresholded prediction (logit > 0), which the IoU head has to foresee.
+
+    No gradient passes: the head is to judge the mask, not the mask to please the head.
+    """
+    predicted = (logits > 0).float() * weight
+    both = (predicted * target).sum((1, 2))
+    union = predicted.sum((1, 2)) + (target * weight).sum((1, 2)) - both
+    return both / union.clamp_min(1e-7)

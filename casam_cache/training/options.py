@@ -1,0 +1,45 @@
+"""Options that decide the result of training (where embeddings are kept does not). Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingOptions(BaseModel):
+    """The recipe of section 4.1.2, and SAM-Med2D's loss where the paper leaves the loss open.
+
+    Attributes:
+        epochs: visits of each image that has masks.
+        batch_size: images a step.
+        learning_rate: of Adam.
+        masks_per_image: masks drawn from an image at each visit, without replacement; images with fewer give
+            what they have.
+        max_steps: ends training early, in optimiser steps; None is no limit.
+        precision: `bf16` is autocast with fp32 weights, `auto` is bf16 on CUDA and fp32 elsewhere.
+        focal_weight, dice_weight, iou_weight: of the three terms of the loss.
+        focal_alpha, focal_gamma: balance of foreground and focusing of the focal term.
+        dice_smooth: added to both sides of the Dice fraction.
+        box_share: probability of a box prompt; the rest are points.
+        box_jitter: standard deviation of the noise on each box side, as a share of the box's width or height.
+        jitter_limit: largest noise, as a share of the input's side (SAM's 20 of 1024 pixels).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=24, ge=1)
+    batch_size: int = Field(default=6, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    masks_per_image: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    focal_weight: float = Field(default=20.0, ge=0)
+    dice_weight: float = Field(default=1.0, ge=0)
+    iou_weight: float = Field(default=1.0, ge=0)
+    focal_alpha: float = Field(default=0.25, ge=0, le=1)
+    focal_gamma: float = Field(default=2.0, ge=0)
+    dice_smooth: float = Field(default=1.0, ge=0)
+    box_share: float = Field(default=0.5, ge=0, le=1)
+    box_jitter: float = Field(default=0.1, ge=0)
+    jitter_limit: float = Field(default=20 / 1024, ge=0)

@@ -1,0 +1,99 @@
+"""One training step as other code sees it, and the hook by which a method adds to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from casam_cache.backbones.decoder import decode
+from casam_cache.backbones.sam import Backbone
+from casam_cache.heads.base import Head
+from casam_cache.heads.forward import backbone_for
+from casam_cache.training.data import Item
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P image-mask pairs on B images, as tensors on the device.
+
+    Attributes:
+        items: the B images.
+        embedding: float32 (B, C, g, g), as stored.
+        image_index: int64 (P,), the image of each pair; None when pair i belongs to image i.
+        sparse, dense: prompt embeddings (P, 2, C) and (P, C, g, g).
+        target: bool (P, L, L), the mask on the low-res grid.
+        weight: float32 (P, L, L), share of each cell that holds image.
+    """
+
+    items: tuple[Item, ...]
+    embedding: torch.Tensor
+    image_index: torch.Tensor | None
+    sparse: torch.Tensor
+    dense: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+
+    def __len__(self) -> int:
+        """P, the number of pairs."""
+        return len(self.sparse)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a penalty may read at one step, after the forward pass and before the backward pass.
+
+    Attributes:
+        head: the one in training.
+        backbone: frozen.
+        pairs: inputs and targets.
+        aligned: the head's output (B, C, g, g).
+        low_res: logits (P, L, L).
+        iou: the IoU head's estimates (P,).
+        epoch, index: from 0; `index` counts steps since the start of training.
+    """
+
+    head: Head
+    backbone: Backbone
+    pairs: Pairs
+    aligned: torch.Tensor
+    low_res: torch.Tensor
+    iou: torch.Tensor
+    epoch: int
+    index: int
+
+
+class Penalty:
+    """A method's addition to the loss: distillation, a quadratic penalty, replay of stored samples.
+
+    It never steps the optimiser. State that changes during training belongs in `state`, which every
+    checkpoint keeps, so that a resumed run equals an uninterrupted one.
+    """
+
+    def term(self, step: Step) -> torch.Tensor | None:
+        """A 0-d tensor to add to the loss of this step, or None."""
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain data that `restore` needs."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` gave."""
+
+
+def forward_pairs(
+    head: Head, backbone: Backbone, pairs: Pairs
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The head and the decoder on training pairs, with gradients and single-mask output.
+
+    Returns:
+        The head's output (B, C, g, g), low-res logits (P, L, L) and IoU estimates (P,).
+    """
+    aligned = head(pairs.embedding)
+    low_res, iou = decode(
+        backbone_for(head, backbone), aligned, pairs.image_index, pairs.sparse, pairs.dense, multimask=False
+    )
+    return aligned, low_res[:, 0], iou[:, 0]
