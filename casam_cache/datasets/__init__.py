@@ -1,5 +1,7 @@
 """Datasets: folders of images and masks, read into samples; decoding, splits, checks and pictures of them."""
 
+from casam_cache.datasets.check import CheckReport, TaskReport, check, check_dataset
+from casam_cache.datasets.contact_sheet import contact_sheet, overlay
 from casam_cache.datasets.images import image_size, load_image, parse_intensity
 from casam_cache.datasets.listing import listing
 from casam_cache.datasets.masks import interior_point, iter_masks, load_masks, mask_box
@@ -18,6 +20,7 @@ from casam_cache.datasets.sample import (
 __all__ = [
     "MASK_MODES",
     "SPLITS",
+    "CheckReport",
     "Dataset",
     "DatasetOptions",
     "Mask",
@@ -25,6 +28,10 @@ __all__ = [
     "Problem",
     "Reader",
     "Sample",
+    "TaskReport",
+    "check",
+    "check_dataset",
+    "contact_sheet",
     "find_tasks",
     "image_size",
     "interior_point",
@@ -33,6 +40,7 @@ __all__ = [
     "load_image",
     "load_masks",
     "mask_box",
+    "overlay",
     "parse_intensity",
     "read_dataset",
     "task_name",

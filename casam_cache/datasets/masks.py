@@ -1,4 +1,4 @@
-"""From label maps to the masks of a sample, one bitmap an object or class, and the box and point of a bitmap."""
+"""From label maps to the masks of a sample, one bitmap an object or class; the box and point of a bitmap."""
 
 from __future__ import annotations
 

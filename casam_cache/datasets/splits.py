@@ -88,7 +88,7 @@ def read_split_csv(path: Path) -> tuple[SplitRow, ...]:
 
 
 def group_of(name: str, pattern: str | None) -> str:
-    """The group of an id: what `pattern` finds in it (its first capture group, if any); without pattern the id.
+    """The group of an id: what `pattern` finds in it (its first capture group, if any), or the id itself.
 
     Raises:
         DatasetError: the pattern does not match, so the sample's group is unknown.
@@ -106,10 +106,10 @@ def group_of(name: str, pattern: str | None) -> str:
 
 
 def _draw(groups: Sequence[str], fraction: float, seed: int, purpose: str) -> set[str]:
-    """The groups that hold about `fraction` of the images, drawn in an order given by (seed, purpose, group name).
+    """The groups that hold about `fraction` of the images, in an order given by (seed, purpose, group name).
 
-    A group's place in the order depends on its own name only, so that new images and groups move others at most
-    at the border. A group is taken when that brings the number of images closer to the fraction. At least one group
+    A group's place in the order depends on its own name only, so that new images and groups hardly move
+    others. A group is taken when that brings the number of images closer to the fraction. At least one group
     is taken and at least one left; of a single group none is taken.
 
     Args:
@@ -135,8 +135,8 @@ def seeded_split(groups: Sequence[str], fraction: float, seed: int) -> list[Spli
 
     Args:
         groups: the group of each image.
-        fraction: share of the images that becomes test, as near as whole groups allow; 0 makes all train and 1 all
-            test. In between both sides get at least one group, train first.
+        fraction: share of the images that becomes test, as near as whole groups allow; 0 makes all train and
+            1 all test. In between both sides get at least one group, train first.
         seed: another seed, another draw.
     """
     if fraction >= 1:

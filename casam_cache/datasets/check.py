@@ -1,0 +1,281 @@
+"""Look at everything in a dataset before anything expensive is done with it, and report every problem."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casam_cache.datasets.folder import problem_of
+from casam_cache.datasets.images import image_of, read_pixels, without_alpha
+from casam_cache.datasets.labels import Progress
+from casam_cache.datasets.masks import iter_masks
+from casam_cache.datasets.readers import find_tasks, read_dataset, task_name
+from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions, Problem, Sample
+from casam_cache.errors import DatasetError, ImageError
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """One class of a task: objects, images that hold it, and its mean share of the area of these images."""
+
+    class_id: int
+    objects: int
+    images: int
+    area: float
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split of a task: images, groups and objects in it."""
+
+    images: int
+    groups: int
+    objects: int
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What one dataset holds; all of it plain JSON data.
+
+    Attributes:
+        task: its name.
+        path: its folder.
+        images: usable images.
+        objects: masks in them, in the sense of `mask_mode`.
+        empty: images whose mask is empty.
+        unlabelled: images without a mask.
+        mask_mode: one of `MASK_MODES`; empty when the dataset could not be read.
+        mask_reason: how it was decided.
+        split_source: where the split came from.
+        splits: by name, those that have images.
+        groups: number of groups in all.
+        classes: in the order of their numbers.
+        sizes: smallest and largest by area, and most common (height, width); none when no image was readable.
+        kinds: number of images by channels and bits, e.g. `{"grey 16 bit": 3, "RGB 8 bit": 10}`.
+        problems: everything found wrong.
+    """
+
+    task: str
+    path: str
+    images: int = 0
+    objects: int = 0
+    empty: int = 0
+    unlabelled: int = 0
+    mask_mode: str = ""
+    mask_reason: str = ""
+    split_source: str = ""
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    groups: int = 0
+    classes: tuple[ClassReport, ...] = ()
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def errors(self) -> int:
+        """Number of problems that cost something: an image, a mask, or the whole dataset."""
+        return sum(problem.severity == "error" for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {**asdict(self), "errors": self.errors, "warnings": len(self.problems) - self.errors}
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The reports of all tasks of one path, and the datasets that could be read (for contact sheets)."""
+
+    tasks: tuple[TaskReport, ...]
+    datasets: tuple[Dataset, ...] = ()
+
+    @property
+    def errors(self) -> int:
+        """Number of problems that cost something, over all tasks."""
+        return sum(task.errors for task in self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {"tasks": [task.to_json() for task in self.tasks], "errors": self.errors}
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What reading one sample whole has shown."""
+
+    size: tuple[int, int] | None = None
+    kind: str = ""
+    digest: str = ""
+    areas: tuple[tuple[int, float], ...] = ()  # class and share of the image, one an object
+    problems: tuple[Problem, ...] = ()
+    masks_read: bool = False
+
+
+def check(
+    path: Path | str, options: DatasetOptions | None = None, progress: Progress | None = None
+) -> CheckReport:
+    """Decode every image and mask below `path` and report what is there.
+
+    Args:
+        path: a dataset folder or a folder of them.
+        options: what to make of them.
+        progress: called with (images done, images in all) for each task anew.
+
+    Raises:
+        DatasetError: there is no dataset at `path`. A dataset that cannot be read becomes a problem of its
+            report.
+    """
+    reports, datasets = [], []
+    for folder in find_tasks(path):
+        try:
+            dataset = read_dataset(folder, options)
+        except DatasetError as error:
+            message = error.message.removeprefix(f"{folder}: ")
+            problem = Problem(".", message, error.hint)
+            reports.append(TaskReport(task_name(folder), str(folder), problems=(problem,)))
+            continue
+        datasets.append(dataset)
+        reports.append(check_dataset(dataset, progress))
+    return CheckReport(tuple(reports), tuple(datasets))
+
+
+def check_dataset(dataset: Dataset, progress: Progress | None = None) -> TaskReport:
+    """Decode every image and mask of one dataset and report what is there; never raises for a bad file."""
+    known = {(problem.sample, problem.path) for problem in dataset.problems if problem.severity == "error"}
+    looks: list[_Look] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for look in pool.map(lambda sample: _look(sample, dataset), dataset.samples):
+            looks.append(look)
+            if progress:
+                progress(len(looks), len(dataset.samples))
+    found = [one for look in looks for one in look.problems if (one.sample, one.path) not in known]
+    problems = (*dataset.problems, *found, *_twins(dataset, looks), *_odd_splits(dataset, looks))
+    sizes = Counter(look.size for look in looks if look.size)
+    shares: dict[int, list[tuple[int, float]]] = {}
+    for number, look in enumerate(looks):
+        for class_id, share in look.areas:
+            shares.setdefault(class_id, []).append((number, share))
+    return TaskReport(
+        task=dataset.task,
+        path=str(dataset.root),
+        images=len(dataset.samples),
+        objects=sum(len(look.areas) for look in looks),
+        empty=sum(
+            sample.labelled and look.masks_read and not look.areas
+            for sample, look in zip(dataset.samples, looks, strict=True)
+        ),
+        unlabelled=sum(not sample.labelled for sample in dataset.samples),
+        mask_mode=dataset.mask_mode,
+        mask_reason=dataset.mask_reason,
+        split_source=dataset.split_source,
+        splits=_splits(dataset, looks),
+        groups=len({sample.group for sample in dataset.samples}),
+        classes=tuple(_class_report(class_id, shares[class_id]) for class_id in sorted(shares)),
+        sizes=_sizes(sizes),
+        kinds=dict(sorted(Counter(look.kind for look in looks if look.kind).items())),
+        problems=problems,
+    )
+
+
+def _look(sample: Sample, dataset: Dataset) -> _Look:
+    """Read one sample whole."""
+    path, root, limit = sample.image, dataset.root, dataset.options.max_pixels
+    relative = path.relative_to(root).as_posix()
+    problems: list[Problem] = []
+    try:
+        pixels = read_pixels(path, max_pixels=limit)
+        image_of(pixels, path)
+    except ImageError as error:
+        return _Look(problems=(problem_of(error, path, root, sample.id),))
+    array = without_alpha(pixels.array)
+    if array.min() == array.max():
+        message = f"a constant image: every value is {array.flat[0]}"
+        problems.append(Problem(relative, message, "look at it; it teaches nothing", "warning", sample.id))
+    size = (array.shape[0], array.shape[1])
+    kind = f"{'grey' if array.ndim == 2 else 'RGB'} {pixels.bits} bit"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        masks = iter_masks(sample, dataset.mask_mode, dataset.values, size, max_pixels=limit)
+        areas = tuple((mask.class_id, float(mask.bitmap.mean())) for mask in masks)
+    except ImageError as error:
+        bad = next((mask for mask in sample.masks if error.message.startswith(f"{mask}:")), sample.masks[0])
+        problems.append(problem_of(error, bad, root, sample.id))
+        return _Look(size, kind, digest, (), tuple(problems))
+    return _Look(size, kind, digest, areas, tuple(problems), True)
+
+
+def _twins(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
+    """Image files with equal bytes in two splits: the test would have been seen in training."""
+    first: dict[str, Sample] = {}
+    problems = []
+    for sample, look in zip(dataset.samples, looks, strict=True):
+        other = first.setdefault(look.digest, sample) if look.digest else sample
+        if other.split != sample.split:
+            relative = sample.image.relative_to(dataset.root).as_posix()
+            message = (
+                f"the same file as '{other.id}', which is in {other.split}; this one is in {sample.split}"
+            )
+            problems.append(
+                Problem(relative, message, "keep one, or put both in a group", "warning", sample.id)
+            )
+    return problems
+
+
+def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
+    """Splits that cannot do their part: nothing to learn from, or a class that is only tested."""
+    by_split: dict[str, set[int]] = {}
+    for sample, look in zip(dataset.samples, looks, strict=True):
+        by_split.setdefault(sample.split, set()).update(class_id for class_id, _ in look.areas)
+    problems = []
+    labelled = any(sample.labelled for sample in dataset.samples)
+    for split, classes in by_split.items():
+        if labelled and not classes:
+            problems.append(Problem(".", f"no object in any mask of {split}", "check the split", "warning"))
+    if by_split.get("train"):
+        unseen = sorted(by_split.get("test", set()) - by_split["train"])
+        if unseen:
+            names = ", ".join(map(str, unseen[:8]))
+            problems.append(
+                Problem(".", f"tested but never trained: class {names}", "check the split", "warning")
+            )
+    return problems
+
+
+def _splits(dataset: Dataset, looks: Sequence[_Look]) -> dict[str, SplitReport]:
+    """Counts by split, in the order of `SPLITS`."""
+    reports: dict[str, SplitReport] = {}
+    for split in SPLITS:
+        chosen = [
+            (sample, look)
+            for sample, look in zip(dataset.samples, looks, strict=True)
+            if sample.split == split
+        ]
+        if chosen:
+            groups = len({sample.group for sample, _ in chosen})
+            reports[split] = SplitReport(len(chosen), groups, sum(len(look.areas) for _, look in chosen))
+    return reports
+
+
+def _class_report(class_id: int, shares: list[tuple[int, float]]) -> ClassReport:
+    """Counts of one class from the (image number, share of its area) of its objects."""
+    by_image: dict[int, float] = {}
+    for number, share in shares:
+        by_image[number] = by_image.get(number, 0.0) + share
+    return ClassReport(class_id, len(shares), len(by_image), float(np.mean(list(by_image.values()))))
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Smallest, largest and most common (height, width)."""
+    if not sizes:
+        return {}
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    common = min(sizes, key=lambda size: (-sizes[size], size))
+    return {"smallest": by_area[0], "largest": by_area[-1], "most_common": common}

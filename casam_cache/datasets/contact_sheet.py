@@ -1,0 +1,202 @@
+"""One picture of a dataset: evenly chosen samples with their masks drawn over them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from casam_cache.datasets.images import load_image
+from casam_cache.datasets.masks import load_masks
+from casam_cache.datasets.sample import SPLITS, Dataset, Mask, Sample
+from casam_cache.errors import CasamError, ImageError
+
+TILE = 256  # pixels, side of the square an image is fitted into
+CAPTION = 40
+MARGIN = 12
+HEADER = 64
+PAPER, INK, GREY, MISSING = (255, 255, 255), (28, 30, 34), (110, 114, 122), (238, 239, 241)
+SPLIT_COLOURS = {"train": (42, 111, 178), "val": (176, 118, 0), "test": (186, 52, 48)}
+# Bright hues that differ from tissue and from each other, also for most colour-blind readers.
+COLOURS = (
+    (0, 229, 255), (255, 196, 0), (255, 64, 160), (124, 255, 64),
+    (150, 110, 255), (255, 120, 40), (64, 150, 255), (240, 255, 110),
+)  # fmt: skip
+
+
+def colour_of(mask: Mask, mode: str) -> tuple[int, int, int]:
+    """The colour of a mask: by object where objects matter, by class else."""
+    number = mask.instance if mode in ("instances", "components") else mask.class_id
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
+def overlay(image: np.ndarray, masks: list[Mask], mode: str, opacity: float = 0.3) -> np.ndarray:
+    """Draw masks over an image, filled lightly and outlined fully.
+
+    Args:
+        image: uint8 (H, W, 3).
+        masks: bool bitmaps (H, W) of the same size; drawn large to small.
+        mode: the mask mode, which decides what a colour stands for.
+        opacity: of the fill, 0 to 1.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    from scipy import ndimage
+
+    drawn = image.astype(np.float32)
+    for mask in sorted(masks, key=lambda mask: -int(mask.bitmap.sum())):
+        colour = np.array(colour_of(mask, mode), np.float32)
+        drawn[mask.bitmap] = (1 - opacity) * drawn[mask.bitmap] + opacity * colour
+        inner = ndimage.binary_erosion(mask.bitmap, np.ones((3, 3), bool))
+        drawn[mask.bitmap & ~inner] = colour
+    return (drawn + 0.5).astype(np.uint8)
+
+
+def choose(dataset: Dataset, count: int) -> list[Sample]:
+    """At most `count` samples, spread evenly over each split, each split getting its share."""
+    by_split = [dataset.split(split) for split in SPLITS]
+    total = len(dataset.samples)
+    if total <= count:
+        return [sample for samples in by_split for sample in samples]
+    chosen: list[Sample] = []
+    left, places = total, count
+    for samples in by_split:
+        share = min(len(samples), max(1, round(places * len(samples) / left))) if samples and places else 0
+        chosen += [samples[int((index + 0.5) * len(samples) / share)] for index in range(share)]
+        left, places = left - len(samples), places - share
+    return chosen
+
+
+def contact_sheet(
+    dataset: Dataset, out: Path | str, n: int = 24, columns: int = 6, intensity: str = "auto"
+) -> Path:
+    """Write a picture of about `n` samples with their masks, ids and splits.
+
+    Args:
+        dataset: what to show.
+        out: the file to write; its suffix decides the format.
+        n: how many samples, evenly chosen from the splits.
+        columns: tiles in a row, at most.
+        intensity: as in `load_image`.
+
+    Returns:
+        The file written. A sample that cannot be read is shown as an empty tile with the reason.
+
+    Raises:
+        CasamError: the file cannot be written.
+    """
+    samples = choose(dataset, max(1, n))
+    columns = max(3, min(columns, len(samples)))  # three tiles are as wide as the headline
+    rows = math.ceil(len(samples) / columns)
+    width = MARGIN + columns * (TILE + MARGIN)
+    sheet = Image.new("RGB", (width, HEADER + rows * (TILE + CAPTION + MARGIN)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _headline(draw, dataset, len(samples), width)
+    for index, sample in enumerate(samples):
+        x = MARGIN + index % columns * (TILE + MARGIN)
+        y = HEADER + index // columns * (TILE + CAPTION + MARGIN)
+        _tile(sheet, draw, dataset, sample, (x, y), intensity)
+    out = Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out)
+    except (OSError, ValueError) as error:
+        raise CasamError(
+            f"{out}: cannot write the contact sheet: {error}", "give a writable .png path"
+        ) from None
+    return out
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _clip(draw: ImageDraw.ImageDraw, text: str, size: int, width: float) -> str:
+    """`text` shortened in its middle to at most `width` pixels, so that both ends of an id stay readable."""
+    if draw.textlength(text, _font(size)) <= width:
+        return text
+    keep = len(text) - 1
+    while keep > 2:
+        short = f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+        if draw.textlength(short, _font(size)) <= width:
+            return short
+        keep -= 1
+    return "…"
+
+
+def _headline(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width: int) -> None:
+    """Name, counts and how the masks are read, over the tiles."""
+    room = width - 2 * MARGIN
+    counts = ", ".join(f"{len(dataset.split(name))} {name}" for name in SPLITS if dataset.split(name))
+    title = f"{dataset.task}   {shown} of {len(dataset.samples)} images ({counts})"
+    draw.text((MARGIN, 12), _clip(draw, title, 20, room), INK, _font(20))
+    detail = f"masks: {dataset.mask_mode}, {dataset.mask_reason}; split: {dataset.split_source}"
+    draw.text((MARGIN, 39), _clip(draw, detail, 14, room), GREY, _font(14))
+
+
+def _tile(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    dataset: Dataset,
+    sample: Sample,
+    at: tuple[int, int],
+    intensity: str,
+) -> None:
+    """One sample: picture, id, split, and what its masks are."""
+    x, y = at
+    draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), MISSING)
+    limit = dataset.options.max_pixels
+    try:
+        image = load_image(sample.image, intensity, max_pixels=limit)
+        masks = load_masks(sample, dataset.mask_mode, dataset.values, image.shape[:2], max_pixels=limit)
+    except ImageError as error:
+        reason = error.message.rsplit("/", 1)[-1]
+        for line in range(4):
+            piece = reason[line * 34 : line * 34 + 34]
+            draw.text((x + 10, y + 96 + 18 * line), piece, SPLIT_COLOURS["test"], _font(13))
+        note = "cannot be read"
+    else:
+        picture = _fit(image, masks, dataset.mask_mode)
+        sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
+        note = _note(sample, masks, dataset.mask_mode)
+    draw.text((x, y + TILE + 4), _clip(draw, sample.id, 14, TILE), INK, _font(14))
+    split_width = draw.textlength(sample.split, _font(13)) + 10
+    top = y + TILE + 22
+    draw.rounded_rectangle((x, top, x + split_width, top + 16), 4, SPLIT_COLOURS[sample.split])
+    draw.text((x + 5, top), sample.split, PAPER, _font(13))
+    draw.text((x + split_width + 8, top), _clip(draw, note, 13, TILE - split_width - 8), GREY, _font(13))
+
+
+def _fit(image: np.ndarray, masks: list[Mask], mode: str) -> Image.Image:
+    """The image with its masks, fitted into a tile; scaled before drawing, so that outlines stay one pixel."""
+    height, width = image.shape[:2]
+    scale = TILE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(
+        Image.fromarray(image).resize(size, Image.Resampling.BILINEAR if scale > 1 else Image.Resampling.BOX)
+    )
+    fitted = []
+    for mask in masks:
+        # BOX averages, so that a thin object keeps a trace where nearest neighbour would lose it.
+        grey = Image.fromarray(mask.bitmap.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+        bitmap = np.asarray(grey) >= 128
+        if not bitmap.any():
+            bitmap = np.asarray(grey) > 0
+        fitted.append(Mask(bitmap, mask.class_id, mask.instance))
+    return Image.fromarray(overlay(small, fitted, mode))
+
+
+def _note(sample: Sample, masks: list[Mask], mode: str) -> str:
+    """What the masks of a sample are, in a few words."""
+    if not sample.labelled:
+        return "no mask"
+    if not masks:
+        return "empty mask"
+    if mode in ("instances", "components"):
+        return f"{len(masks)} object{'s' if len(masks) > 1 else ''}"
+    if mode == "classes":
+        return "class " + ", ".join(str(mask.class_id) for mask in masks)
+    return f"{100 * float(masks[0].bitmap.mean()):.1f} % of the area"
