@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +27,18 @@ COLOURS = (
 )  # fmt: skip
 
 
-def colour_of(mask: Mask, mode: str) -> tuple[int, int, int]:
-    """The colour of a mask: by object where objects matter, by class else."""
-    number = mask.instance if mode in ("instances", "components") else mask.class_id
-    return COLOURS[(number - 1) % len(COLOURS)]
-
-
-def overlay(image: np.ndarray, masks: list[Mask], mode: str, opacity: float = 0.3) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    masks: Sequence[Mask],
+    colours: Sequence[tuple[int, int, int]] | None = None,
+    opacity: float = 0.25,
+) -> np.ndarray:
     """Draw masks over an image, filled lightly and outlined fully.
 
     Args:
         image: uint8 (H, W, 3).
         masks: bool bitmaps (H, W) of the same size; drawn large to small.
-        mode: the mask mode, which decides what a colour stands for.
+        colours: one a mask; by default `COLOURS` in turn.
         opacity: of the fill, 0 to 1.
 
     Returns:
@@ -46,13 +46,21 @@ def overlay(image: np.ndarray, masks: list[Mask], mode: str, opacity: float = 0.
     """
     from scipy import ndimage
 
+    colours = colours or [COLOURS[index % len(COLOURS)] for index in range(len(masks))]
     drawn = image.astype(np.float32)
-    for mask in sorted(masks, key=lambda mask: -int(mask.bitmap.sum())):
-        colour = np.array(colour_of(mask, mode), np.float32)
+    for mask, rgb in sorted(zip(masks, colours, strict=True), key=lambda pair: -int(pair[0].bitmap.sum())):
+        colour = np.array(rgb, np.float32)
         drawn[mask.bitmap] = (1 - opacity) * drawn[mask.bitmap] + opacity * colour
         inner = ndimage.binary_erosion(mask.bitmap, np.ones((3, 3), bool))
         drawn[mask.bitmap & ~inner] = colour
     return (drawn + 0.5).astype(np.uint8)
+
+
+def _class_colours(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
+    """A colour for each class, in the order of the classes: neighbours differ whatever their numbers are."""
+    values = dataset.values.foreground
+    classes = range(1, len(values) + 1) if dataset.values.coloured else values
+    return {class_id: COLOURS[rank % len(COLOURS)] for rank, class_id in enumerate(classes)}
 
 
 def choose(dataset: Dataset, count: int) -> list[Sample]:
@@ -94,11 +102,12 @@ def contact_sheet(
     width = MARGIN + columns * (TILE + MARGIN)
     sheet = Image.new("RGB", (width, HEADER + rows * (TILE + CAPTION + MARGIN)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    _headline(draw, dataset, len(samples), width)
+    palette = _class_colours(dataset) if dataset.mask_mode == "classes" else {}
+    _headline(draw, dataset, len(samples), width, palette)
     for index, sample in enumerate(samples):
         x = MARGIN + index % columns * (TILE + MARGIN)
         y = HEADER + index // columns * (TILE + CAPTION + MARGIN)
-        _tile(sheet, draw, dataset, sample, (x, y), intensity)
+        _tile(sheet, draw, dataset, sample, (x, y), intensity, palette)
     out = Path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,14 +136,29 @@ def _clip(draw: ImageDraw.ImageDraw, text: str, size: int, width: float) -> str:
     return "…"
 
 
-def _headline(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width: int) -> None:
-    """Name, counts and how the masks are read, over the tiles."""
+def _headline(
+    draw: ImageDraw.ImageDraw,
+    dataset: Dataset,
+    shown: int,
+    width: int,
+    palette: dict[int, tuple[int, int, int]],
+) -> None:
+    """Name, counts, how the masks are read, and the colours of the classes, over the tiles."""
     room = width - 2 * MARGIN
     counts = ", ".join(f"{len(dataset.split(name))} {name}" for name in SPLITS if dataset.split(name))
     title = f"{dataset.task}   {shown} of {len(dataset.samples)} images ({counts})"
     draw.text((MARGIN, 12), _clip(draw, title, 20, room), INK, _font(20))
     detail = f"masks: {dataset.mask_mode}, {dataset.mask_reason}; split: {dataset.split_source}"
-    draw.text((MARGIN, 39), _clip(draw, detail, 14, room), GREY, _font(14))
+    keys = list(palette.items())[:12]
+    legend = [(str(class_id), colour, draw.textlength(str(class_id), _font(14))) for class_id, colour in keys]
+    room -= int(sum(26 + length for _, _, length in legend)) + 8
+    detail = _clip(draw, detail, 14, room)
+    draw.text((MARGIN, 39), detail, GREY, _font(14))
+    x = MARGIN + draw.textlength(detail, _font(14)) + 16
+    for name, colour, length in legend:
+        draw.rectangle((x, 41, x + 11, 52), colour, GREY)
+        draw.text((x + 15, 39), name, GREY, _font(14))
+        x += 26 + length
 
 
 def _tile(
@@ -144,6 +168,7 @@ def _tile(
     sample: Sample,
     at: tuple[int, int],
     intensity: str,
+    palette: dict[int, tuple[int, int, int]],
 ) -> None:
     """One sample: picture, id, split, and what its masks are."""
     x, y = at
@@ -159,7 +184,11 @@ def _tile(
             draw.text((x + 10, y + 96 + 18 * line), piece, SPLIT_COLOURS["test"], _font(13))
         note = "cannot be read"
     else:
-        picture = _fit(image, masks, dataset.mask_mode)
+        colours = [
+            palette.get(mask.class_id, COLOURS[0]) if palette else COLOURS[index % len(COLOURS)]
+            for index, mask in enumerate(masks)
+        ]
+        picture = _fit(image, masks, colours)
         sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
         note = _note(sample, masks, dataset.mask_mode)
     draw.text((x, y + TILE + 4), _clip(draw, sample.id, 14, TILE), INK, _font(14))
@@ -170,8 +199,8 @@ def _tile(
     draw.text((x + split_width + 8, top), _clip(draw, note, 13, TILE - split_width - 8), GREY, _font(13))
 
 
-def _fit(image: np.ndarray, masks: list[Mask], mode: str) -> Image.Image:
-    """The image with its masks, fitted into a tile; scaled before drawing, so that outlines stay one pixel."""
+def _fit(image: np.ndarray, masks: list[Mask], colours: list[tuple[int, int, int]]) -> Image.Image:
+    """The image with its masks, fitted into a tile; drawn after scaling, so that outlines stay thin."""
     height, width = image.shape[:2]
     scale = TILE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -186,7 +215,7 @@ def _fit(image: np.ndarray, masks: list[Mask], mode: str) -> Image.Image:
         if not bitmap.any():
             bitmap = np.asarray(grey) > 0
         fitted.append(Mask(bitmap, mask.class_id, mask.instance))
-    return Image.fromarray(overlay(small, fitted, mode))
+    return Image.fromarray(overlay(small, fitted, colours))
 
 
 def _note(sample: Sample, masks: list[Mask], mode: str) -> str:
