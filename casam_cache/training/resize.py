@@ -42,8 +42,7 @@ def low_res_target(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def low_res_cover(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """The share of each low-res row (4g,) and column (4g,) that holds image and not padding, float32 in [0,
-    1].
+    """How much of each low-res row (4g,) and column (4g,) holds image, not padding: float32 in [0, 1].
 
     The weight of a low-res cell in the loss is the product of the two.
     """
