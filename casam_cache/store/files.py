@@ -1,4 +1,4 @@
-"""Files that are whole or absent: checksummed chunks, write + fsync + rename, and clear errors when a disk refuses."""
+"""Files that are whole or absent: checksummed chunks, atomic writes, clear errors when a disk refuses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from casam_cache.errors import StoreError
 TEMPORARY = ".tmp-"
 CHECKSUM_BYTES = 4
 
+_AGAIN = "free some space and run the same command again; what is committed is kept"
 _HINTS = {
-    errno.ENOSPC: "the disk is full: free some space and run the same command again; what is committed is kept",
-    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again; what is committed is kept",
+    errno.ENOSPC: f"the disk is full: {_AGAIN}",
+    errno.EDQUOT: f"the disk quota is used up: {_AGAIN}",
     errno.EROFS: "the file system is read-only: choose another --store folder",
     errno.EACCES: "no permission to write there: choose another --store folder or change its permissions",
     errno.EPERM: "no permission to write there: choose another --store folder or change its permissions",
@@ -32,7 +33,7 @@ class DamagedError(StoreError):
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(
             f"{path}: {what}",
-            "the store is damaged: `casam store verify` lists what is bad, `casam store repair` encodes just that again",
+            "`casam store verify` lists what is bad in a store, `casam store repair` encodes just that again",
         )
 
 
@@ -112,9 +113,10 @@ def sync_directory(path: Path) -> None:
 
 
 def write_all(files: Iterable[tuple[Path, Sequence[bytes]]]) -> None:
-    """Replace several files, each given as the parts of its content: every one is written and fsynced under a
-    temporary name first, then all are renamed, then their folders are fsynced. Each file is old or new, never torn;
-    after the call all are on disk.
+    """Replace several files, each given as the parts of its content.
+
+    Each is written and fsynced under a temporary name first, then all are renamed, then their folders
+    fsynced. Each file is old or new, never torn; after the call all are on disk.
 
     Raises:
         StoreError: where the disk is full or read-only; nothing is replaced then, or some whole files are.

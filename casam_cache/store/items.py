@@ -1,13 +1,14 @@
 """The table of items (ids, paths) and the side arrays (one row an item).
 
-Ids and paths are text as UTF-8 values + offsets, appended when images are
-added. The table is written twice, into `item/` and `mirror/`, since nothing else could restore it. Entries count only as far as the
-root attributes say, so appending first and updating the root afterwards is safe against a kill at any instant.
+Ids and paths are text as UTF-8 values + offsets, appended when images are added. The table is written twice,
+into `item/` and `mirror/`, since nothing else could restore it. Entries count only as far as the root
+attributes say, so appending first and updating the root afterwards is safe against a kill at any instant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,8 @@ def decode_texts(values: np.ndarray, offsets: np.ndarray) -> list[str]:
     bounds = offsets.tolist()
     if data.isascii():
         text = data.decode("ascii")
-        return [text[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    return [
-        data[a:b].decode("utf-8", "surrogateescape") for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+        return [text[a:b] for a, b in pairwise(bounds)]
+    return [data[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise(bounds)]
 
 
 def read_flat(folder: Path, dtype: np.dtype, chunk: int, length: int) -> np.ndarray:
@@ -79,10 +78,11 @@ def read_items(store: Path, meta: StoreMeta, text: str) -> list[str]:
 
 
 def read_side(store: Path, meta: StoreMeta, name: str, shard: int, required: bool = False) -> np.ndarray:
-    """A writable copy of one shard (all its places, planned or not) of a side array; zeros where there is no file.
+    """A writable copy of one shard (all its places) of a side array; zeros where it has no file.
 
     Args:
-        store, meta: the store.
+        store: its folder.
+        meta: its root attributes.
         name: one of `SIDE_ARRAYS`.
         shard: which shard.
         required: items of this shard are committed, so that only `failure` may lack its file.

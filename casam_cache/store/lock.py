@@ -1,4 +1,4 @@
-"""One writer a store: an exclusive lock on a file beside it, which the system releases when the process ends."""
+"""One writer a store: an exclusive lock on a file beside it, released by the system when the process ends."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 class StoreLock:
     """The right to write into one store, held until `release`.
 
-    Uses `flock`; on Windows `msvcrt.locking`; on file systems without locks the existence of the file (which a killed
-    process leaves behind: it is taken over when that process is gone from this host).
+    Uses `flock`; on Windows `msvcrt.locking`; on file systems without locks the process that the file names
+    counts as the owner while it runs (or may run, being on another host).
 
     Args:
         store: path of the store; the lock file is `.NAME.lock` beside it.
@@ -95,6 +95,12 @@ class StoreLock:
             f"{store}: {who} is writing into this store",
             "wait until it has finished (or stop it), then run the same command again; nothing was changed",
         )
+
+    def __enter__(self) -> StoreLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give the lock back and remove its file."""

@@ -33,5 +33,5 @@ def attention_pool(
 
 
 def mean_pool(embedding: np.ndarray, valid: tuple[int, int] | None = None) -> np.ndarray:
-    """The mean over cells: (C, h, w) -> float32 (C,), accumulated in float64. `valid` as in `attention_pool`."""
+    """The mean over valid cells, (C, h, w) -> float32 (C,), accumulated in float64."""
     return _cells(embedding, valid).mean(axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reading a store: O(1) to open, items as views of memory-mapped shards, each checksum verified at first use."""
+"""Reading a store: O(1) to open, items as views of memory-mapped shards, checksums verified at first use."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ OPEN_SHARDS = 64
 class EmbeddingStore:
     """The cached features of one dataset and backbone, opened with `EmbeddingStore.open(path)`.
 
-    Safe to share between threads, to fork, and to pickle into a spawned worker (which opens it again). At most
-    `open_shards` files are mapped at a time, apart from those that views returned by `read` keep alive.
+    Safe to share between threads, to fork, and to pickle into a spawned worker (which opens it again).
+
+    Args:
+        path: DIR/TASK/BACKBONE.zarr.
+        open_shards: files mapped at a time, apart from those that views returned by `read` keep alive.
 
     Attributes:
         path: DIR/TASK/BACKBONE.zarr.
@@ -154,7 +157,7 @@ class EmbeddingStore:
         return found
 
     def committed(self, array: str = EMBEDDING) -> np.ndarray:
-        """bool (N,): items of an array that are done (encoded or failed for good)."""
+        """Which items of an array are done (encoded or failed for good): bool (N,)."""
         self._known(array)
         mask = np.zeros(len(self), dtype=bool)
         for shard, count in enumerate(read_records(self.path, self.meta, array)):
@@ -163,7 +166,7 @@ class EmbeddingStore:
         return mask
 
     def available(self, array: str = EMBEDDING) -> np.ndarray:
-        """bool (N,): items whose features can be read."""
+        """Which items' features can be read: bool (N,)."""
         return self.committed(array) & (self.status == OK)
 
     def require_complete(self, array: str = EMBEDDING) -> None:
@@ -201,7 +204,7 @@ class EmbeddingStore:
         Args:
             indices: items, in any order; repeated ones are fine.
             array: which feature array.
-            out: where to put them, (len(indices), *shape) of any float dtype; None: a new array of the stored dtype.
+            out: where to put them, (len(indices), *shape) of any float dtype; None: a new array.
         """
         spec = self._known(array)
         if out is None:

@@ -1,7 +1,7 @@
 """What a store is: its root attributes, and every other metadata document derived from them.
 
-All metadata follows from the root attributes alone, byte for byte. So there is one place to change atomically, and
-damage to any other document shows by comparison.
+All metadata follows from the root attributes alone, byte for byte: one file to change atomically, and damage
+to any other document shows by comparison.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class StoreMeta:
         )
 
     def check_identity(self, identity: Mapping[str, Any], where: str) -> None:
-        """Raise `IdentityMismatchError`, listing every field that differs, unless `identity` is this store's."""
+        """Raise `IdentityMismatchError`, listing what differs, unless `identity` is this store's."""
         wanted = json.loads(canonical_json(identity))
         if wanted == self.identity:
             return
@@ -206,13 +206,14 @@ def chunk_name(index: int, dimensions: int = 1) -> str:
 
 def side_spec(meta: StoreMeta, name: str) -> tuple[np.dtype, tuple[int, ...]]:
     """Dtype and per-item shape of one of `SIDE_ARRAYS`."""
-    return {
+    specs: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
         "status": (np.dtype(np.uint8), ()),
         "geometry": (np.dtype(np.int32), (4,)),
         "pooled": (np.dtype(np.float32), (meta.arrays[EMBEDDING].shape[0],)),
         "source_sha256": (np.dtype(np.uint8), (32,)),
         "failure": (np.dtype(np.uint8), (FAILURE_BYTES,)),
-    }[name]
+    }
+    return specs[name]
 
 
 def render(document: Mapping[str, Any]) -> bytes:

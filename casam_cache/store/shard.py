@@ -1,7 +1,8 @@
-"""One shard file: inner chunks (one item each, bytes + CRC32C) one after the other, then an index with its CRC32C.
+"""One shard file: inner chunks (one item each, bytes + CRC32C) in order, then an index with its CRC32C.
 
-This is Zarr's `sharding_indexed` codec with the index at the end. Items that are absent or failed have the index entry
-(2^64-1, 2^64-1) and take no space; the others lie in order without gaps, so that the bytes follow from the items alone.
+This is Zarr's `sharding_indexed` codec with the index at the end. Items that are absent or failed have the
+index entry (2^64-1, 2^64-1) and take no space; the others lie in order without gaps: the bytes follow from
+the items.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MISSING = np.uint64(2**64 - 1)
 
 
 def encode_index(sizes: Sequence[int | None]) -> bytes:
-    """The index of a shard whose items take `sizes` bytes (None: not there): (offset, size) as uint64 each, CRC32C."""
+    """The index of a shard whose items take `sizes` bytes (None: not there): uint64 pairs, CRC32C."""
     index = np.full((len(sizes), 2), MISSING, dtype="<u8")
     offset = 0
     for position, size in enumerate(sizes):

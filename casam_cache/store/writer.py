@@ -1,4 +1,4 @@
-"""Writing features into a store: planned first, then committed shard by shard, resumable after a kill at any instant."""
+"""Writing features into a store: planned first, then committed shard by shard, resumable after any kill."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json
-from casam_cache.geometry import Geometry
 from casam_cache.store.files import TEMPORARY, make_directory, remove_temporary, seal, write_all, write_file
 from casam_cache.store.items import append_items, read_items, read_side, trim_items
 from casam_cache.store.lock import StoreLock
-from casam_cache.store.pooling import attention_pool
 from casam_cache.store.records import encode_record, read_records, record_path
+from casam_cache.store.results import Batch, ItemResult, batches_of
 from casam_cache.store.schema import (
     EMBEDDING,
     FAILED,
-    FAILURE_BYTES,
     OK,
     ROOT,
     SIDE_ARRAYS,
@@ -37,37 +35,6 @@ from casam_cache.store.schema import (
     shard_length,
 )
 from casam_cache.store.shard import Shard, encode_shard
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Items [start, stop) that are encoded together, always: they share a shard and a segment."""
-
-    shard: int
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
-class ItemResult:
-    """What became of one item.
-
-    Attributes:
-        arrays: features by array name, of that array's shape (any float dtype; rounded to the stored one).
-        geometry: how the image was put into the input; None if it failed.
-        source_sha256: 32 bytes, SHA-256 of the image file; empty if it could not be read.
-        pooled: float32 (C,), `attention_pool` of the stored embedding; None: computed here.
-        failure: why there are no features; empty if there are.
-    """
-
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    geometry: Geometry | None = None
-    source_sha256: bytes = b""
-    pooled: np.ndarray | None = None
-    failure: str = ""
 
 
 @dataclass
@@ -89,7 +56,7 @@ class StoreWriter:
         self.path = path
         self.meta = meta
         self.commit_seconds = commit_seconds
-        self._lock = lock
+        self.lock = lock
         self._mutex = threading.Lock()
         self._buffers: dict[tuple[str, int], _Buffer] = {}
         remove_temporary(path)
@@ -116,7 +83,8 @@ class StoreWriter:
             path: DIR/TASK/BACKBONE.zarr.
             identity: plain JSON data that decides the features' values: weights, preprocessing, precision.
             embedding_shape: (C, h, w) of one embedding.
-            image_size, patch_size: of the backbone's input, pixels.
+            image_size: side of the backbone's input, pixels.
+            patch_size: side of a grid cell, input pixels.
             dtype: of the stored embedding.
             shard_items: items a shard of a new store; None: about 32 MiB of embeddings.
             commit_seconds: a shard that fills more slowly is committed in parts this often.
@@ -178,14 +146,14 @@ class StoreWriter:
                 with contextlib.suppress(StoreError):
                     self.flush()
         finally:
-            self._lock.release()
+            self.lock.release()
 
     def close(self) -> None:
         """Commit what is buffered and give the lock back."""
         self.__exit__(None, None, None)
 
     def add_array(self, name: str, shape: tuple[int, ...], dtype: str = "float16") -> None:
-        """Add a named feature array beside `embedding` (nothing existing is touched); no-op if it is there already.
+        """Add a named feature array beside `embedding` (nothing existing is touched); no-op where it exists.
 
         Raises:
             StoreError: where it exists with another shape or dtype, or the name is not allowed.
@@ -197,7 +165,8 @@ class StoreWriter:
             self._counts[name] = read_records(self.path, self.meta, name)
         elif known != spec:
             raise StoreError(
-                f"{self.path}: array '{name}' is {known.dtype.name} {known.shape}, not {spec.dtype.name} {spec.shape}"
+                f"{self.path}: '{name}' holds {known.dtype.name} {known.shape}, "
+                f"not {spec.dtype.name} {spec.shape}"
             )
 
     def ids(self) -> list[str]:
@@ -209,8 +178,8 @@ class StoreWriter:
 
         Args:
             items: (id, posix path relative to the dataset) of images that are not in the store yet.
-            batch_size: items encoded together; stays with this segment for ever, so that resuming and repairing
-                compute the same batches.
+            batch_size: items encoded together; kept for this segment, so that resuming computes the same
+                batches.
 
         Raises:
             StoreError: where an id is there already or given twice.
@@ -239,7 +208,7 @@ class StoreWriter:
 
     def pending(self, arrays: Sequence[str] = (EMBEDDING,)) -> list[Batch]:
         """The batches that some of `arrays` still lack, in order."""
-        missing = []
+        missing: list[Batch] = []
         for shard in range(self.meta.shards):
             done = min(self._next_item(name, shard) for name in arrays)
             if done < self.meta.shard_range(shard)[1]:
@@ -278,10 +247,10 @@ class StoreWriter:
             if name != EMBEDDING:
                 self._check_same(batch, results)
             spec = self.meta.arrays[name]
-            chunks = [None if r.failure else seal(_feature(r, name, spec)) for r in results]
-            side = (
-                [self._side(batch.start + i, r) for i, r in enumerate(results)] if name == EMBEDDING else []
-            )
+            chunks = [None if r.failure else seal(r.feature(name, spec)) for r in results]
+            side = []
+            if name == EMBEDDING:
+                side = [r.side_row(self.meta, f"item {batch.start + i}") for i, r in enumerate(results)]
             with self._mutex:
                 buffer.chunks.extend(chunks)
                 for row in side:
@@ -301,7 +270,7 @@ class StoreWriter:
             self.commit(shard)
 
     def commit(self, shard: int) -> None:
-        """Write the buffered items of one shard: data on disk first, then the record that makes them count."""
+        """Write the buffered items of one shard: data first, then the record that makes them count."""
         for name in sorted(self.meta.arrays, key=lambda name: name != EMBEDDING):
             with self._mutex:
                 buffer = self._buffers.get((name, shard))
@@ -316,7 +285,7 @@ class StoreWriter:
                 del self._buffers[name, shard]
 
     def uncommit(self, items: Sequence[int]) -> None:
-        """Make items pending again (changed or failed images), and with them the later batches of their shards."""
+        """Make items pending again (changed or failed images), and with them what follows in their shards."""
         for shard in sorted({item // self.meta.shard for item in items}):
             first = min(item for item in items if item // self.meta.shard == shard)
             batch = next(batch for batch in self.batches(shard) if batch.start <= first < batch.stop)
@@ -358,40 +327,6 @@ class StoreWriter:
                 shape = side.shape
                 yield self.path / column / chunk_name(shard, len(shape)), [seal(side)]
 
-    def _side(self, item: int, result: ItemResult) -> dict[str, np.ndarray]:
-        channels = self.meta.arrays[EMBEDDING].shape[0]
-        sha = np.frombuffer(result.source_sha256.ljust(32, b"\0"), dtype=np.uint8)
-        if result.failure:
-            text = result.failure.encode()[:FAILURE_BYTES].decode(errors="ignore").encode()
-            return {
-                "status": np.uint8(FAILED),
-                "geometry": np.zeros(4, np.int32),
-                "pooled": np.zeros(channels, np.float32),
-                "source_sha256": sha,
-                "failure": np.frombuffer(text.ljust(FAILURE_BYTES, b"\0"), dtype=np.uint8),
-            }
-        geometry = result.geometry
-        if geometry is None:
-            raise ValueError(f"item {item} has no geometry")
-        pooled = result.pooled
-        if pooled is None:
-            embedding = _feature(result, EMBEDDING, self.meta.arrays[EMBEDDING])
-            with np.errstate(all="ignore"):
-                pooled = attention_pool(embedding, geometry.valid_grid)
-        if not np.isfinite(pooled).all():
-            raise StoreError(
-                f"{self.path}: the embedding of item {item} ('{self.ids()[item]}') is not finite",
-                "the precision may be too low for this backbone: try --precision fp32",
-            )
-        sides = (geometry.height, geometry.width, geometry.input_height, geometry.input_width)
-        return {
-            "status": np.uint8(OK),
-            "geometry": np.array(sides, dtype=np.int32),
-            "pooled": np.asarray(pooled, dtype=np.float32),
-            "source_sha256": sha,
-            "failure": np.zeros(FAILURE_BYTES, np.uint8),
-        }
-
     def _check_same(self, batch: Batch, results: Sequence[ItemResult]) -> None:
         """Further arrays must come from the image that the embedding came from."""
         first = batch.shard * self.meta.shard
@@ -408,8 +343,7 @@ class StoreWriter:
         else:
             raise ValueError(f"{batch}: append its embedding first or together")
         for index, result in enumerate(results):
-            sha = result.source_sha256.ljust(32, b"\0")
-            if bool(result.failure) != (status[index] == FAILED) or hashes[index].tobytes() != sha:
+            if bool(result.failure) != (status[index] == FAILED) or hashes[index].tobytes() != result.source:
                 name = self.ids()[batch.start + index]
                 raise StoreError(
                     f"{self.path}: the image of '{name}' is not the one its embedding was made from"
@@ -433,29 +367,6 @@ class StoreWriter:
         write_all(changed)
 
 
-def batches_of(meta: StoreMeta, shard: int | None = None) -> Iterator[Batch]:
-    """The fixed batches of a store, or of one of its shards, in order."""
-    low, high = (0, meta.items) if shard is None else meta.shard_range(shard)
-    for first, last, size in meta.segments:
-        begin = first
-        if first < low:  # batches restart at each shard
-            begin = low
-        while begin < min(last, high):
-            stop = min(begin + size, last, (begin // meta.shard + 1) * meta.shard)
-            yield Batch(begin // meta.shard, begin, stop)
-            begin = stop
-
-
-def _feature(result: ItemResult, name: str, spec: ArraySpec) -> np.ndarray:
-    if name not in result.arrays:
-        raise ValueError(f"a result lacks the array '{name}'")
-    value = np.asarray(result.arrays[name])
-    if value.shape != spec.shape:
-        raise ValueError(f"'{name}' has shape {value.shape} instead of {spec.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        return value.astype(spec.dtype, copy=False)
-
-
 def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(canonical_json(identity))
     return plain
@@ -467,5 +378,5 @@ def _refuse_foreign(path: Path) -> None:
     if path.is_dir() and any(not entry.name.startswith(TEMPORARY) for entry in path.iterdir()):
         raise StoreError(
             f"{path} is not empty and not a store",
-            "if it was one, `casam store repair` may restore it; else choose another --store folder or --name",
+            "if it was one, `casam store repair` restores it; else choose another --store folder or --name",
         )
