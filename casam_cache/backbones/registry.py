@@ -24,7 +24,8 @@ class KnownModel:
         name: what `--model` takes.
         description: one line for a person.
         filename: of the checkpoint, in the download cache or among the package's weights.
-        sha256: of that file; None for the bundled one, whose sum is in the package's SHA256SUMS.
+        sha256: of that file, not the MD5 whose first digits its name carries; None for the bundled one, whose
+            sum is in the package's SHA256SUMS.
         size: of that file, bytes; None for the bundled one.
     """
 
@@ -150,3 +151,15 @@ def _read_architecture(path: Path, _size: int, _modified: int) -> Architecture |
         raise CheckpointError(
             f"{path} is not a readable safetensors checkpoint: {error}", "copy or download the file again"
         ) from error
+
+
+def local_checkpoints() -> dict[str, str]:
+    """Where each model's checkpoint is on this machine, or that it would be downloaded; nothing is fetched."""
+    from casam_cache.backbones.download import cache_folder
+
+    found = {}
+    for model in MODELS.values():
+        folder = WEIGHTS if model.bundled else cache_folder()
+        path = folder / model.filename
+        found[model.name] = str(path) if path.is_file() else f"not here yet, from {model.url or 'the package'}"
+    return found

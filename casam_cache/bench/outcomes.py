@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from casam_cache.errors import CasamError
-from casam_cache.metrics.intervals import Interval, difference_interval, mean_interval
+from casam_cache.metrics.intervals import Interval, difference_interval
+from casam_cache.training.evaluate import METRICS, Outcomes
 
 FILE = "outcomes.parquet"
-METRICS = ("iou", "biou", "dice")
-Columns = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,35 +42,36 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def score(columns: Columns) -> Score:
-    """Summary of an outcome table: columns `iou`, `biou`, `dice` and `group`, one row a mask."""
-    groups = list(columns["group"])
-    iou, biou, dice = (mean_interval(list(columns[name]), groups) for name in METRICS)
-    return Score(iou, biou, dice, iou.values, iou.undefined)
+def score(outcomes: Outcomes) -> Score:
+    """Summary of an outcome table; intervals resample groups."""
+    intervals = outcomes.intervals()
+    iou = intervals["iou"]
+    return Score(iou, intervals["biou"], intervals["dice"], iou.values, iou.undefined)
 
 
-def gain(fitted: Columns, frozen: Columns) -> dict[str, Interval]:
+def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
     """Paired difference fitted - frozen over the same masks, a metric.
 
     Raises:
         ValueError: the two tables are not of the same masks.
     """
-    for name in ("item", "mask"):
-        if list(fitted[name]) != list(frozen[name]):
+    for name in ("task", "item", "class_id", "instance"):
+        if getattr(fitted, name) != getattr(frozen, name):
             raise ValueError("the two outcome tables are not of the same masks")
-    groups = list(fitted["group"])
-    return {name: difference_interval(list(fitted[name]), list(frozen[name]), groups) for name in METRICS}
+    return {
+        name: difference_interval(getattr(fitted, name), getattr(frozen, name), fitted.group) for name in METRICS
+    }
 
 
-def write_outcomes(folder: Path, columns: Columns) -> None:
+def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
     """Writes the table as outcomes.parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / FILE)
+    pq.write_table(pa.table(outcomes.columns()), folder / FILE)
 
 
-def read_outcomes(folder: Path) -> dict[str, list[Any]]:
+def read_outcomes(folder: Path) -> Outcomes:
     """The table that `write_outcomes` wrote.
 
     Raises:
@@ -82,9 +81,8 @@ def read_outcomes(folder: Path) -> dict[str, list[Any]]:
     import pyarrow.parquet as pq
 
     try:
-        columns: dict[str, list[Any]] = pq.read_table(folder / FILE).to_pydict()
-    except (OSError, pa.ArrowInvalid) as error:
+        return Outcomes(**pq.read_table(folder / FILE).to_pydict())
+    except (OSError, pa.ArrowInvalid, TypeError) as error:
         raise CasamError(
             f"the outcomes in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
         ) from None
-    return columns

@@ -61,8 +61,9 @@ def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
         return Decoded(sha256, failure=f"{error.message} ({error.hint})" if error.hint else error.message)
     except OSError as error:
         return Decoded(sha256, failure=f"{path}: {error.strerror or error}")
+    height, width = image.shape[:2]
     geometry = Geometry.fit(
-        *image.shape[:2], preprocessing.image_size, preprocessing.patch_size, preprocessing.resize
+        height, width, preprocessing.image_size, preprocessing.patch_size, preprocessing.resize
     )
     return Decoded(sha256, resize_for_encoder(image, geometry), geometry)
 

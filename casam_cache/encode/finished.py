@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from casam_cache.datasets import listing
+from casam_cache.datasets import listing, task_name
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
 from casam_cache.fingerprint import digest
@@ -32,7 +32,7 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
         stores: folder of stores.
         options: what is asked now; device, workers and batch size do not matter to a finished store.
     """
-    store = store_path(stores, root.resolve().name, options.backbone_name)
+    store = store_path(stores, task_name(root), options.backbone_name)
     try:
         memory = json.loads(memory_path(store).read_text())
         metadata = (store / "zarr.json").read_bytes()

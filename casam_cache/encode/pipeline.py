@@ -19,7 +19,7 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import stack_inputs
 from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
 from casam_cache.errors import ImageError
-from casam_cache.store.writer import Batch, ItemResult, StoreWriter
+from casam_cache.store import Batch, ItemResult, StoreWriter
 
 BATCHES_AHEAD = 3
 Progress = Callable[[int, int, str, float | None], None]

@@ -15,7 +15,7 @@ from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, featu
 from casam_cache.backbones.preprocess import preprocessing_identity
 from casam_cache.backbones.sam import Backbone, load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
-from casam_cache.encode.annotate import annotate
+from casam_cache.encode.annotate import Annotated, annotate
 from casam_cache.encode.decode import Preprocessing, file_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
 from casam_cache.encode.options import EXTRA_ARRAYS, EncodeOptions
@@ -72,8 +72,10 @@ def encode_task(
         for name in options.extra:
             writer.add_array(name, feature_shape(name, backbone.architecture))
         encoded = _encode_missing(writer, dataset, backbone, precision, options, previously, progress, warn)
-        ids = writer.ids()
-    return _finish(root, path, dataset, options, encoded, ids)
+        annotated = annotate(dataset, writer)
+    report = _report(path, dataset, encoded, annotated)
+    remember(root, path, options, report)
+    return report
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,8 @@ def _check_unchanged(
     """
     store = EmbeddingStore.open(writer.path)
     committed = store.committed(EMBEDDING)
-    stale, retry = [], []
+    stale: list[int] = []
+    retry: list[int] = []
     for index, name in enumerate(store.ids):
         path = path_of.get(name)
         if path is None or not committed[index]:
@@ -263,23 +266,20 @@ def _check_unchanged(
         writer.uncommit(stale + retry)
 
 
-def _finish(
-    root: Path, path: Path, dataset: Dataset, options: EncodeOptions, encoded: PipelineResult, ids: list[str]
-) -> EncodeReport:
-    annotations = annotate(dataset, path)
+def _report(path: Path, dataset: Dataset, encoded: PipelineResult, annotated: Annotated) -> EncodeReport:
     store = EmbeddingStore.open(path)
-    failures = {store.ids[index]: reason for index, reason in store.failures.items()}
     here = {sample.id for sample in dataset.samples}
-    gone = sum(name not in here for name in ids)
-    lines = [f"{name}: {reason}" for name, reason in failures.items() if name in here]
+    failures = {store.ids[index]: reason for index, reason in store.failures.items() if store.ids[index] in here}
+    gone = sum(name not in here for name in store.ids)
+    lines = [f"{name}: {reason}" for name, reason in failures.items()]
     lines += [str(problem) for problem in dataset.problems]
-    lines += annotations.problems
+    lines += annotated.problems
     if gone:
         lines.append(f"{gone} encoded images are no longer in the dataset; they stay in the store, unused")
     unusable = {problem.sample or problem.path for problem in dataset.problems if problem.severity == "error"}
-    failed = len({name for name in failures if name in here} | annotations.unusable | unusable)
+    failed = len({*failures, *annotated.unusable, *unusable})
     images = len(here | unusable)
-    report = EncodeReport(
+    return EncodeReport(
         task=dataset.task,
         images=images,
         encoded=encoded.encoded,
@@ -287,10 +287,8 @@ def _finish(
         failed=failed,
         store=str(path),
         mask_mode=dataset.mask_mode,
-        masks=annotations.masks,
-        refreshed=annotations.refreshed,
+        masks=annotated.masks,
+        refreshed=annotated.refreshed,
         seconds=encoded.timing.to_json() if encoded.encoded else {},
         problems=tuple(lines),
     )
-    remember(root, path, options, report)
-    return report

@@ -7,22 +7,16 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from casam_cache.errors import CasamError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -64,16 +58,33 @@ class Bar:
         self._progress = progress
         self._task = task
         self._unit = unit
+        self._name = ""
 
     def update(self, done: int, total: int, note: str = "", rate: float | None = None) -> None:
         """Shows `done` of `total`, a rate per second where known, and a short note."""
         shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
         self._progress.update(self._task, completed=done, total=total, note=note, rate=shown)
 
+    def update_named(self, name: str, done: int, total: int, note: str = "", rate: float | None = None) -> None:
+        """As `update`, for work on one of several things by name; the clock starts again at each name."""
+        if name != self._name:
+            self._name = name
+            self._progress.reset(self._task, total=total, description=name, rate="", note="")
+        self.update(done, total, note, rate)
+
 
 @contextmanager
 def bar(description: str, unit: str = "images") -> Iterator[Bar]:
     """A progress bar on stderr with elapsed time, ETA and throughput."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -87,7 +98,3 @@ def bar(description: str, unit: str = "images") -> Iterator[Bar]:
     with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
         yield Bar(progress, progress.add_task(description, total=None, rate="", note=""), unit)
 
-
-def percent(value: float) -> str:
-    """A metric in [0, 1] as a percentage with one decimal, or a dash where undefined."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

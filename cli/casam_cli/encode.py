@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import ValidationError
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+
+if TYPE_CHECKING:
+    from casam_cache.encode.options import EncodeOptions
+    from casam_cache.encode.report import EncodeReport
 
 
 def encode(
@@ -41,45 +45,53 @@ def encode(
     from casam_cache.encode.options import EncodeOptions
 
     try:
-        options = EncodeOptions(
-            model=model, checkpoint=checkpoint, name=name, device=device, batch_size=batch_size, precision=precision,
-            resize=resize, intensity=intensity, workers=workers,
-            extra=tuple(sorted({entry.strip() for entry in with_.split(",") if entry.strip()})),
-            strict=strict, update=update,
-            dataset=DatasetOptions(
-                masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
-                val_fraction=val_fraction, seed=split_seed,
-            ),
+        options = EncodeOptions.model_validate(
+            {
+                "model": model, "checkpoint": checkpoint, "name": name, "device": device, "batch_size": batch_size,
+                "precision": precision, "resize": resize, "intensity": intensity, "workers": workers,
+                "extra": tuple(sorted({entry.strip() for entry in with_.split(",") if entry.strip()})),
+                "strict": strict, "update": update,
+                "dataset": DatasetOptions(
+                    masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
+                    val_fraction=val_fraction, seed=split_seed,
+                ),
+            }
         )  # fmt: skip
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise OptionError(f"wrong option: {wrong}", "casam encode --help lists what each accepts") from None
-    tasks = find_tasks(path)
-    reports: list[dict[str, Any]] = []
-    for task in tasks:
-        reports.append(_one(task, store, options, dry_run, quiet=json_))
+    if dry_run:
+        reports = _estimate(find_tasks(path), store, options)
+    else:
+        reports = _encode(path, store, options)
     if json_:
         console.print_json({"tasks": reports})
     if all(report["images"] and report["failed"] == report["images"] for report in reports):
         raise CasamError("no image could be encoded", f"casam data check {path} lists every problem by file")
 
 
-def _one(root: Path, store: Path, options: Any, dry_run: bool, quiet: bool) -> dict[str, Any]:
-    from casam_cache.encode.finished import finished_report
+def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
+    from casam_cache.encode.task import estimate_task
 
-    report = finished_report(root, store, options)
-    if report is None or dry_run:
-        from casam_cache.encode.task import encode_task, estimate_task
+    reports = []
+    for root in tasks:
+        estimate = estimate_task(root, store, options)
+        console.show_line(estimate.describe())
+        reports.append(estimate.to_json())
+    return reports
 
-        if dry_run:
-            estimate = estimate_task(root, store, options)
-            if not quiet:
-                console.show_line(estimate.describe())
-            return estimate.to_json()
-        with console.bar(root.name) as bar:
-            report = encode_task(root, store, options, progress=bar.update, warn=console.show_line)
-    if not quiet:
-        console.show_line(report.describe())
-    for problem in report.problems:
-        console.show_line(f"  {problem}", "yellow")
-    return report.to_json()
+
+def _encode(path: Path, store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
+    from casam_cache.encode.dataset import encode_dataset
+
+    with console.bar("encode") as bar:
+
+        def show(report: EncodeReport) -> None:
+            console.show_line(report.describe())
+            for problem in report.problems:
+                console.show_line(f"  {problem}", "yellow")
+
+        reports = encode_dataset(
+            path, store, options, progress=bar.update_named, warn=console.show_line, on_task=show
+        )
+    return [report.to_json() for report in reports]

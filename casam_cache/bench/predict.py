@@ -1,0 +1,158 @@
+"""One image, one prompt, one mask: through the same code as evaluation, with the embedding rounded as in a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from casam_cache.backbones.decoder import Prompts, upscale
+from casam_cache.backbones.devices import choose_device, choose_precision
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
+from casam_cache.backbones.sam import Backbone, load_backbone
+from casam_cache.bench.stages import Runs
+from casam_cache.datasets import load_image
+from casam_cache.encode.sources import whole_backbone
+from casam_cache.errors import OptionError
+from casam_cache.geometry import Geometry
+from casam_cache.heads.base import Head
+from casam_cache.heads.files import build_head, load_head
+from casam_cache.heads.forward import predict_low_res
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A mask for one prompt.
+
+    Attributes:
+        mask: bool (H, W), at the image's size.
+        image: uint8 (H, W, 3), as the encoder's preprocessing read it.
+        predicted_iou: the decoder's own estimate.
+        head: `identity` for the frozen SAM, else the fitted head's name.
+        task: the task the head was fitted to; empty for the frozen SAM.
+    """
+
+    mask: np.ndarray
+    image: np.ndarray
+    predicted_iou: float
+    head: str
+    task: str
+
+
+class Predictor:
+    """A backbone and a head, ready for images.
+
+    Args:
+        run: folder of a fit, as `casam fit` printed it; None is the frozen SAM.
+        model: backbone of the frozen SAM where no run names one.
+        checkpoint: where the checkpoint is now, if not where it was when the run's store was encoded.
+        device: `auto`, `cpu`, `cuda`, ...
+
+    Raises:
+        CasamError: the run, its checkpoint or the device cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: Path | str | None = None,
+        *,
+        model: str = "small",
+        checkpoint: Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        where = choose_device(device)
+        self.task = ""
+        self._resize, self._intensity = "longest", "auto"
+        self._dtype = np.dtype(np.float16)
+        if run is None:
+            self._backbone = load_backbone(model, checkpoint, device=where)
+            self._head: Head = build_head("identity", None, self._backbone, seed=0)
+            precision = choose_precision("auto", where)
+        else:
+            folder = Path(run)
+            recorded = Runs(folder.parent.parent).record(folder)["recorded"]
+            identity = recorded["identity"]
+            self._backbone = _backbone_of(recorded, checkpoint, where)
+            self._head = load_head(folder, self._backbone)
+            self.task = recorded["task"]
+            self._resize = identity["preprocessing"]["resize"]
+            self._intensity = identity["preprocessing"]["intensity"]
+            self._dtype = np.dtype(identity["embedding"]["dtype"])
+            precision = identity["precision"]
+        self._head.to(where).eval()
+        self._encoder = FrozenEncoder(self._backbone, precision)
+
+    def predict(
+        self,
+        image: Path | str | np.ndarray,
+        *,
+        box: tuple[float, float, float, float] | None = None,
+        points: list[tuple[float, float]] | None = None,
+    ) -> Prediction:
+        """The mask of one prompt; with a single point and no box, the best of SAM's three.
+
+        Args:
+            image: a file, or uint8 (H, W, 3).
+            box: x0, y0, x1, y1 in the image's pixels.
+            points: x, y foreground points in the image's pixels.
+
+        Raises:
+            OptionError: no prompt, or one outside the image.
+            ImageError: the file cannot be read.
+        """
+        pixels = image if isinstance(image, np.ndarray) else load_image(Path(image), self._intensity)
+        height, width = pixels.shape[:2]
+        _check_prompt(height, width, box, points)
+        architecture = self._backbone.architecture
+        geometry = Geometry.fit(height, width, architecture.image_size, architecture.patch_size, self._resize)
+        batch, sizes = stack_inputs([resize_for_encoder(pixels, geometry)], architecture.image_size)
+        encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes))["embedding"]
+        stored = torch.from_numpy(encoded.float().cpu().numpy().astype(self._dtype))
+        multimask = box is None and points is not None and len(points) == 1
+        low_res, estimates = predict_low_res(
+            self._head, self._backbone, stored, _prompts(geometry, box, points), multimask=multimask
+        )
+        best = int(estimates[0].argmax())
+        logits = upscale(low_res[:, best], geometry)[0]
+        return Prediction(
+            (logits > 0).cpu().numpy(), pixels, float(estimates[0, best]), self._head.name, self.task
+        )
+
+
+def _backbone_of(recorded: dict[str, Any], checkpoint: Path | None, device: torch.device) -> Backbone:
+    stores = Path(recorded["store"]).parent.parent
+    return whole_backbone(stores, recorded["identity"]["backbone"]["weights"], checkpoint, device)
+
+
+def _prompts(
+    geometry: Geometry,
+    box: tuple[float, float, float, float] | None,
+    points: list[tuple[float, float]] | None,
+) -> Prompts:
+    boxes = None if box is None else torch.from_numpy(geometry.boxes_to_input(np.array([box])))
+    if not points:
+        return Prompts(boxes=boxes)
+    coordinates = torch.from_numpy(geometry.to_input(np.array([points])))
+    return Prompts(boxes=boxes, points=coordinates, labels=torch.ones((1, len(points)), dtype=torch.long))
+
+
+def _check_prompt(
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None,
+    points: list[tuple[float, float]] | None,
+) -> None:
+    if box is None and not points:
+        raise OptionError("no prompt", "give --box x0,y0,x1,y1 or --point x,y in pixels of the image")
+    if box is not None and not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise OptionError(
+            f"the box {','.join(f'{edge:g}' for edge in box)} is not inside the image of {width} x {height} pixels",
+            "give --box x0,y0,x1,y1 with 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height",
+        )
+    for x, y in points or []:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise OptionError(f"the point {x:g},{y:g} is outside the image of {width} x {height} pixels")

@@ -1,0 +1,91 @@
+"""Masks, frozen test prompts, splits and groups of a dataset into its store; no encoder is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from casam_cache.datasets import Dataset, Sample, interior_point, load_masks, mask_box
+from casam_cache.errors import ImageError
+from casam_cache.store import EmbeddingStore, StoreWriter
+from casam_cache.store.annotations import AnnotatedMask, AnnotatedSample, current_version, write_annotations
+from casam_cache.store.schema import OK
+
+THREADS = 2
+
+
+@dataclass
+class Annotated:
+    """What was written.
+
+    Attributes:
+        masks: masks of all samples.
+        refreshed: whether these annotations differ from those that were current.
+        unusable: ids of encoded images whose mask files cannot be used; they are not in the annotations, since an
+            unreadable mask is not an empty one.
+        problems: one line for each of them.
+    """
+
+    masks: int = 0
+    refreshed: bool = False
+    unusable: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
+    """Makes the dataset's masks and splits the current annotations of a store.
+
+    Each mask keeps its tight box and its innermost point as frozen test prompts: they follow from the mask alone.
+
+    Args:
+        dataset: whose encoded samples to annotate.
+        writer: of the store, with everything encoded committed.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    done = Annotated()
+    store = EmbeddingStore.open(writer.path)
+    before = current_version(writer.path)
+    attributes = {
+        "mask_mode": dataset.mask_mode,
+        "mask_reason": dataset.mask_reason,
+        "values": list(dataset.values.values),
+        "split_source": dataset.split_source,
+        "options": dataset.options.to_json(),
+    }
+    version = write_annotations(writer.path, _samples(dataset, store, done), attributes, writer.lock)
+    done.refreshed = version != before
+    return done
+
+
+def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterator[AnnotatedSample]:
+    status = store.status
+    usable = [sample for sample in dataset.samples if status[store.index(sample.id)] == OK]
+
+    def read(sample: Sample) -> tuple[AnnotatedMask, ...] | ImageError:
+        size = store.geometry(store.index(sample.id))
+        try:
+            masks = load_masks(
+                sample, dataset.mask_mode, dataset.values, (size.height, size.width),
+                max_pixels=dataset.options.max_pixels,
+            )  # fmt: skip
+        except ImageError as error:
+            return error
+        return tuple(_annotated(mask) for mask in masks)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for sample, masks in zip(usable, pool.map(read, usable), strict=True):
+            if isinstance(masks, ImageError):
+                done.unusable.add(sample.id)
+                done.problems.append(f"{masks.message} ({masks.hint})" if masks.hint else masks.message)
+                continue
+            done.masks += len(masks)
+            yield AnnotatedSample(store.index(sample.id), sample.split, sample.group, masks)
+
+
+def _annotated(mask: Any) -> AnnotatedMask:
+    bitmap = mask.bitmap
+    return AnnotatedMask.from_bitmap(bitmap, mask.class_id, mask.instance, mask_box(bitmap), interior_point(bitmap))

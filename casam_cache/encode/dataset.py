@@ -1,0 +1,54 @@
+"""A dataset, or a folder of datasets, into stores: what `casam encode` runs, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from casam_cache.datasets import find_tasks
+from casam_cache.encode.finished import finished_report
+from casam_cache.encode.options import EncodeOptions
+from casam_cache.encode.report import EncodeReport
+
+
+def encode_dataset(
+    path: Path | str,
+    store: Path | str = "casam_store",
+    options: EncodeOptions | None = None,
+    *,
+    progress: Callable[[str, int, int, str, float | None], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+    on_task: Callable[[EncodeReport], None] | None = None,
+) -> list[EncodeReport]:
+    """Encodes every task at `path` that is not encoded yet; torch is imported only if there is something to do.
+
+    Args:
+        path: a dataset folder, or a folder of them.
+        store: folder of stores.
+        options: what to do; the bundled small model by default.
+        progress: called with (task, images done, images in all, note, images/s).
+        warn: called with lines for a person where something unusual is done.
+        on_task: called with each task's report as soon as it is finished.
+
+    Returns:
+        One report a task, in sorted order.
+
+    Raises:
+        CasamError: see `casam_cache.encode.task.encode_task`; tasks finished before stay finished.
+    """
+    options = options or EncodeOptions()
+    reports = []
+    for root in find_tasks(Path(path)):
+        report = finished_report(root, Path(store), options)
+        if report is None:
+            from casam_cache.encode.task import encode_task
+
+            def shown(done: int, total: int, note: str, rate: float | None, task: str = root.name) -> None:
+                if progress is not None:
+                    progress(task, done, total, note, rate)
+
+            report = encode_task(root, Path(store), options, progress=shown, warn=warn)
+        reports.append(report)
+        if on_task is not None:
+            on_task(report)
+    return reports

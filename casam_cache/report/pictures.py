@@ -1,0 +1,71 @@
+"""Masks and overlays as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from casam_cache.bench.predict import Prediction
+from casam_cache.datasets.contact_sheet import COLOURS, overlay
+from casam_cache.datasets.sample import Mask
+
+PROMPT_COLOUR = (255, 64, 64)
+
+
+def save_mask(mask: np.ndarray, path: Path) -> None:
+    """Writes a bool (H, W) mask as a PNG of 0 and 255."""
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def save_overlay(
+    prediction: Prediction,
+    path: Path,
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    points: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Writes the image with the predicted mask and the prompt drawn over it."""
+    picture = Image.fromarray(overlay(prediction.image, [Mask(prediction.mask, 1, 1)]))
+    draw = ImageDraw.Draw(picture)
+    line = max(1, round(max(picture.size) / 300))
+    if box is not None:
+        draw.rectangle(box, outline=PROMPT_COLOUR, width=line)
+    for x, y in points:
+        draw.ellipse((x - 3 * line, y - 3 * line, x + 3 * line, y + 3 * line), fill=PROMPT_COLOUR)
+    picture.save(path)
+
+
+def comparison_sheet(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]],
+    path: Path,
+    tile: int = 220,
+) -> None:
+    """Writes one row a case: the image, the truth, the frozen SAM's mask and the fitted head's, with their IoU.
+
+    Args:
+        rows: (caption, image uint8 (H, W, 3), truth, frozen, fitted: bool (H, W), (IoU frozen, IoU fitted)).
+        path: PNG to write.
+        tile: width of a picture, pixels.
+    """
+    heights = [max(1, round(tile * image.shape[0] / image.shape[1])) for _, image, *_ in rows]
+    margin, line = 6, 16
+    sheet = Image.new("RGB", (4 * (tile + margin) + margin, sum(heights) + len(rows) * (margin + line) + margin + line))
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(("image", "truth", "frozen SAM", "fitted")):
+        draw.text((margin + column * (tile + margin), 2), title, fill=(255, 255, 255))
+    top = line + margin
+    for (caption, image, truth, frozen, fitted, ious), height in zip(rows, heights, strict=True):
+        pictures = [
+            image,
+            *(overlay(image, [Mask(mask, 1, 1)], [COLOURS[i]]) for i, mask in enumerate((truth, frozen, fitted))),
+        ]
+        captions = (caption, "", f"IoU {100 * ious[0]:.1f}", f"IoU {100 * ious[1]:.1f}")
+        for column, (picture, text) in enumerate(zip(pictures, captions, strict=True)):
+            left = margin + column * (tile + margin)
+            sheet.paste(Image.fromarray(picture).resize((tile, height)), (left, top))
+            draw.text((left, top + height + 1), text, fill=(200, 200, 200))
+        top += height + line + margin
+    sheet.save(path)

@@ -1,0 +1,97 @@
+"""`casam data check | phantoms`: look at a dataset before encoding it; draw one to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from casam_cli import console
+
+data_app = typer.Typer(help="Look at datasets before encoding them; draw phantoms.", no_args_is_help=True)
+
+
+@data_app.command()
+def check(
+    path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
+    masks: str = typer.Option("auto", help="auto | binary | classes | instances | components"),
+    unlabelled: bool = typer.Option(False, "--unlabelled", help="Accept images without masks."),
+    group_regex: str | None = typer.Option(None, help="What of an id names its group (patient): first capture group."),
+    test_fraction: float = typer.Option(0.3, help="Share of images for test where no split is given."),
+    val_fraction: float = typer.Option(0.0, help="Share of training images set apart for validation."),
+    split_seed: int = typer.Option(0, help="Seed of the splits made here."),
+    sheets: Path = typer.Option(Path("casam_check"), help="Folder for contact sheets; made if need be."),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Print what was found and every problem by file, and draw a contact sheet; exit code 1 if anything is unusable."""
+    from casam_cache.datasets import DatasetOptions
+    from casam_cache.datasets.check import check as check_datasets
+    from casam_cache.datasets.contact_sheet import contact_sheet
+
+    options = DatasetOptions(
+        masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
+        val_fraction=val_fraction, seed=split_seed,
+    )  # fmt: skip
+    with console.bar("check") as bar:
+        report = check_datasets(path, options, progress=lambda done, total: bar.update(done, total))
+    pictures = {}
+    for dataset in report.datasets:
+        if dataset.samples:
+            sheets.mkdir(parents=True, exist_ok=True)
+            pictures[dataset.task] = str(contact_sheet(dataset, _unused(sheets, dataset.task)))
+    if json_:
+        console.print_json({**report.to_json(), "contact_sheets": pictures})
+    else:
+        for task in report.tasks:
+            _show(task, pictures.get(task.task))
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def phantoms(
+    out: Path = typer.Argument(..., help="Folder to draw into; it must not exist or be empty."),
+    seed: int = typer.Option(0, help="Another seed draws other phantoms of the same looks."),
+    images: int = typer.Option(24, help="Images a task."),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Draw nine small procedural tasks of different look, and unseen ones: OUT/tasks and OUT/unseen."""
+    from casam_cache.datasets.phantoms import write_phantoms
+
+    folders = write_phantoms(out, seed=seed, images_per_task=images)
+    if json_:
+        console.print_json({"folders": [str(folder) for folder in folders]})
+        return
+    for folder in folders:
+        console.show_line(str(folder))
+
+
+def _unused(folder: Path, name: str) -> Path:
+    """NAME.png, or NAME-2.png and so on: an earlier sheet is kept."""
+    path, number = folder / f"{name}.png", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.png", number + 1
+    return path
+
+
+def _show(task: Any, picture: str | None) -> None:
+    out = console.out.print
+    out(f"[bold]{task.task}[/bold]  {task.path}")
+    out(f"  images {task.images}, masks {task.objects} ({task.mask_mode}: {task.mask_reason})")
+    out(f"  without any mask content {task.empty}, unlabelled {task.unlabelled}")
+    for name, (height, width) in task.sizes.items():
+        out(f"  size {name.replace('_', ' ')}: {width} x {height}")
+    out("  pixels: " + ", ".join(f"{kind}: {count}" for kind, count in task.kinds.items()))
+    for entry in task.classes:
+        out(f"  class {entry.class_id}: {entry.objects} masks in {entry.images} images, {100 * entry.area:.1f} % area")
+    splits = ", ".join(
+        f"{name} {entry.images} images, {entry.groups} groups, {entry.objects} masks"
+        for name, entry in task.splits.items()
+    )
+    out(f"  splits ({task.split_source}): {splits}; {task.groups} groups")
+    for problem in task.problems:
+        style = "red" if problem.severity == "error" else "yellow"
+        console.show_line(f"  {problem.severity}: {problem}", style)
+    if picture:
+        out(f"  contact sheet: {picture}")

@@ -1,0 +1,73 @@
+"""`casam predict`: one image and one prompt -> a mask at the image's size, and a picture of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from casam_cache.errors import OptionError
+from casam_cli import console
+
+
+def predict(
+    image: Path = typer.Argument(..., help="Any image file."),
+    box: str | None = typer.Option(None, help="x0,y0,x1,y1 in pixels of the image."),
+    point: list[str] = typer.Option([], help="x,y in pixels of the image; may be given several times."),
+    run: Path | None = typer.Option(None, help="Folder of a fit, as casam fit printed it; else the frozen SAM."),
+    model: str = typer.Option("small", help="Backbone of the frozen SAM, where no run names one."),
+    checkpoint: Path | None = typer.Option(None, help="Where the backbone's checkpoint is, if not where it was."),
+    out: Path = typer.Option(Path("mask.png"), help="Mask to write (PNG, 0 and 255); an overlay goes beside it."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
+    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Segment one image with a fitted head or the frozen SAM."""
+    corners = None if box is None else _numbers("--box", box, 4)
+    points = [_numbers("--point", text, 2) for text in point]
+    picture = out.with_name(f"{out.stem}_overlay.png")
+    for path in (out, picture):
+        if path.exists() and not overwrite:
+            raise OptionError(f"{path} exists", "choose another --out, or give --overwrite")
+    if out.suffix.lower() != ".png":
+        raise OptionError(f"--out {out}: masks are written as PNG", "give a name that ends in .png")
+    if not out.parent.is_dir():
+        raise OptionError(f"--out {out}: the folder {out.parent} does not exist")
+
+    from casam_cache.bench.predict import Predictor
+    from casam_cache.report.pictures import save_mask, save_overlay
+
+    predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device)
+    prediction = predictor.predict(image, box=corners, points=points or None)
+    save_mask(prediction.mask, out)
+    save_overlay(prediction, picture, box=corners, points=points)  # type: ignore[arg-type]
+    height, width = prediction.mask.shape
+    report = {
+        "image": str(image),
+        "mask": str(out),
+        "overlay": str(picture),
+        "head": prediction.head,
+        "task": prediction.task,
+        "predicted_iou": prediction.predicted_iou,
+        "area": int(prediction.mask.sum()),
+        "height": height,
+        "width": width,
+    }
+    if json_:
+        console.print_json(report)
+        return
+    share = 100 * report["area"] / (height * width)  # type: ignore[operator]
+    console.show_line(
+        f"{out}: {report['area']} of {height * width} pixels ({share:.1f} %), predicted IoU "
+        f"{prediction.predicted_iou:.2f}, by {prediction.head}{f' of {prediction.task}' if prediction.task else ''}; {picture}"
+    )
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise OptionError(f"{option} {text}: expected {count} numbers with commas between")
+    return numbers
