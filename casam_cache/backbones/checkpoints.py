@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.errors import CheckpointError
@@ -98,8 +99,11 @@ def _read_pickle(path: Path, start: bytes) -> Any:
     if start.startswith(b"PK") and not archive:
         raise CheckpointError(f"the checkpoint {path} is truncated", "copy or download it again")
     try:
-        # Only archives can be memory-mapped; before torch 1.6 checkpoints were bare pickles.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        with warnings.catch_warnings():
+            # Whatever it says about a pickle's protocol, the outcome is tensors or one of the errors below.
+            warnings.simplefilter("ignore")
+            # Only archives can be memory-mapped; before torch 1.6 checkpoints were bare pickles.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and (archive or start[:1] == b"\x80"):
             raise CheckpointError(
@@ -125,18 +129,29 @@ def _read_pickle(path: Path, start: bytes) -> Any:
         ) from error
 
 
-@cache
-def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a SAM, from its modules built without memory."""
-    with torch.device("meta"):
+def empty_modules(architecture: Architecture, encoder: bool = True) -> dict[str, nn.Module]:
+    """The modules of a SAM by their prefix in its state dict, their weights to be replaced.
+
+    The encoder is built without memory. The small rest is not: normal_ on the meta device imports sympy, which
+    takes two seconds. It is initialised from a copy of the random state, because the caller's must not move.
+    """
+    with torch.random.fork_rng(devices=[]):
         modules = {
-            ENCODER: architecture.build_encoder(),
             PROMPT_ENCODER: architecture.build_prompt_encoder(),
             MASK_DECODER: architecture.build_mask_decoder(),
         }
+    if encoder:
+        with torch.device("meta"):
+            modules[ENCODER] = architecture.build_encoder()
+    return modules
+
+
+@cache
+def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a SAM."""
     return {
         f"{prefix}{name}": tuple(tensor.shape)
-        for prefix, module in modules.items()
+        for prefix, module in empty_modules(architecture).items()
         for name, tensor in module.state_dict().items()
     }
 

@@ -15,7 +15,7 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total); the total is 0 while the server has not said it."""
 
 CACHE_VARIABLE = "CASAM_CACHE_DIR"
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17  # what a dropped connection loses at most
 _ATTEMPTS = 3
 _TIMEOUT = (15.0, 60.0)  # seconds to connect, seconds without a byte
 

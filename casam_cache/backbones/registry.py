@@ -161,5 +161,7 @@ def local_checkpoints() -> dict[str, str]:
     for model in MODELS.values():
         folder = WEIGHTS if model.bundled else cache_folder()
         path = folder / model.filename
-        found[model.name] = str(path) if path.is_file() else f"not here yet, from {model.url or 'the package'}"
+        found[model.name] = (
+            str(path) if path.is_file() else f"not here yet, from {model.url or 'the package'}"
+        )
     return found

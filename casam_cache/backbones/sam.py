@@ -19,6 +19,7 @@ from casam_cache.backbones.checkpoints import (
     MASK_DECODER,
     PROMPT_ENCODER,
     check_state,
+    empty_modules,
     expected_shapes,
     read_checkpoint,
 )
@@ -26,7 +27,7 @@ from casam_cache.backbones.download import download
 from casam_cache.backbones.fingerprints import remember_fingerprint, weights_fingerprint
 from casam_cache.backbones.registry import known_model, stated_architecture
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import digest_file, generator
+from casam_cache.fingerprint import canonical_json, digest_file, generator
 
 PARTS = ("encoder", "decoder")
 _DECODER_FORMAT = "casam-decoder/1"
@@ -93,8 +94,8 @@ def load_backbone(
         model: a name of the registry.
         checkpoint: a .pth, .pt or .safetensors file of that architecture; by default the bundled or official
             one. A safetensors file may state its own architecture, which then counts for `small`.
-        parts: of "encoder" and "decoder"; what is not named is read for the fingerprint but not kept in
-            memory.
+        parts: without "encoder", the encoder is read for the fingerprint but not kept in memory; prompt
+            encoder and mask decoder are always there.
         device: where to put it.
         progress: of a download, called with (bytes done, bytes in total).
 
@@ -104,10 +105,8 @@ def load_backbone(
     """
     known = known_model(model)
     path = checkpoint if checkpoint is not None else local_or_downloaded(model, progress)
-    architecture = known.architecture
-    if known.bundled and checkpoint is not None:
-        architecture = stated_architecture(checkpoint) or architecture
     state = read_checkpoint(path)
+    architecture = (stated_architecture(path) if known.bundled else None) or known.architecture
     check_state(state, architecture, path, model)
     fingerprint = weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items())
     remember_fingerprint(path, fingerprint)
@@ -150,24 +149,28 @@ def build_backbone(
             absent.
         fingerprint: as in `Backbone`.
         checkpoint: as in `Backbone`.
-        parts: of "encoder" and "decoder".
+        parts: as for `load_backbone`.
     """
-    encoder = _frozen(architecture.build_encoder, state, ENCODER) if "encoder" in parts else None
-    prompt_encoder = _frozen(architecture.build_prompt_encoder, state, PROMPT_ENCODER)
-    mask_decoder = _frozen(architecture.build_mask_decoder, state, MASK_DECODER)
-    return Backbone(name, architecture, fingerprint, checkpoint, encoder, prompt_encoder, mask_decoder)
-
-
-def _frozen(build: Callable[[], nn.Module], state: Mapping[str, Tensor], prefix: str) -> nn.Module:
-    with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
-        module = build()
-    own = {
-        name.removeprefix(prefix): tensor.detach().to(torch.float32, copy=True).contiguous()
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    module.load_state_dict(own, strict=True, assign=True)
-    return module.eval().requires_grad_(False)
+    if not set(parts) <= set(PARTS):
+        raise ValueError(f"parts are of {PARTS}, not {tuple(parts)}")
+    modules = empty_modules(architecture, encoder="encoder" in parts)
+    for prefix, module in modules.items():
+        own = {
+            key.removeprefix(prefix): tensor.detach().to(torch.float32, copy=True).contiguous()
+            for key, tensor in state.items()
+            if key.startswith(prefix)
+        }
+        module.load_state_dict(own, strict=True, assign=True)
+        module.eval().requires_grad_(False)
+    return Backbone(
+        name,
+        architecture,
+        fingerprint,
+        checkpoint,
+        modules.get(ENCODER),
+        modules[PROMPT_ENCODER],
+        modules[MASK_DECODER],
+    )
 
 
 def backbone_state(backbone: Backbone) -> dict[str, Tensor]:
@@ -224,13 +227,14 @@ def save_decoder(backbone: Backbone, path: Path) -> None:
     state = {
         key: tensor.cpu().contiguous() for key, tensor in backbone_state(backbone).items() if _decodes(key)
     }
-    metadata = {
+    about = {
         "format": _DECODER_FORMAT,
         "name": backbone.name,
-        "architecture": json.dumps(backbone.architecture.to_json(), sort_keys=True),
+        "architecture": backbone.architecture.to_json(),
         "fingerprint": backbone.fingerprint,
         "decoder_fingerprint": _decoder_fingerprint(state),
     }
+    metadata = {"decoder": canonical_json(about)}  # one key: safetensors writes several in random order
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
@@ -255,16 +259,16 @@ def load_decoder(path: Path, device: torch.device | str = "cpu") -> Backbone:
     again = "run casam encode again with the same --model and --checkpoint: it writes the file anew"
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        written = metadata["format"]
-        architecture = Architecture.from_json(json.loads(metadata["architecture"]))
-        name, fingerprint, expected = (
-            metadata[key] for key in ("name", "fingerprint", "decoder_fingerprint")
-        )
+            about = json.loads((file.metadata() or {})["decoder"])
+        written = about["format"]
+        if written != _DECODER_FORMAT:
+            raise CheckpointError(
+                f"{path} is written as {written}, this release reads {_DECODER_FORMAT}", again
+            )
+        architecture = Architecture.from_json(about["architecture"])
+        name, fingerprint, expected = (about[key] for key in ("name", "fingerprint", "decoder_fingerprint"))
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not a decoder file of a store", again) from error
-    if written != _DECODER_FORMAT:
-        raise CheckpointError(f"{path} is written as {written}, this release reads {_DECODER_FORMAT}", again)
     if _decoder_fingerprint(state) != expected:
         raise CheckpointError(f"the decoder file {path} is damaged", again)
     return build_backbone(name, architecture, state, fingerprint, parts=("decoder",)).to(device)
