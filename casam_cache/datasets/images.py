@@ -182,7 +182,7 @@ def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_
 
     Args:
         path: the file.
-        palette: True gives the indexes of a palette image, False its colours.
+        palette: True gives the indexes of a palette image where they can be labels, else its colours.
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
@@ -200,8 +200,8 @@ def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_
 def _to_array(image: Image.Image, palette: bool) -> np.ndarray:
     """The pixels of a loaded image as an array that NumPy and the rest of this package understand."""
     if image.mode in ("P", "PA"):
-        if palette:
-            return np.asarray(image) if image.mode == "P" else np.asarray(image)[..., :1].copy()[..., 0]
+        if palette and _has_label_palette(image):
+            return np.asarray(image) if image.mode == "P" else np.asarray(image)[..., 0]
         image = image.convert("RGBA")  # by way of RGBA: straight to RGB, Pillow warns about transparency
     elif image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
@@ -211,6 +211,16 @@ def _to_array(image: Image.Image, palette: bool) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _has_label_palette(image: Image.Image) -> bool:
+    """Whether the indexes of a palette image can be labels: they cannot where some encoder chose them.
+
+    GIF encoders order their palettes as they like, and optimisers of PNG turn a grey image into one with a
+    palette of greys in any order; there the colours count.
+    """
+    entries = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    return image.format != "GIF" and bool((entries != entries[:, :1]).any())
 
 
 def _decode_deep_colour(image: ImageFile.ImageFile) -> np.ndarray | None:

@@ -125,4 +125,9 @@ def read_dataset(
         raise DatasetError(
             f"{path}: a folder of {len(found)} datasets, not a dataset", f"for example {found[0]}"
         )
-    return reader.read(path, task_name(path), options or DatasetOptions(), progress)
+    try:
+        return reader.read(path, task_name(path), options or DatasetOptions(), progress)
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename or path}: {error.strerror or error}", "check that it can be read"
+        ) from None
