@@ -31,6 +31,8 @@ class DamagedError(StoreError):
     """Bytes on disk are not the bytes that were written."""
 
     def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        self.what = what
         super().__init__(
             f"{path}: {what}",
             "`casam store verify` lists what is bad in a store, `casam store repair` encodes just that again",

@@ -13,7 +13,6 @@ import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
-from casam_cache.store.files import DamagedError
 from casam_cache.store.items import read_items, read_side
 from casam_cache.store.records import read_record, read_records
 from casam_cache.store.schema import EMBEDDING, FAILED, OK, ArraySpec, StoreMeta, chunk_name, read_meta
@@ -218,6 +217,13 @@ class EmbeddingStore:
         for index in np.flatnonzero(self.available(array)):
             yield int(index), self.read(int(index), array)
 
+    @property
+    def has_annotations(self) -> bool:
+        """Whether there is a current version of annotations."""
+        from casam_cache.store.annotations import current_version
+
+        return current_version(self.path) is not None
+
     @cached_property
     def annotations(self) -> Annotations:
         """The current annotations.
@@ -273,7 +279,11 @@ class EmbeddingStore:
                 "mend or remove the image, then run `casam encode` again",
             )
         if committed:
-            return DamagedError(self.path / array, f"the features of '{name}' are missing")
+            return StoreError(
+                f"{self.path}: there is no '{array}' of '{name}'",
+                "its image could not be read when that array was added, or the store is damaged: "
+                "`casam store verify` tells",
+            )
         done = int(self.committed(array).sum())
         return StoreError(
             f"{self.path}: '{name}' has no '{array}' yet: {done} of {len(self)} images encoded",

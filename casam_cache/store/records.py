@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from casam_cache.store.files import read_chunk, seal
+from casam_cache.store.files import DamagedError, read_chunk, seal
 from casam_cache.store.schema import StoreMeta, chunk_name
 
 RECORD = np.dtype(np.uint32)
@@ -32,6 +32,17 @@ def read_record(store: Path, array: str, shard: int) -> int:
     return 0 if found is None else int(found[0])
 
 
-def read_records(store: Path, meta: StoreMeta, array: str) -> np.ndarray:
-    """Items committed of every shard: int64 (shards,)."""
-    return np.array([read_record(store, array, shard) for shard in range(meta.shards)], dtype=np.int64)
+def read_records(store: Path, meta: StoreMeta, array: str, damaged: bool = False) -> np.ndarray:
+    """Items committed of every shard: int64 (shards,).
+
+    Raises:
+        DamagedError: where a record is not what was written, unless `damaged`: those count as absent then.
+    """
+    counts = np.zeros(meta.shards, dtype=np.int64)
+    for shard in range(meta.shards):
+        try:
+            counts[shard] = read_record(store, array, shard)
+        except DamagedError:
+            if not damaged:
+                raise
+    return counts

@@ -20,6 +20,7 @@ from casam_cache.fingerprint import canonical_json, digest
 
 FORMAT = 1
 ROOT = "zarr.json"
+MIRROR = "mirror/zarr.json"  # a copy of the root attributes
 EMBEDDING = "embedding"
 SHARD_BYTES = 32 * 2**20
 SHARD_ITEMS = 1024
@@ -122,15 +123,13 @@ class StoreMeta:
         Raises:
             StoreError: for another format version or a digest that differs.
         """
-        if data.get("format") != FORMAT:
-            raise StoreError(
-                f"{where}: written in store format {data.get('format')}; this release reads format {FORMAT}",
-                "use the release that wrote it, or encode into another --store folder",
-            )
         body = {key: value for key, value in data.items() if key != "digest"}
         if data.get("digest") != digest(body):
+            raise StoreError(f"{where}: its attributes are damaged", "restore them with `casam store repair`")
+        if data["format"] != FORMAT:
             raise StoreError(
-                f"{where}: its root attributes are damaged", "restore them with `casam store repair`"
+                f"{where}: written in store format {data['format']}; this release reads format {FORMAT}",
+                "use the release that wrote it, or encode into another --store folder",
             )
         return cls(
             identity=data["identity"],
@@ -172,13 +171,22 @@ def read_meta(path: Path) -> StoreMeta:
         raise StoreError(f"there is no store at {path}", "make one with `casam encode`") from None
     except OSError as error:
         raise StoreError(f"{path / ROOT}: cannot read: {error.strerror}") from error
+    return parse_meta(text, path / ROOT)
+
+
+def parse_meta(text: bytes, path: Path) -> StoreMeta:
+    """The root attributes in a metadata document.
+
+    Raises:
+        StoreError: where it is damaged, of another format, or not of a store.
+    """
     try:
         attributes = json.loads(text)["attributes"]["casam"]
         if not isinstance(attributes, dict):
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"{path / ROOT} is damaged, or this Zarr group is not a casam store",
+            f"{path} is damaged, or this Zarr group is not a casam store",
             "if it was one, restore its metadata with `casam store repair`",
         ) from None
     return StoreMeta.from_json(attributes, str(path))
@@ -278,9 +286,12 @@ def array_document(
 def documents(meta: StoreMeta) -> dict[str, bytes]:
     """Every metadata file of a store apart from its annotations, by path relative to the store."""
     attributes = {"casam": meta.to_json()}
-    found = {ROOT: group_document(attributes), f"commit/{ROOT}": group_document()}
+    found = {
+        ROOT: group_document(attributes),
+        f"commit/{ROOT}": group_document(),
+        f"item/{ROOT}": group_document(),
+    }
     for table in ITEM_TABLES:
-        found[f"{table}/{ROOT}"] = group_document(attributes if table == "mirror" else None)
         for text in TEXTS:
             values = array_document(np.dtype(np.uint8), (meta.text_bytes[text],), VALUES_CHUNK)
             offsets = array_document(np.dtype(np.int64), (meta.items + 1,), OFFSETS_CHUNK)
@@ -294,4 +305,5 @@ def documents(meta: StoreMeta) -> dict[str, bytes]:
         shape = (meta.items, *spec.shape)
         found[f"{name}/{ROOT}"] = array_document(spec.dtype, shape, meta.shard, sharded=True)
         found[f"commit/{name}/{ROOT}"] = array_document(np.dtype(np.uint32), (meta.shards,), 1)
+    found[MIRROR] = group_document(attributes)  # last, so that it tells whether the others are up to date
     return {path: render(document) for path, document in found.items()}

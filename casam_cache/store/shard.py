@@ -73,6 +73,18 @@ class Shard:
         """Whether the item at `position` in the shard is there."""
         return bool(self._index[position, 0] != MISSING)
 
+    @property
+    def present(self) -> np.ndarray:
+        """Which items are there: bool (length,)."""
+        found: np.ndarray = self._index[:, 0] != MISSING
+        return found
+
+    def is_tight(self) -> bool:
+        """Whether the items that are there fill the file in order, as this project writes it."""
+        size = self.spec.item_bytes + CHECKSUM_BYTES
+        index = encode_index([size if there else None for there in self.present])
+        return self.size == len(index) + size * int(self.present.sum()) and index == self._map[-len(index) :]
+
     def raw(self, position: int) -> bytes:
         """The sealed inner chunk of an item, checked, as bytes to copy into another file."""
         self.read(position)
@@ -101,3 +113,15 @@ class Shard:
         dtype = self.spec.dtype.newbyteorder("<")
         count = item_bytes // dtype.itemsize
         return np.frombuffer(self._map, dtype, count=count, offset=start).reshape(self.spec.shape)
+
+
+def open_shard(path: Path, spec: ArraySpec, length: int) -> Shard:
+    """A shard of which items are committed.
+
+    Raises:
+        DamagedError: where it is missing, too short, or its index is damaged.
+    """
+    try:
+        return Shard(path, spec, length)
+    except FileNotFoundError:
+        raise DamagedError(path, "is missing") from None

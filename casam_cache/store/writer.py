@@ -24,7 +24,6 @@ from casam_cache.store.results import Batch, ItemResult, batches_of
 from casam_cache.store.schema import (
     EMBEDDING,
     FAILED,
-    OK,
     ROOT,
     SIDE_ARRAYS,
     ArraySpec,
@@ -34,7 +33,9 @@ from casam_cache.store.schema import (
     read_meta,
     shard_length,
 )
-from casam_cache.store.shard import Shard, encode_shard
+from casam_cache.store.shard import encode_shard, open_shard
+
+__all__ = ["Batch", "ItemResult", "StoreWriter"]
 
 
 @dataclass
@@ -52,7 +53,9 @@ class StoreWriter:
     Batches of one shard must be appended in order; different shards may be appended from different threads.
     """
 
-    def __init__(self, path: Path, meta: StoreMeta, lock: StoreLock, commit_seconds: float = 30.0) -> None:
+    def __init__(
+        self, path: Path, meta: StoreMeta, lock: StoreLock, commit_seconds: float, damaged: bool = False
+    ) -> None:
         self.path = path
         self.meta = meta
         self.commit_seconds = commit_seconds
@@ -62,7 +65,7 @@ class StoreWriter:
         remove_temporary(path)
         trim_items(path, meta)
         self._write_documents()
-        self._counts = {name: read_records(path, meta, name) for name in meta.arrays}
+        self._counts = {name: read_records(path, meta, name, damaged) for name in meta.arrays}
 
     @classmethod
     def open_or_create(
@@ -119,8 +122,13 @@ class StoreWriter:
             raise
 
     @classmethod
-    def open(cls, path: Path, commit_seconds: float = 30.0) -> StoreWriter:
+    def open(cls, path: Path, commit_seconds: float = 30.0, damaged: bool = False) -> StoreWriter:
         """Open an existing store for writing, whatever its identity.
+
+        Args:
+            path: DIR/TASK/BACKBONE.zarr.
+            commit_seconds: a shard that fills more slowly is committed in parts this often.
+            damaged: take commit records that cannot be read for absent; for repair.
 
         Raises:
             StoreError: where it is missing, locked, damaged, of another format, or cannot be written.
@@ -128,7 +136,7 @@ class StoreWriter:
         read_meta(path)
         lock = StoreLock(path)
         try:
-            return cls(path, read_meta(path), lock, commit_seconds)
+            return cls(path, read_meta(path), lock, commit_seconds, damaged)
         except BaseException:
             lock.release()
             raise
@@ -153,7 +161,7 @@ class StoreWriter:
         self.__exit__(None, None, None)
 
     def add_array(self, name: str, shape: tuple[int, ...], dtype: str = "float16") -> None:
-        """Add a named feature array beside `embedding` (nothing existing is touched); no-op where it exists.
+        """Add a named feature array beside `embedding`, which is left alone; no-op where it exists.
 
         Raises:
             StoreError: where it exists with another shape or dtype, or the name is not allowed.
@@ -230,8 +238,8 @@ class StoreWriter:
             arrays: those computed; where an array has this batch already, it is left alone.
 
         Raises:
-            StoreError: for features that are not finite, for an item whose image changed or failed since its
-                embedding was stored (when adding another array), or where the disk refuses.
+            StoreError: for features that are not finite, for an item whose image changed since its embedding
+                was stored (when adding another array), or where the disk refuses.
             ValueError: for a batch out of order, or results that lack an array or have another shape.
         """
         if len(results) != len(batch):
@@ -292,8 +300,12 @@ class StoreWriter:
             keep = batch.start - shard * self.meta.shard
             for name, counts in self._counts.items():
                 if counts[shard] > keep:
-                    write_file(record_path(self.path, name, shard), encode_record(keep))
-                    counts[shard] = keep
+                    self.set_count(name, shard, keep)
+
+    def set_count(self, array: str, shard: int, count: int) -> None:
+        """Write a commit record anew; for repair and `uncommit`."""
+        write_file(record_path(self.path, array, shard), encode_record(count))
+        self._counts[array][shard] = count
 
     def _next_item(self, array: str, shard: int) -> int:
         waiting = self._buffers.get((array, shard))
@@ -310,13 +322,11 @@ class StoreWriter:
         path = self.path / name / chunk_name(shard, len(spec.shape) + 1)
         chunks: list[bytes | None] = []
         if before:
-            status = read_side(self.path, self.meta, "status", shard, required=True)[:before]
-            old = Shard(path, spec, length) if (status == OK).any() else None
-            chunks = [old.raw(i) if old is not None and status[i] == OK else None for i in range(before)]
+            old = open_shard(path, spec, length)
+            chunks = [old.raw(i) if old.has(i) else None for i in range(before)]
         chunks += buffer.chunks
         chunks += [None] * (length - len(chunks))
-        if any(chunk is not None for chunk in chunks):
-            yield path, encode_shard(chunks)
+        yield path, encode_shard(chunks)
         if name != EMBEDDING:
             return
         for column in SIDE_ARRAYS:
@@ -343,12 +353,11 @@ class StoreWriter:
         else:
             raise ValueError(f"{batch}: append its embedding first or together")
         for index, result in enumerate(results):
-            if bool(result.failure) != (status[index] == FAILED) or hashes[index].tobytes() != result.source:
+            if not result.failure and (status[index] == FAILED or hashes[index].tobytes() != result.source):
                 name = self.ids()[batch.start + index]
                 raise StoreError(
-                    f"{self.path}: the image of '{name}' is not the one its embedding was made from"
-                    + (f" ({result.failure})" if result.failure else ""),
-                    "restore the image, or encode into another --store folder",
+                    f"{self.path}: the image of '{name}' is not the one its embedding was made from",
+                    "restore the image, or encode it again (`casam encode --update`)",
                 )
 
     def _update(self, meta: StoreMeta) -> None:
