@@ -113,27 +113,18 @@ def _read_pickle(path: Path, start: bytes) -> Any:
         raise CheckpointError(
             f"{path} is not a checkpoint: neither a torch file nor .safetensors", _OTHER_FILE
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as error:
+    except Exception as error:  # half a pickle can fail in any way, struct.error and MemoryError among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(
-            f"{path} is truncated, damaged or not a checkpoint ({str(error).splitlines()[0][:160]})",
-            "copy or download it again",
+            f"{path} is truncated, damaged or not a checkpoint ({reason})", "copy or download it again"
         ) from error
 
 
 def empty_modules(architecture: Architecture, encoder: bool = True) -> dict[str, nn.Module]:
     """The modules of a SAM by their prefix in its state dict, their weights to be replaced.
 
-    The encoder is built without memory. The small rest is not: normal_ on the meta device imports sympy, which
-    takes two seconds. It is initialised from a copy of the random state, because the caller's must not move.
+    The encoder is built without memory. The small rest is not: normal_ on the meta device imports sympy, two
+    seconds. It is initialised from a copy of the random state, because the caller's must not move.
     """
     with torch.random.fork_rng(devices=[]):
         modules = {
