@@ -73,8 +73,8 @@ def distinct(labels: np.ndarray) -> np.ndarray:
 def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
     """Decode one mask file.
 
-    Grey images of any depth give their values, palette images their indexes (their colours where the palette is
-    all grey or the file a GIF, whose encoders order palettes as they like), and colour images whose
+    Grey images of any depth give their values, palette images their indexes (their colours where the palette
+    is all grey or the file a GIF, whose encoders order palettes as they like), and colour images whose
     channels are equal everywhere their grey value, other ones packed colours. Alpha counts only where it is
     fully transparent: that is background.
 

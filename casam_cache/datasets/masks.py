@@ -34,12 +34,12 @@ def iter_masks(
 ) -> Iterator[Mask]:
     """The masks of one sample one after another, sorted by class, then instance; none for an empty mask.
 
-    `binary`: everything that is not background, class 1. `classes`: one mask a value, its class being the value
-    (colours are numbered from 1 in sorted order over the dataset). `instances`: one mask a value, all of
-    class 1, its instance being the value or the colour's number. `components`: each 8-connected region of
-    each class, numbered in row-major order of first pixels; where the dataset has one value, its class is
-    1. Where masks are folders, each file is one object whatever its value: `classes` takes its class from
-    its one value, `components` splits it, `binary` unites all.
+    `binary`: everything that is not background, class 1. `classes`: one mask a value, its class being the
+    value (colours are numbered from 1 in sorted order over the dataset). `instances`: one mask a value, all
+    of class 1, its instance being the value or the colour's number. `components`: each 8-connected region of
+    each class, numbered in row-major order of first pixels; where the dataset has one value, its class is 1.
+    Where masks are folders, each file is one object whatever its value: `classes` takes its class from its
+    one value, `components` splits it, `binary` unites all.
 
     Args:
         sample: its `masks` are read.
