@@ -17,7 +17,6 @@ from casam_cache.bench.stages import Runs, Stage
 from casam_cache.config import parse_assignments
 from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import CasamError, StoreError
-from casam_cache.fingerprint import digest
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head, save_head
 from casam_cache.methods.base import Method
@@ -27,7 +26,7 @@ from casam_cache.store import EmbeddingStore
 from casam_cache.training.evaluate import Outcomes, evaluate
 from casam_cache.training.loop import Progress, fit_head
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.store_items import StoreItems
+from casam_cache.training.stored import SplitView, open_split
 
 FIT_REVISION = 1
 EVALUATE_REVISION = 1
@@ -157,13 +156,13 @@ class _Context:
     runs: Runs
     device: torch.device
 
-    def items(self, split: str) -> StoreItems:
+    def items(self, split: str) -> SplitView:
         """The view of one split; the only way here to reach data.
 
         Raises:
-            StoreError: the split has no masks.
+            StoreError: the split has no images, or none of them has a mask.
         """
-        items = StoreItems(self.store, self.task, split)
+        items = open_split(self.store, split, self.task)
         if not any(items.item(index).masks for index in range(len(items))):
             hint = {
                 "val": "casam encode --val-fraction 0.2 sets groups apart for validation",
@@ -173,7 +172,7 @@ class _Context:
             raise StoreError(f"task '{self.task}' has no masks in its {split} split", hint)
         return items
 
-    def fit_stage(self, method: Method, training: TrainingOptions, items: StoreItems, seed: int) -> Stage:
+    def fit_stage(self, method: Method, training: TrainingOptions, items: SplitView, seed: int) -> Stage:
         """The stage of a fit: exactly what its weights depend on."""
         numeric = choose_precision(training.precision, self.device)
         inputs = {
@@ -181,8 +180,7 @@ class _Context:
             "method": {"name": method.name, "revision": method.revision},
             "options": method.options.model_dump(mode="json"),
             "training": {**training.model_dump(mode="json"), "precision": numeric},
-            "features": self.store.fingerprint,
-            "items": digest(items.hashes()),
+            "items": items.content,
             "seed": seed,
         }
         return Stage("fit", FIT_REVISION, inputs)
@@ -191,7 +189,7 @@ class _Context:
         self,
         method: Method,
         training: TrainingOptions,
-        items: StoreItems,
+        items: SplitView,
         seed: int,
         on_fit: Callable[[Progress], None] | None,
         result: Path,
@@ -214,14 +212,13 @@ class _Context:
         return {**recorded, "fit": fitted.to_json()}
 
     def evaluated(
-        self, head: Head, parent: str, items: StoreItems, progress: Callable[[int, int], None] | None
+        self, head: Head, parent: str, items: SplitView, progress: Callable[[int, int], None] | None
     ) -> tuple[Outcomes, Path]:
         """Outcomes of a head on a view, computed once for each head and set of items."""
         inputs = {
             "task": self.task,
             "head": parent,
-            "features": self.store.fingerprint,
-            "items": digest(items.hashes()),
+            "items": items.content,
             "prompt": PROMPT,
         }
 

@@ -91,7 +91,7 @@ def run_pipeline(
                     if strict:
                         raise ImageError(item.failure, "without --strict it is recorded and the rest is encoded")
             with _clock(result.timing, "encode"):
-                results = _encode(encoder, decoded, arrays, preprocessing.image_size)
+                results = encode_batch(encoder, decoded, arrays, preprocessing.image_size)
             with _clock(result.timing, "write"):
                 sink.put(batch, results)
             done += len(batch)
@@ -137,7 +137,7 @@ def _submit(pool: Executor, path: Path | None, preprocessing: Preprocessing) -> 
     return gone
 
 
-def _encode(
+def encode_batch(
     encoder: FrozenEncoder, decoded: Sequence[Decoded], arrays: Sequence[str], image_size: int
 ) -> list[ItemResult]:
     """Features of one batch. A bad image takes its place as a black one, so that the others' bits do not change."""

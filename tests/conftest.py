@@ -1,0 +1,107 @@
+"""A tiny seeded SAM of the real modules, a small dataset, and the command line, for every test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from casam_cache.backbones.architecture import Architecture
+
+TINY = Architecture(
+    image_size=64, patch_size=8, width=32, depth=2, heads=2, window=3, global_blocks=(1,), channels=16,
+    decoder_heads=2, decoder_mlp=32, mask_channels=4, iou_width=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A safetensors checkpoint of the tiny SAM, to be given as --model small --checkpoint FILE."""
+    from safetensors.torch import save_file
+
+    from casam_cache.backbones.sam import backbone_state, seeded_backbone
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    state = {key: value.contiguous() for key, value in backbone_state(seeded_backbone(TINY, 7)).items()}
+    save_file(state, path, metadata={"architecture": json.dumps(TINY.to_json())})
+    return path
+
+
+def draw_dataset(root: Path, images: int = 10, seed: int = 0, size: tuple[int, int] = (48, 40)) -> Path:
+    """A dataset of bright discs on noise: binary masks, two images a patient, one empty mask, split.csv."""
+    rng = np.random.default_rng(seed)
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    rows = ["id,split,group"]
+    y, x = np.mgrid[: size[0], : size[1]]
+    for index in range(images):
+        cy, cx = rng.integers(12, size[0] - 12), rng.integers(12, size[1] - 12)
+        disc = (y - cy) ** 2 + (x - cx) ** 2 < rng.integers(5, 11) ** 2
+        if index == 1:
+            disc[:] = False
+        picture = rng.integers(0, 90, (*size, 3)) + 120 * disc[..., None]
+        Image.fromarray(picture.astype(np.uint8)).save(root / "images" / f"p{index:03d}.png")
+        Image.fromarray(disc.astype(np.uint8) * 255).save(root / "masks" / f"p{index:03d}.png")
+        group = index // 2
+        rows.append(f"p{index:03d},{'test' if group % 3 == 2 else 'train'},patient{group}")
+    (root / "split.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    """A dataset named `discs`."""
+    return draw_dataset(tmp_path / "data" / "discs")
+
+
+class Casam:
+    """Runs the command line in this process, as a user would in a folder of their own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
+        self.out = self.err = ""
+        self.code = 0
+
+    def __call__(self, *arguments: object) -> str:
+        """Runs `casam ARGUMENTS`; keeps exit code, stdout and stderr; returns stdout."""
+        from casam_cli.main import run
+
+        self._monkeypatch.setattr("sys.argv", ["casam", *map(str, arguments)])
+        self._capsys.readouterr()
+        try:
+            run()
+            self.code = 0
+        except SystemExit as end:
+            self.code = int(end.code or 0)
+        self.out, self.err = self._capsys.readouterr()
+        return self.out
+
+    def json(self, *arguments: object) -> Any:
+        """Runs `casam ARGUMENTS --json` and reads its one JSON object."""
+        return json.loads(self(*arguments, "--json"))
+
+
+@pytest.fixture
+def casam(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Casam:
+    """The command line, in an empty folder, with a checkpoint cache of its own."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return Casam(folder, capsys, monkeypatch)
+
+
+@pytest.fixture
+def encode(casam: Casam, tiny_checkpoint: Path) -> Callable[..., Any]:
+    """`casam encode` with the tiny SAM; returns its JSON."""
+
+    def run(path: Path, *options: object) -> Any:
+        return casam.json("encode", path, "--checkpoint", tiny_checkpoint, "--name", "tiny", *options)
+
+    return run
