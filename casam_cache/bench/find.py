@@ -24,7 +24,10 @@ def find_store(stores: Path, task: str, model: str | None = None) -> Path:
     models = {path.stem: path for path in found if path.parent.name == task}
     if model is None:
         if len(models) > 1:
-            raise OptionError(f"task '{task}' is encoded with several backbones", f"choose one with --model: {', '.join(models)}")
+            raise OptionError(
+                f"task '{task}' is encoded with several backbones",
+                f"choose one with --model: {', '.join(models)}",
+            )
         return next(iter(models.values()))
     if model not in models:
         raise unknown_name(f"model of task {task}", model, list(models))

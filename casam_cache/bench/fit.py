@@ -128,7 +128,9 @@ def fit_task(
     )  # fmt: skip
     head = load_head(folder, backbone)
     fitted, fitted_folder = context.evaluated(head, fit.key, test, on_evaluate)
-    frozen, _ = context.evaluated(build_head("identity", None, backbone, seed=0), "identity", test, on_evaluate)
+    frozen, _ = context.evaluated(
+        build_head("identity", None, backbone, seed=0), "identity", test, on_evaluate
+    )
     return FitReport(
         task=task,
         method=method,

@@ -59,7 +59,8 @@ def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
         if getattr(fitted, name) != getattr(frozen, name):
             raise ValueError("the two outcome tables are not of the same masks")
     return {
-        name: difference_interval(getattr(fitted, name), getattr(frozen, name), fitted.group) for name in METRICS
+        name: difference_interval(getattr(fitted, name), getattr(frozen, name), fitted.group)
+        for name in METRICS
     }
 
 

@@ -65,7 +65,9 @@ class Runs:
         """Whether the stage is finished."""
         return (self.folder(stage) / RECORD).is_file()
 
-    def obtain(self, stage: Stage, compute: Callable[[Path, Path], dict[str, Any] | None]) -> tuple[Path, bool]:
+    def obtain(
+        self, stage: Stage, compute: Callable[[Path, Path], dict[str, Any] | None]
+    ) -> tuple[Path, bool]:
         """The stage's folder, computed now if it is not there.
 
         Args:
@@ -106,7 +108,8 @@ class Runs:
             record: dict[str, Any] = json.loads((folder / RECORD).read_text())
         except (OSError, ValueError) as error:
             raise CasamError(
-                f"{folder} is not a finished run: {error}", "name a folder that `casam fit` printed as its run"
+                f"{folder} is not a finished run: {error}",
+                "name a folder that `casam fit` printed as its run",
             ) from None
         return record
 
@@ -131,14 +134,17 @@ class Runs:
             file = (folder / f"{stage.kind}-{stage.key}").open("a")
         except OSError as error:
             raise CasamError(
-                f"cannot write to the runs folder {self.root}: {error.strerror}", "choose another with --runs DIR"
+                f"cannot write to the runs folder {self.root}: {error.strerror}",
+                "choose another with --runs DIR",
             ) from None
         with file:
             try:
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except ImportError:  # no flock on this system: two processes may then compute a stage twice, never wrongly
+            except (
+                ImportError
+            ):  # no flock on this system: two processes may then compute a stage twice, never wrongly
                 pass
             yield
 

@@ -88,4 +88,6 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
 
 def _annotated(mask: Any) -> AnnotatedMask:
     bitmap = mask.bitmap
-    return AnnotatedMask.from_bitmap(bitmap, mask.class_id, mask.instance, mask_box(bitmap), interior_point(bitmap))
+    return AnnotatedMask.from_bitmap(
+        bitmap, mask.class_id, mask.instance, mask_box(bitmap), interior_point(bitmap)
+    )

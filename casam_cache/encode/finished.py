@@ -38,11 +38,18 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
         metadata = (store / "zarr.json").read_bytes()
     except (OSError, ValueError):
         return None
-    if memory.get("request") != _request(root, options) or memory.get("metadata") != digest(metadata.decode()):
+    if memory.get("request") != _request(root, options) or memory.get("metadata") != digest(
+        metadata.decode()
+    ):
         return None
     report = EncodeReport.from_json(memory["report"])
     return replace(
-        report, encoded=0, skipped=report.images - report.failed, refreshed=False, seconds={}, store=str(store)
+        report,
+        encoded=0,
+        skipped=report.images - report.failed,
+        refreshed=False,
+        seconds={},
+        store=str(store),
     )
 
 

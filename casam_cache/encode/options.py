@@ -65,4 +65,3 @@ class EncodeOptions(BaseModel):
     def what_decides(self) -> dict[str, Any]:
         """The part that decides a finished store's content, as JSON (devices, workers and strictness do not)."""
         return self.model_dump(mode="json", exclude={"device", "workers", "strict", "batch_size", "update"})
-

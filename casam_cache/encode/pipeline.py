@@ -89,7 +89,9 @@ def run_pipeline(
                 if item.failure:
                     result.failures[batch.start + index] = item.failure
                     if strict:
-                        raise ImageError(item.failure, "without --strict it is recorded and the rest is encoded")
+                        raise ImageError(
+                            item.failure, "without --strict it is recorded and the rest is encoded"
+                        )
             with _clock(result.timing, "encode"):
                 results = encode_batch(encoder, decoded, arrays, preprocessing.image_size)
             with _clock(result.timing, "write"):

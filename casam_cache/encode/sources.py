@@ -1,7 +1,7 @@
 """Beside the stores, once for each backbone: its decoder's weights and where its checkpoint was.
 
-    DIR/.backbones/FINGERPRINT.safetensors    prompt encoder and mask decoder, all that training and evaluation need
-    DIR/.backbones/FINGERPRINT.json           the model's name and the checkpoint file, for whoever needs the encoder
+DIR/.backbones/FINGERPRINT.safetensors    prompt encoder and mask decoder, all that training and evaluation need
+DIR/.backbones/FINGERPRINT.json           the model's name and the checkpoint file, for whoever needs the encoder
 """
 
 from __future__ import annotations

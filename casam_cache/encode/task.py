@@ -106,9 +106,7 @@ class Estimate:
         """One line for a person."""
         time = "" if self.seconds is None else f", about {self.seconds:.0f} s"
         size = self.store_bytes / 2**20
-        return (
-            f"{self.task}: {self.pending} of {self.images} images to encode, {size:,.1f} MiB{time} -> {self.store}"
-        )
+        return f"{self.task}: {self.pending} of {self.images} images to encode, {size:,.1f} MiB{time} -> {self.store}"
 
 
 def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
@@ -131,13 +129,17 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
     seconds = None
     if pending:
         encoder = FrozenEncoder(backbone, _precision(options, path, backbone.device))
-        batch = torch.zeros((_batch_size(options, backbone), 3, *[architecture.image_size] * 2), dtype=torch.uint8)
+        batch = torch.zeros(
+            (_batch_size(options, backbone), 3, *[architecture.image_size] * 2), dtype=torch.uint8
+        )
         sizes = torch.full((len(batch), 2), architecture.image_size)
         encoder(batch, sizes, (EMBEDDING, *options.extra))
         start = time.monotonic()
         encoder(batch, sizes, (EMBEDDING, *options.extra))[EMBEDDING].cpu()
         seconds = (time.monotonic() - start) / len(batch) * len(pending)
-    return Estimate(dataset.task, len(dataset.samples), len(pending), item_bytes * len(pending), seconds, str(path))
+    return Estimate(
+        dataset.task, len(dataset.samples), len(pending), item_bytes * len(pending), seconds, str(path)
+    )
 
 
 def _precision(options: EncodeOptions, path: Path, device: torch.device) -> str:
@@ -188,7 +190,11 @@ def _encode_missing(
     new = [sample for sample in dataset.samples if sample.id not in set(known)]
     _check_unchanged(writer, dataset, path_of, previously, options.update)
     segments = writer.meta.segments
-    if options.batch_size is not None and warn is not None and any(s[2] != options.batch_size for s in segments):
+    if (
+        options.batch_size is not None
+        and warn is not None
+        and any(s[2] != options.batch_size for s in segments)
+    ):
         warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
     writer.plan(
         [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
@@ -269,7 +275,9 @@ def _check_unchanged(
 def _report(path: Path, dataset: Dataset, encoded: PipelineResult, annotated: Annotated) -> EncodeReport:
     store = EmbeddingStore.open(path)
     here = {sample.id for sample in dataset.samples}
-    failures = {store.ids[index]: reason for index, reason in store.failures.items() if store.ids[index] in here}
+    failures = {
+        store.ids[index]: reason for index, reason in store.failures.items() if store.ids[index] in here
+    }
     gone = sum(name not in here for name in store.ids)
     lines = [f"{name}: {reason}" for name, reason in failures.items()]
     lines += [str(problem) for problem in dataset.problems]

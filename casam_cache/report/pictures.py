@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,31 +39,46 @@ def save_overlay(
     picture.save(path)
 
 
-def comparison_sheet(
-    rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]],
-    path: Path,
-    tile: int = 220,
-) -> None:
+@dataclass(frozen=True)
+class Case:
+    """One mask of one image, as a comparison shows it.
+
+    Attributes:
+        caption: below the image.
+        image: uint8 (H, W, 3).
+        truth, frozen, fitted: bool (H, W).
+        ious: of the frozen SAM and of the fitted head.
+    """
+
+    caption: str
+    image: np.ndarray
+    truth: np.ndarray
+    frozen: np.ndarray
+    fitted: np.ndarray
+    ious: tuple[float, float]
+
+
+def comparison_sheet(cases: Sequence[Case], path: Path, tile: int = 220) -> None:
     """Writes one row a case: the image, the truth, the frozen SAM's mask and the fitted head's, with their IoU.
 
     Args:
-        rows: (caption, image uint8 (H, W, 3), truth, frozen, fitted: bool (H, W), (IoU frozen, IoU fitted)).
+        cases: what to show.
         path: PNG to write.
         tile: width of a picture, pixels.
     """
-    heights = [max(1, round(tile * image.shape[0] / image.shape[1])) for _, image, *_ in rows]
+    heights = [max(1, round(tile * case.image.shape[0] / case.image.shape[1])) for case in cases]
     margin, line = 6, 16
-    sheet = Image.new("RGB", (4 * (tile + margin) + margin, sum(heights) + len(rows) * (margin + line) + margin + line))
+    width = 4 * (tile + margin) + margin
+    sheet = Image.new("RGB", (width, sum(heights) + len(cases) * (margin + line) + margin + line))
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(("image", "truth", "frozen SAM", "fitted")):
         draw.text((margin + column * (tile + margin), 2), title, fill=(255, 255, 255))
     top = line + margin
-    for (caption, image, truth, frozen, fitted, ious), height in zip(rows, heights, strict=True):
-        pictures = [
-            image,
-            *(overlay(image, [Mask(mask, 1, 1)], [COLOURS[i]]) for i, mask in enumerate((truth, frozen, fitted))),
-        ]
-        captions = (caption, "", f"IoU {100 * ious[0]:.1f}", f"IoU {100 * ious[1]:.1f}")
+    for case, height in zip(cases, heights, strict=True):
+        masks = (case.truth, case.frozen, case.fitted)
+        pictures = [case.image]
+        pictures += [overlay(case.image, [Mask(mask, 1, 1)], [COLOURS[i]]) for i, mask in enumerate(masks)]
+        captions = (case.caption, "", *(f"IoU {100 * value:.1f}" for value in case.ious))
         for column, (picture, text) in enumerate(zip(pictures, captions, strict=True)):
             left = margin + column * (tile + margin)
             sheet.paste(Image.fromarray(picture).resize((tile, height)), (left, top))

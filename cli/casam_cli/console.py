@@ -29,6 +29,11 @@ def show_line(text: str, style: str = "") -> None:
     err.print(Text(text, style=style), soft_wrap=True)
 
 
+def show_result(text: str) -> None:
+    """One line of a result, on stdout, never wrapped: a table stays one also in a file or a narrow window."""
+    out.print(Text(text), soft_wrap=True)
+
+
 def show_error(error: CasamError) -> None:
     """The error's message and hint on stderr; with --json also as the one object on stdout."""
     show_line(f"error: {error.message}", "bold red")
@@ -65,7 +70,9 @@ class Bar:
         shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
         self._progress.update(self._task, completed=done, total=total, note=note, rate=shown)
 
-    def update_named(self, name: str, done: int, total: int, note: str = "", rate: float | None = None) -> None:
+    def update_named(
+        self, name: str, done: int, total: int, note: str = "", rate: float | None = None
+    ) -> None:
         """As `update`, for work on one of several things by name; the clock starts again at each name."""
         if name != self._name:
             self._name = name
@@ -97,4 +104,3 @@ def bar(description: str, unit: str = "images") -> Iterator[Bar]:
     )
     with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
         yield Bar(progress, progress.add_task(description, total=None, rate="", note=""), unit)
-

@@ -17,7 +17,9 @@ def check(
     path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
     masks: str = typer.Option("auto", help="auto | binary | classes | instances | components"),
     unlabelled: bool = typer.Option(False, "--unlabelled", help="Accept images without masks."),
-    group_regex: str | None = typer.Option(None, help="What of an id names its group (patient): first capture group."),
+    group_regex: str | None = typer.Option(
+        None, help="What of an id names its group (patient): first capture group."
+    ),
     test_fraction: float = typer.Option(0.3, help="Share of images for test where no split is given."),
     val_fraction: float = typer.Option(0.0, help="Share of training images set apart for validation."),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),
@@ -84,7 +86,9 @@ def _show(task: Any, picture: str | None) -> None:
         out(f"  size {name.replace('_', ' ')}: {width} x {height}")
     out("  pixels: " + ", ".join(f"{kind}: {count}" for kind, count in task.kinds.items()))
     for entry in task.classes:
-        out(f"  class {entry.class_id}: {entry.objects} masks in {entry.images} images, {100 * entry.area:.1f} % area")
+        out(
+            f"  class {entry.class_id}: {entry.objects} masks in {entry.images} images, {100 * entry.area:.1f} % area"
+        )
     splits = ", ".join(
         f"{name} {entry.images} images, {entry.groups} groups, {entry.objects} masks"
         for name, entry in task.splits.items()

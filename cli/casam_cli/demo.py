@@ -1,6 +1,46 @@
-"""`casam demo`: the main job on what the package ships."""
+"""`casam demo`: the main job, end to end, on what the package ships."""
+
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
 from casam_cli import console
-def demo(out: Path = typer.Option(Path("casam_demo"), help="Folder to work in.")) -> None:
-    """Draw phantoms, encode them, fit each task, print the table and draw pictures."""
+
+if TYPE_CHECKING:
+    from casam_cache.training.loop import Progress
+
+
+def demo(
+    out: Path = typer.Option(
+        Path("casam_demo"), help="Folder to work in; an interrupted demo goes on there."
+    ),
+    images: int = typer.Option(24, help="Phantoms a task."),
+    epochs: int = typer.Option(12, help="Of each fit."),
+    seed: int = typer.Option(0, help="Of phantoms and fits."),
+    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Draw phantoms, encode them, fit an Alignment Layer to each task, print the table, draw pictures."""
+    from casam_cache.report.demo import run_demo
+    from casam_cache.report.tables import fit_lines
+
+    with console.bar("demo", unit="images") as bar:
+
+        def on_fit(task: str, progress: Progress) -> None:
+            note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
+            bar.update_named(f"fit {task}", progress.step, progress.steps, note, progress.samples_per_second)
+
+        report = run_demo(
+            out, images=images, epochs=epochs, seed=seed, device=device,
+            on_encode=bar.update_named, on_fit=on_fit, say=console.show_line,
+        )  # fmt: skip
+    if json_:
+        console.print_json(report.to_json())
+        return
+    for line in fit_lines(report.fits):
+        console.show_result(line)
+    console.show_line(f"table: {report.table}")
+    console.show_line(f"pictures: {report.pictures[0].parent}")

@@ -26,12 +26,18 @@ def encode(
     batch_size: int | None = typer.Option(None, help="Images a forward pass; chosen by device unless given."),
     precision: str = typer.Option("auto", help="auto | fp32 | bf16"),
     resize: str = typer.Option("longest", help="longest (SAM's own) | stretch (the paper's)"),
-    intensity: str = typer.Option("auto", help="auto (0.5-99.5 percentiles an image) | LOW,HIGH, for >8-bit images"),
+    intensity: str = typer.Option(
+        "auto", help="auto (0.5-99.5 percentiles an image) | LOW,HIGH, for >8-bit images"
+    ),
     workers: int | None = typer.Option(None, help="Processes that decode images."),
-    with_: str = typer.Option("", "--with", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."),
+    with_: str = typer.Option(
+        "", "--with", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."
+    ),
     masks: str = typer.Option("auto", help="auto | binary | classes | instances | components"),
     unlabelled: bool = typer.Option(False, "--unlabelled", help="Accept images without masks."),
-    group_regex: str | None = typer.Option(None, help="What of an id names its group (patient): first capture group."),
+    group_regex: str | None = typer.Option(
+        None, help="What of an id names its group (patient): first capture group."
+    ),
     test_fraction: float = typer.Option(0.3, help="Share of groups for test where no split is given."),
     val_fraction: float = typer.Option(0.0, help="Share of training groups set apart for validation."),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),

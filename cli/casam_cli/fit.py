@@ -18,7 +18,9 @@ def fit(
     store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
     runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
     method: str = typer.Option("alignment", help="alignment | decoder"),
-    set_: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="An option of the method or the training."),
+    set_: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="An option of the method or the training."
+    ),
     epochs: int | None = typer.Option(None, help="Visits of each training image [default: 24]."),
     seed: int = typer.Option(0, help="Of initial weights, order, masks and prompts."),
     evaluate: str = typer.Option("test", help="Split to score: test | val"),
@@ -45,5 +47,5 @@ def fit(
         console.print_json(report.to_json())
         return
     for line in fit_lines([report]):
-        console.out.print(line)
+        console.show_result(line)
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")

@@ -14,10 +14,16 @@ def predict(
     image: Path = typer.Argument(..., help="Any image file."),
     box: str | None = typer.Option(None, help="x0,y0,x1,y1 in pixels of the image."),
     point: list[str] = typer.Option([], help="x,y in pixels of the image; may be given several times."),
-    run: Path | None = typer.Option(None, help="Folder of a fit, as casam fit printed it; else the frozen SAM."),
+    run: Path | None = typer.Option(
+        None, help="Folder of a fit, as casam fit printed it; else the frozen SAM."
+    ),
     model: str = typer.Option("small", help="Backbone of the frozen SAM, where no run names one."),
-    checkpoint: Path | None = typer.Option(None, help="Where the backbone's checkpoint is, if not where it was."),
-    out: Path = typer.Option(Path("mask.png"), help="Mask to write (PNG, 0 and 255); an overlay goes beside it."),
+    checkpoint: Path | None = typer.Option(
+        None, help="Where the backbone's checkpoint is, if not where it was."
+    ),
+    out: Path = typer.Option(
+        Path("mask.png"), help="Mask to write (PNG, 0 and 255); an overlay goes beside it."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
     json_: bool = console.JsonOption,

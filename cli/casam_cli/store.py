@@ -41,12 +41,18 @@ def info(
         console.print_json(report)
         return
     table = Table(show_header=False, box=None)
-    table.add_row("items", f"{report['items']} ({report['committed'][EMBEDDING]} committed, {len(failures)} failed)")
+    table.add_row(
+        "items", f"{report['items']} ({report['committed'][EMBEDDING]} committed, {len(failures)} failed)"
+    )
     for name, shape in report["arrays"].items():
         done = report["committed"][name]
-        table.add_row(name, f"{tuple(shape)} {opened.arrays[name].dtype}, {done} of {report['items']} committed")
+        table.add_row(
+            name, f"{tuple(shape)} {opened.arrays[name].dtype}, {done} of {report['items']} committed"
+        )
     table.add_row("size", f"{report['bytes'] / 2**20:,.1f} MiB")
-    table.add_row("annotations", ", ".join(f"{key} {value}" for key, value in report["annotations"].items()) or "none")
+    table.add_row(
+        "annotations", ", ".join(f"{key} {value}" for key, value in report["annotations"].items()) or "none"
+    )
     table.add_row("precision", str(opened.identity.get("precision")))
     table.add_row("resize", str(opened.identity.get("preprocessing", {}).get("resize")))
     table.add_row("weights", str(opened.identity.get("backbone", {}).get("weights")))
@@ -87,13 +93,17 @@ def repair(
     from casam_cache.encode.repair import repair_store
 
     if not (store / "zarr.json").exists():
-        raise StoreError(f"{store} is not a store", "casam encode makes one; a store is DIR/TASK/BACKBONE.zarr")
+        raise StoreError(
+            f"{store} is not a store", "casam encode makes one; a store is DIR/TASK/BACKBONE.zarr"
+        )
     with console.bar("repair") as bar:
         report = repair_store(store, data, checkpoint=checkpoint, device=device, progress=bar.update)
     if json_:
         console.print_json(report)
         return
-    console.show_line(f"{store}: {report['repaired']} items encoded again" if report["repaired"] else f"{store}: whole")
+    console.show_line(
+        f"{store}: {report['repaired']} items encoded again" if report["repaired"] else f"{store}: whole"
+    )
 
 
 def _annotations(opened: Any) -> dict[str, Any]:
