@@ -62,7 +62,9 @@ def discs(tmp_path: Path) -> Path:
 class Casam:
     """Runs the command line in this process, as a user would in a folder of their own."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
         self.out = self.err = ""
         self.code = 0

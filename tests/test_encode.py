@@ -112,7 +112,9 @@ def test_only_new_images_are_encoded(casam: Casam, encode: Encode, discs: Path) 
     assert again.ids[annotations.item[0]] == "a_new"  # rows are sorted by id, wherever the features lie
 
 
-def test_masks_and_splits_are_refreshed_without_the_encoder(casam: Casam, encode: Encode, discs: Path) -> None:
+def test_masks_and_splits_are_refreshed_without_the_encoder(
+    casam: Casam, encode: Encode, discs: Path
+) -> None:
     store = Path(encode(discs)["tasks"][0]["store"])
     before = features(store)
     first = Annotations.open(store).version
@@ -256,7 +258,10 @@ def _start(discs: Path, checkpoint: Path, store: Path) -> subprocess.Popen[bytes
         "--store", str(store), "--batch-size", "1", "--with", "tokens",
     ]  # fmt: skip
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -276,6 +281,4 @@ def test_killed_five_times_the_store_is_byte_identical(tmp_path: Path, tiny_chec
         process.wait(timeout=60)
     assert killed >= 2, "the runs were over before they could be killed"
     assert _start(data, tiny_checkpoint, tmp_path / "killed").wait(timeout=240) == 0
-    assert tree(tmp_path / "once" / "discs") == {
-        name: data for name, data in tree(tmp_path / "killed" / "discs").items()
-    }
+    assert tree(tmp_path / "once" / "discs") == tree(tmp_path / "killed" / "discs")

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import casam_cache
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.errors import CheckpointError, unknown_name
 
-WEIGHTS = Path(casam_cache.__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent.parent / "weights"
 OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything"
 REINSTALL = "reinstall the package: pip install --force-reinstall --no-deps casam-cache"
 

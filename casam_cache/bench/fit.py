@@ -110,9 +110,10 @@ def fit_task(
     """
     if split not in SPLITS:
         raise CasamError(f"unknown split '{split}' to evaluate on", f"available: {', '.join(SPLITS)}")
-    chosen = method_class(method)
-    method_options, training = parse_assignments(options, [chosen.Options, TrainingOptions])
+    made = method_class(method)
+    method_options, training = parse_assignments(options, [made.Options, TrainingOptions])
     assert isinstance(training, TrainingOptions)
+    chosen = made(method_options)
     path = find_store(Path(store), task, model)
     opened = EmbeddingStore.open(path)
     for array in chosen.needs:
@@ -122,15 +123,15 @@ def fit_task(
     context = _Context(opened, task, backbone, Runs(Path(runs)), where)
     train, test = context.items("train"), context.items(split)
 
-    fit = context.fit_stage(chosen(method_options), training, train, seed)
-    folder, computed = context.runs.obtain(
-        fit, lambda result, checkpoints: context.fit(chosen(method_options), training, train, seed, on_fit, result, checkpoints)
-    )  # fmt: skip
+    def compute(result: Path, checkpoints: Path) -> dict[str, Any]:
+        return context.fit(chosen, training, train, seed, on_fit, result, checkpoints)
+
+    fit = context.fit_stage(chosen, training, train, seed)
+    folder, computed = context.runs.obtain(fit, compute)
     head = load_head(folder, backbone)
+    identity = build_head("identity", None, backbone, seed=0)
     fitted, fitted_folder = context.evaluated(head, fit.key, test, on_evaluate)
-    frozen, _ = context.evaluated(
-        build_head("identity", None, backbone, seed=0), "identity", test, on_evaluate
-    )
+    frozen, _ = context.evaluated(identity, "identity", test, on_evaluate)
     return FitReport(
         task=task,
         method=method,

@@ -120,7 +120,7 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
     there: set[str] = set()
     if path.exists():
         store = EmbeddingStore.open(path)
-        arrays = [name for name in (EMBEDDING, *options.extra)]
+        arrays = [EMBEDDING, *options.extra]
         if all(name in store.arrays for name in arrays):
             committed = np.logical_and.reduce([store.committed(name) for name in arrays])
             there = {name for name, done in zip(store.ids, committed, strict=True) if done}

@@ -49,13 +49,27 @@ def fit_lines(reports: Sequence[FitReport]) -> list[str]:
         for report in reports
         for metric, name in METRICS.items()
     ]
+    if len(reports) > 1:
+        rows += [_mean_row(reports, metric, name) for metric, name in METRICS.items()]
     first = reports[0]
     methods = ", ".join(sorted({report.method for report in reports}))
     modes = ", ".join(sorted({f"{report.task}: {report.mask_mode}" for report in reports}))
     undefined = sum(report.test.undefined for report in reports)
     notes = [
         f"{first.model}, {methods}, {first.parameters:,} trained parameters, seed {first.seed}; {first.evaluate} "
-        f"split, {PROMPT} prompts, percent, means over masks at original resolution, 95 % intervals from resampling groups.",
+        f"split, {PROMPT} prompts, percent, means over masks at original resolution; 95 % intervals from "
+        "resampling groups.",
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
     ]
     return [*markdown_table(["task", "masks", "metric", "frozen SAM", "fitted", "gain"], rows), *notes]
+
+
+def _mean_row(reports: Sequence[FitReport], metric: str, name: str) -> list[str]:
+    """Unweighted means over the tasks, without intervals."""
+    frozen, fitted = (
+        sum(getattr(getattr(report, side), metric).mean for report in reports) / len(reports)
+        for side in ("frozen", "test")
+    )
+    masks = sum(report.test.masks for report in reports)
+    label = ["mean of tasks", str(masks)] if metric == "iou" else ["", ""]
+    return [*label, name, percent(frozen), percent(fitted), f"{100 * (fitted - frozen):+.1f}"]

@@ -62,11 +62,12 @@ def predict(
     if json_:
         console.print_json(report)
         return
-    share = 100 * report["area"] / (height * width)  # type: ignore[operator]
+    by = f"{prediction.head} of {prediction.task}" if prediction.task else "the frozen SAM"
+    share = 100 * prediction.mask.mean()
     console.show_line(
-        f"{out}: {report['area']} of {height * width} pixels ({share:.1f} %), predicted IoU "
-        f"{prediction.predicted_iou:.2f}, by {prediction.head}{f' of {prediction.task}' if prediction.task else ''}; {picture}"
+        f"{out}: {share:.1f} % of the image, predicted IoU {prediction.predicted_iou:.2f}, by {by}"
     )
+    console.show_line(f"{picture}: the mask over the image")
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
