@@ -91,10 +91,20 @@ def run_demo(
     ]
     fits, pictures = [], []
     for root in find_tasks(data / "tasks"):
+
+        def shown(progress: Progress, task: str = root.name) -> None:
+            if on_fit is not None:
+                on_fit(task, progress)
+
         report = fit_task(
-            root.name, out / "store", out / "runs", options=[f"epochs={epochs}"], seed=seed, device=device,
-            on_fit=lambda progress, task=root.name: None if on_fit is None else on_fit(task, progress),
-        )  # fmt: skip
+            root.name,
+            out / "store",
+            out / "runs",
+            options=[f"epochs={epochs}"],
+            seed=seed,
+            device=device,
+            on_fit=shown,
+        )
         fits.append(report)
         say(f"{root.name}: IoU {100 * report.frozen.iou.mean:.1f} -> {100 * report.test.iou.mean:.1f}")
         picture = out / "pictures" / f"{root.name}.png"

@@ -29,8 +29,8 @@ def predict(
     json_: bool = console.JsonOption,
 ) -> None:
     """Segment one image with a fitted head or the frozen SAM."""
-    corners = None if box is None else _numbers("--box", box, 4)
-    points = [_numbers("--point", text, 2) for text in point]
+    corners = None if box is None else _box(box)
+    points = [_point(text) for text in point]
     picture = out.with_name(f"{out.stem}_overlay.png")
     for path in (out, picture):
         if path.exists() and not overwrite:
@@ -46,7 +46,7 @@ def predict(
     predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device)
     prediction = predictor.predict(image, box=corners, points=points or None)
     save_mask(prediction.mask, out)
-    save_overlay(prediction, picture, box=corners, points=points)  # type: ignore[arg-type]
+    save_overlay(prediction, picture, box=corners, points=points)
     height, width = prediction.mask.shape
     report = {
         "image": str(image),
@@ -68,6 +68,16 @@ def predict(
         f"{out}: {share:.1f} % of the image, predicted IoU {prediction.predicted_iou:.2f}, by {by}"
     )
     console.show_line(f"{picture}: the mask over the image")
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = _numbers("--box", text, 4)
+    return x0, y0, x1, y1
+
+
+def _point(text: str) -> tuple[float, float]:
+    x, y = _numbers("--point", text, 2)
+    return x, y
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
