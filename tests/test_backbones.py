@@ -150,6 +150,9 @@ def test_decoder_file(tmp_path: Path, backbone: Backbone) -> None:
     save_decoder(loaded, path)
     assert path.read_bytes() == first
     assert [file.name for file in tmp_path.iterdir()] == ["decoder.safetensors"]
+    # Others of the group read the store too: as readable as any new file, unlike a file of tempfile's.
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
     path.write_bytes(first[:-3] + bytes([first[-3] ^ 1]) + first[-2:])
     with pytest.raises(CheckpointError, match="damaged"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,11 +60,9 @@ def remember_fingerprint(path: Path, fingerprint: str) -> None:
     try:
         memo = {**_read_memo(), _key(path): fingerprint}
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(memo, file, indent=1, sort_keys=True)
-        os.replace(file.name, folder / _MEMO)
+        temporary = folder / f".{_MEMO}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(memo, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(temporary, folder / _MEMO)
     except OSError:
         return
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,15 +235,16 @@ def save_decoder(backbone: Backbone, path: Path) -> None:
     }
     metadata = {"decoder": canonical_json(about)}  # one key: safetensors writes several in random order
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: a rerun after a kill leaves nothing behind
+    try:
+        with temporary.open("wb") as file:
             file.write(save(state, metadata=metadata))
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_decoder(path: Path, device: torch.device | str = "cpu") -> Backbone:
