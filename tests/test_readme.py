@@ -1,0 +1,62 @@
+"""What the documents say is run: the README's Python, its commands, the names it mentions."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Casam, draw_dataset
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def polyps(folder: Path) -> None:
+    root = draw_dataset(folder / "data" / "polyps", images=10)
+    for part in ("images", "masks"):
+        shutil.copy(root / part / "p003.png", root / part / "0.png")
+    with (root / "split.csv").open("a") as file:
+        file.write("0,test,patient9\n")
+
+
+def test_the_python_snippet_runs(casam: Casam, capsys: pytest.CaptureFixture[str]) -> None:
+    polyps(casam.folder)
+    (snippet,) = blocks("python")
+    exec(compile(snippet, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"IoU 0\.\d+ frozen, 0\.\d+ fitted, \d+ parameters", printed)
+    assert "(48, 40)" in printed
+
+
+def test_the_commands_run(casam: Casam) -> None:
+    polyps(casam.folder)
+    shutil.copy(casam.folder / "data" / "polyps" / "images" / "p003.png", casam.folder / "new.png")
+    commands = [line.split("#")[0].split()[1:] for line in blocks("sh")[1].splitlines() if line.startswith("casam")]
+    assert [command[0] for command in commands] == ["data", "encode", "fit", "predict"]
+    run = ""
+    for command in commands:
+        command = [run if word == "casam_runs/fit/KEY" else word for word in command]
+        command = ["8,8,36,40" if word == "40,60,200,220" else word for word in command]
+        extra = ["--epochs", "2"] if command[0] == "fit" else []
+        report = casam.json(*command, *extra)
+        assert casam.code == 0, casam.err
+        run = report.get("run", run)
+    assert (casam.folder / "mask.png").is_file()
+
+
+def test_what_the_documents_name_exists() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for name in re.findall(r"^  ([a-z]+)/  ", README, re.MULTILINE):
+        assert (ROOT / "casam_cache" / name / "__init__.py").is_file(), name
+    targets = re.findall(r"^make ([a-z-]+)", blocks("sh")[0], re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets
+    assert all(f"\n{target}:" in makefile for target in targets)
