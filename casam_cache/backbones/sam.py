@@ -235,7 +235,7 @@ def save_decoder(backbone: Backbone, path: Path) -> None:
     }
     metadata = {"decoder": canonical_json(about)}  # one key: safetensors writes several in random order
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: a rerun after a kill leaves nothing behind
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two encodes may write it at once
     try:
         with temporary.open("wb") as file:
             file.write(save(state, metadata=metadata))
