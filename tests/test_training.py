@@ -291,3 +291,12 @@ def test_outcomes_are_columns_that_come_back(backbone):
     assert outcomes.intervals()["iou"].groups == 3
     assert outcomes.area[0] == 360
     assert Outcomes().summary() == {"iou": None, "biou": None, "dice": None, "masks": 0, "undefined": 0}
+
+
+def test_every_operation_has_a_deterministic_kernel(backbone):
+    torch.use_deterministic_algorithms(True)
+    try:
+        result = fit(backbone)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert same_weights(result, fit(backbone))

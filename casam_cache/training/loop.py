@@ -1,8 +1,8 @@
 """The training loop: the only place that steps an optimiser on a head.
 
 Results on a CPU are the same bit for bit for the same number of threads (`torch.set_num_threads`), resumed or
-not; on CUDA up to the order of parallel sums, unless `torch.use_deterministic_algorithms(True)` is set: every
-operation here has a deterministic kernel.
+not; on CUDA up to the order of parallel sums, unless `torch.use_deterministic_algorithms(True)` is set (with
+CUBLAS_WORKSPACE_CONFIG=:4096:8): every operation here has a deterministic kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
-from casam_cache.fingerprint import digest
+from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head
 from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
 from casam_cache.training.data import Items
@@ -306,7 +306,8 @@ def _key(
         {
             "head": [head.name, head.options.model_dump(mode="json")],
             "options": options.model_dump(mode="json"),
-            "items": [[item.task, item.id, item.masks] for item in masks.items],
+            "items": [[item.task, item.id] for item in masks.items],
+            "targets": digest_arrays([("targets", masks.targets)]),
             "seed": seed,
             "precision": precision,
             "penalty": type(penalty).__qualname__,
