@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +52,20 @@ def samples() -> list[AnnotatedSample]:
         masks = []
         for instance in range(item % 3):
             bitmap = np.random.default_rng([item, instance]).random((40 + item, 64)) > 0.6
-            masks.append(AnnotatedMask.from_bitmap(bitmap, 1, instance + 1, (1, 2, 30, 20.5), (4, 5)))
+            mask = AnnotatedMask.from_bitmap(bitmap, 1, instance + 1, (1, 2, 30, 20.5), (4, 5))
+            masks.append(mask)
         found.append(
             AnnotatedSample(item, ("train", "val", "test")[item % 3], f"pat{item // 2}", tuple(masks))
         )
     return found
 
 
-def fill(path: Path, arrays: Sequence[str] = ("embedding", "early"), commit_seconds: float = 30.0) -> None:
+def fill(
+    path: Path,
+    arrays: Sequence[str] = ("embedding", "early"),
+    commit_seconds: float = 30.0,
+    pause: Callable[[], None] = lambda: None,
+) -> None:
     """Everything a whole life of a store has: two segments, failures, a second array, annotations."""
     with open_writer(path, commit_seconds) as writer:
         for part in (ITEMS[:10], ITEMS[10:]):
@@ -68,6 +74,7 @@ def fill(path: Path, arrays: Sequence[str] = ("embedding", "early"), commit_seco
         for name in arrays[1:]:
             writer.add_array(name, SHAPES[name])
         for batch in writer.pending(arrays):
+            pause()
             writer.append(batch, encode(batch), arrays)
         write_annotations(path, samples(), {"mask_mode": "instances"}, lock=writer.lock)
 

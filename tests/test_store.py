@@ -18,12 +18,17 @@ from casam_cache.store import EmbeddingStore, ItemResult, StoreWriter, attention
 from casam_cache.store import schema as store_schema
 
 
-@pytest.fixture()
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "stores" / "task" / "tiny.zarr"
 
 
-@pytest.fixture()
+@pytest.fixture
 def filled(path: Path) -> Path:
     fill(path)
     return path
@@ -180,15 +185,29 @@ def test_identity_mismatch_shows_what_differs(filled: Path) -> None:
     assert tree(filled) == before
 
 
-def test_the_identity_is_written_before_anything_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_synced_before_what_makes_it_count(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    replace = os.replace
+    opened: dict[int, str] = {}
+    synced: set[str] = set()
+    replace, open_ = os.replace, os.open
 
-    def spy(source: Path, target: Path) -> None:
-        order.append(Path(target).relative_to(path).as_posix())
+    def spy_open(name: Path, *args: int) -> int:
+        descriptor = open_(name, *args)
+        opened[descriptor] = str(name)
+        return descriptor
+
+    def spy_replace(source: Path, target: Path) -> None:
+        file = Path(target).relative_to(path).as_posix()
+        assert str(source) in synced, f"{file} was renamed before it was on disk"
+        if file.startswith("commit/embedding/c."):
+            assert {str(path / "embedding"), str(path / "pooled")} <= synced
+        synced.difference_update({str(source), str(Path(target).parent)})
+        order.append(file)
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", spy)
+    monkeypatch.setattr(os, "open", spy_open)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(opened[descriptor]))
+    monkeypatch.setattr(os, "replace", spy_replace)
     fill(path)
     assert order[0] == "zarr.json"
     for shard in range(4):
@@ -246,9 +265,8 @@ def test_a_disk_that_refuses(path: Path, monkeypatch: pytest.MonkeyPatch, code: 
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", refuse)
-        with pytest.raises(StoreError, match=words), open_writer(path) as writer:
-            for batch in writer.pending():
-                writer.append(batch, encode(batch))
+        with pytest.raises(StoreError, match=words):
+            fill(path)
     assert not [file for file in path.rglob("*") if file.name.startswith(".tmp")]
     np.testing.assert_array_equal(EmbeddingStore.open(path).read(2), feature("embedding", 2))
     fill(path)

@@ -97,8 +97,8 @@ def mend(writer: StoreWriter, progress: Progress | None = None) -> list[ShardDam
     """Verify a store, restore all that needs no encoder, and say what does.
 
     Metadata is derived again, the table of items and its mirror restore each other, commit records follow
-    from the data. Damaged annotations are dropped: writing them again (`casam encode`) gives the same version.
-    Unknown files are left alone.
+    from the data. Damaged annotations are dropped: `casam encode` writes the same version again. Unknown files
+    are left alone.
 
     Raises:
         StoreError: where both copies of the same part of the table of items are lost.

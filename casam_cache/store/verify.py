@@ -165,15 +165,18 @@ class _Check:
 
         A run killed while it changed them leaves some as the mirror, which is written last, makes them.
         """
+        now = documents(self.meta)
         before: dict[str, bytes] = {}
         created = False
         try:
-            before = documents(parse_meta((self.path / MIRROR).read_bytes(), self.path / MIRROR))
+            mirrored = (self.path / MIRROR).read_bytes()
+            if mirrored != now[MIRROR]:
+                before = documents(parse_meta(mirrored, self.path / MIRROR))
         except FileNotFoundError:
             created = not self.meta.segments
         except StoreError:
             pass
-        for file, data in documents(self.meta).items():
+        for file, data in now.items():
             self.known.add(file)
             path = self.path / file
             found = path.read_bytes() if path.exists() else None
@@ -195,6 +198,16 @@ class _Check:
             for name, (dtype, chunk, length) in sizes.items():
                 for index in range(-(-length // chunk)):
                     yield from self._copies(name, dtype, chunk, length, index)
+                self._planned_only(name, -(-length // chunk))
+
+    def _planned_only(self, name: str, index: int) -> None:
+        """Chunks of items that a killed run was about to plan."""
+        for table in ITEM_TABLES:
+            following = index
+            while (self.path / (file := f"{table}/{name}/{chunk_name(following)}")).exists():
+                self.known.add(file)
+                self.unfinished.append(file)
+                following += 1
 
     def _copies(self, name: str, dtype: np.dtype, chunk: int, length: int, index: int) -> Iterator[Problem]:
         copies = []
