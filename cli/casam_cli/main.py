@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 
-from casam_cache.errors import CasamError
+from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 from casam_cli.data import data_app
 from casam_cli.demo import demo
@@ -32,17 +33,40 @@ app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 
 
+# Typer brings its own copy of click in some versions: the base of all usage errors, whichever click it is of.
+_UsageError = typer.BadParameter.__mro__[1]
+INTERRUPTED = 130
+
+
 def run() -> None:
-    """Entry point: runs the command line; a user's error is one message and exit code 1, never a traceback."""
+    """Entry point: a user's error is one message and exit code 1 (2 for a wrong command line), never a traceback."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except CasamError as error:
         console.show_error(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.show_line("interrupted; the same command goes on from here")
-        sys.exit(130)
+        code = 1
+    except _UsageError as error:
+        code = _show_usage_error(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (`casam ... | head`): nothing more to say, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        code = 141
+    if code == INTERRUPTED:  # which is also what Typer makes of Ctrl-C
+        console.show_error(CasamError("interrupted", "the same command goes on from here"))
+    if code:
+        sys.exit(code)
+
+
+def _show_usage_error(error: Any) -> int:
+    """A command line that names no command, or an option that does not exist, lacks its value or is required."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        console.show_line(context.get_help())
+        return int(error.exit_code)
+    hint = f"{context.command_path if context else 'casam'} --help lists what there is"
+    if context and hasattr(context.command, "list_commands"):
+        hint = f"available: {', '.join(context.command.list_commands(context))}"
+    console.show_error(OptionError(error.format_message(), hint))
+    return int(error.exit_code)
