@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from casam_cache.backbones.architecture import Architecture
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, feature_shape
 from casam_cache.backbones.preprocess import preprocessing_identity
@@ -63,8 +62,10 @@ def encode_task(
         )
     path = store_path(stores, dataset.task, options.backbone_name)
     device = choose_device(options.device)
-    backbone = load_backbone(options.model, options.checkpoint, device=device)
-    precision = _precision(options, path, device)
+    backbone = load_backbone(
+        options.model, options.checkpoint, device=device, progress=_downloading(progress)
+    )
+    precision = precision_of(options, path, device)
     with _open_writer(path, backbone, options, precision) as writer:
         previously = remembered_files(path)
         forget(path)
@@ -78,83 +79,28 @@ def encode_task(
     return report
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What `--dry-run` says of one task.
-
-    Attributes:
-        images: images of the dataset.
-        pending: images still to encode.
-        store_bytes: bytes their features will take.
-        seconds: estimated time of the encoder, from two timed passes on this machine; None if nothing is pending.
-    """
-
-    task: str
-    images: int
-    pending: int
-    store_bytes: int
-    seconds: float | None
-    store: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, with the counts of a finished run's report."""
-        return {
-            **asdict(self), "encoded": 0, "skipped": self.images - self.pending, "failed": 0, "dry_run": True
-        }  # fmt: skip
-
-    def describe(self) -> str:
-        """One line for a person."""
-        time = "" if self.seconds is None else f", about {self.seconds:.0f} s"
-        size = self.store_bytes / 2**20
-        return f"{self.task}: {self.pending} of {self.images} images to encode, {size:,.1f} MiB{time} -> {self.store}"
+def _downloading(progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Shows a checkpoint's download, in MB, where the images will be shown."""
+    if progress is None:
+        return None
+    shown = progress
+    return lambda done, total: shown(done // 10**6, total // 10**6, "MB of the checkpoint", None)
 
 
-def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
-    """What encoding would do and cost; nothing is written. The backbone is loaded, and timed on this machine."""
-    import time
-
-    dataset = read_dataset(root, options.dataset)
-    path = store_path(stores, dataset.task, options.backbone_name)
-    backbone = load_backbone(options.model, options.checkpoint, device=choose_device(options.device))
-    architecture = backbone.architecture
-    there: set[str] = set()
-    if path.exists():
-        store = EmbeddingStore.open(path)
-        arrays = [EMBEDDING, *options.extra]
-        if all(name in store.arrays for name in arrays):
-            committed = np.logical_and.reduce([store.committed(name) for name in arrays])
-            there = {name for name, done in zip(store.ids, committed, strict=True) if done}
-    pending = [sample for sample in dataset.samples if sample.id not in there]
-    item_bytes = sum(2 * int(np.prod(feature_shape(n, architecture))) for n in (EMBEDDING, *options.extra))
-    seconds = None
-    if pending:
-        encoder = FrozenEncoder(backbone, _precision(options, path, backbone.device))
-        batch = torch.zeros(
-            (_batch_size(options, backbone), 3, *[architecture.image_size] * 2), dtype=torch.uint8
-        )
-        sizes = torch.full((len(batch), 2), architecture.image_size)
-        encoder(batch, sizes, (EMBEDDING, *options.extra))
-        start = time.monotonic()
-        encoder(batch, sizes, (EMBEDDING, *options.extra))[EMBEDDING].cpu()
-        seconds = (time.monotonic() - start) / len(batch) * len(pending)
-    return Estimate(
-        dataset.task, len(dataset.samples), len(pending), item_bytes * len(pending), seconds, str(path)
-    )
-
-
-def _precision(options: EncodeOptions, path: Path, device: torch.device) -> str:
-    """`auto` goes on with what the store was begun with, also on another device."""
+def precision_of(options: EncodeOptions, path: Path, device: torch.device) -> str:
+    """The encoder's precision: `auto` goes on with what the store was begun with, also on another device."""
     if options.precision == "auto" and path.exists():
         stated: str = EmbeddingStore.open(path).identity["precision"]
         return stated
-    return choose_precision(options.precision, device)
+    return chooseprecision_of(options.precision, device)
 
 
-def _batch_size(options: EncodeOptions, backbone: Backbone) -> int:
+def batch_size_of(options: EncodeOptions, architecture: Architecture, device: torch.device) -> int:
+    """Images a forward pass, as asked for or by device."""
     if options.batch_size is not None:
         return options.batch_size
     # On a CPU large inputs gain nothing from batches and a small one commits sooner.
-    return 8 if backbone.device.type != "cpu" or backbone.architecture.image_size < 512 else 1
+    return 8 if device.type != "cpu" or architecture.image_size < 512 else 1
 
 
 def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> StoreWriter:
@@ -198,7 +144,7 @@ def _encode_missing(
         warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
     writer.plan(
         [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
-        _batch_size(options, backbone),
+        batch_size_of(options, backbone.architecture, backbone.device),
     )
     arrays = (EMBEDDING, *options.extra)
     by_missing: dict[tuple[str, ...], list[Any]] = {}

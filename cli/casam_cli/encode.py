@@ -77,7 +77,7 @@ def encode(
 
 
 def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
-    from casam_cache.encode.task import estimate_task
+    from casam_cache.encode.estimate import estimate_task
 
     reports = []
     for root in tasks:
