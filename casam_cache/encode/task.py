@@ -92,7 +92,7 @@ def precision_of(options: EncodeOptions, path: Path, device: torch.device) -> st
     if options.precision == "auto" and path.exists():
         stated: str = EmbeddingStore.open(path).identity["precision"]
         return stated
-    return chooseprecision_of(options.precision, device)
+    return choose_precision(options.precision, device)
 
 
 def batch_size_of(options: EncodeOptions, architecture: Architecture, device: torch.device) -> int:
