@@ -45,7 +45,7 @@ def by_tensorstore(folder: Path) -> np.ndarray:
 
 def test_every_array_opens_in_both(path: Path) -> None:
     store = EmbeddingStore.open(path)
-    group = zarr.open_group(path, mode="r")
+    group: Any = zarr.open_group(path, mode="r")
     names = [p.parent for p in path.rglob("zarr.json") if json.loads(p.read_text())["node_type"] == "array"]
     assert len(names) > 25
     for folder in names:
@@ -70,7 +70,7 @@ def test_a_store_with_nothing_in_it_opens(tmp_path: Path) -> None:
     from store_fakes import open_writer
 
     open_writer(tmp_path / "x.zarr").close()
-    group = zarr.open_group(tmp_path / "x.zarr", mode="r")
+    group: Any = zarr.open_group(tmp_path / "x.zarr", mode="r")
     assert group["embedding"].shape == (0, 6, 4, 4)
     assert by_tensorstore(tmp_path / "x.zarr" / "embedding").shape == (0, 6, 4, 4)
     store = EmbeddingStore.open(tmp_path / "x.zarr")
@@ -112,7 +112,8 @@ def test_shards_are_zarrs_and_zarrs_are_ours(case: tuple[np.ndarray, list[bool]]
         theirs = Path(name) / "theirs"
         theirs.mkdir()
         (theirs / "zarr.json").write_bytes(render(document))
-        zarr.open_array(theirs, mode="r+")[...] = values
+        written_by_zarr: Any = zarr.open_array(theirs, mode="r+")
+        written_by_zarr[...] = values
         if (theirs / "c.0.0.0").exists():  # zarr-python leaves out chunks that are all fill value
             written = Shard(theirs / "c.0.0.0", spec, len(values))
             for position in np.flatnonzero(written.present):
