@@ -27,7 +27,7 @@ OPEN_SHARDS = 64
 class EmbeddingStore:
     """The cached features of one dataset and backbone, opened with `EmbeddingStore.open(path)`.
 
-    Safe to share between threads, to fork, and to pickle into a spawned worker (which opens it again).
+    Safe to share between threads and to pickle into a spawned worker, which opens it again.
 
     Args:
         path: DIR/TASK/BACKBONE.zarr.
