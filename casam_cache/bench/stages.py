@@ -77,10 +77,13 @@ class Runs:
 
         Returns:
             The folder, and whether it was computed now.
+
+        Raises:
+            CasamError: the disk is full or read-only.
         """
         if self.exists(stage):
             return self.folder(stage), False
-        with self._lock(stage):
+        with self._disk_errors(), self._lock(stage):
             if self.exists(stage):  # another process finished it while we waited
                 return self.folder(stage), False
             partial = self.root / "partial" / f"{stage.kind}-{stage.key}"
@@ -113,6 +116,18 @@ class Runs:
             ) from None
         return record
 
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """A full or read-only disk is one message; what is finished, and the last checkpoint, stay."""
+        try:
+            yield
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise CasamError(
+                f"cannot write to the runs folder {self.root}: {error.strerror or error}{where}",
+                "make room or choose another folder with --runs DIR; the same command goes on from here",
+            ) from error
+
     def _record(self, stage: Stage, result: Path, recorded: dict[str, Any]) -> None:
         record = {
             "kind": stage.kind,
@@ -129,15 +144,8 @@ class Runs:
     @contextmanager
     def _lock(self, stage: Stage) -> Iterator[None]:
         folder = self.root / "locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / f"{stage.kind}-{stage.key}").open("a")
-        except OSError as error:
-            raise CasamError(
-                f"cannot write to the runs folder {self.root}: {error.strerror}",
-                "choose another with --runs DIR",
-            ) from None
-        with file:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{stage.kind}-{stage.key}").open("a") as file:
             try:
                 import fcntl
 

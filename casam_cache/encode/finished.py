@@ -6,8 +6,8 @@ a cache: without it, or when anything differs, the full comparison by content ru
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 from casam_cache.datasets import listing, task_name
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
+from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.store import store_path
+from casam_cache.store.files import write_file
 
 
 def memory_path(store: Path) -> Path:
@@ -54,7 +56,7 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
 
 
 def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeReport) -> None:
-    """Notes that `report` is of a complete run, so that the next one can stop early."""
+    """Notes that `report` is of a complete run, so that the next one can stop early; no harm where it cannot."""
     memory = {
         "request": _request(root, options),
         "metadata": digest((store / "zarr.json").read_text()),
@@ -62,9 +64,8 @@ def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeRepo
         "report": report.to_json(),
     }
     path = memory_path(store)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(memory))
-    os.replace(partial, path)
+    with contextlib.suppress(StoreError):
+        write_file(path, json.dumps(memory).encode())
 
 
 def forget(store: Path) -> None:

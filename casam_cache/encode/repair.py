@@ -46,8 +46,8 @@ def repair_store(
         DatasetError: the dataset lacks an image that is needed.
         CheckpointError: the backbone cannot be had.
     """
-    forget(store)
     with open_for_repair(store) as writer:
+        forget(store)
         damages = mend(writer)
         opened = EmbeddingStore.open(store)
         total = sum(len(batch) for damage in damages for batch in damage.batches)

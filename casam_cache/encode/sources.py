@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casam_cache.errors import CheckpointError
+from casam_cache.store.files import disk_errors
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +28,16 @@ def remember_backbone(stores: Path, backbone: Backbone) -> None:
 
     weights, source = _paths(stores, backbone.fingerprint)
     if not weights.exists():
-        save_decoder(backbone, weights)
+        with disk_errors(weights):
+            save_decoder(backbone, weights)
     checkpoint = backbone.checkpoint
     stated = {"model": backbone.name, "checkpoint": None if checkpoint is None else str(checkpoint.resolve())}
     text = json.dumps(stated, indent=1) + "\n"
     if not source.exists() or source.read_text() != text:
-        partial = source.with_suffix(".tmp")
-        partial.write_text(text)
-        os.replace(partial, source)
+        partial = source.with_suffix(f".{os.getpid()}.tmp")  # two encodes may write it at once
+        with disk_errors(source):
+            partial.write_text(text)
+            os.replace(partial, source)
 
 
 def decoder_of(stores: Path, fingerprint: str, device: torch.device | str = "cpu") -> Backbone:

@@ -42,6 +42,10 @@ class HasDecoder(Protocol):
     def mask_decoder(self) -> nn.Module:
         """The frozen mask decoder."""
 
+    @property
+    def neck(self) -> tuple[float, float]:
+        """Mean and deviation over the channels of a typical embedding cell."""
+
 
 def head_options(name: str, values: Mapping[str, Any] | None = None) -> BaseModel:
     """The validated options of the head `name`.
@@ -57,7 +61,7 @@ def head_options(name: str, values: Mapping[str, Any] | None = None) -> BaseMode
 def build_head(
     name: str, options: BaseModel | Mapping[str, Any] | None, backbone: HasDecoder, seed: int
 ) -> Head:
-    """A new head; its initial weights depend on the seed, the options and the backbone's dimensions alone.
+    """A new head; its initial weights depend on the seed, the options and the backbone alone.
 
     Decoder tuning starts from the backbone's own decoder. The head is on the CPU, but for that copied
     decoder.
@@ -79,10 +83,10 @@ def save_head(head: Head, folder: Path, **recorded: Any) -> None:
         folder: where.
         recorded: plain JSON kept beside it, e.g. the backbone's fingerprint.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(tensors))
     description = {
         "version": VERSION,
         "head": head.name,
@@ -124,7 +128,7 @@ def load_head(folder: Path, backbone: HasDecoder) -> Head:
 
 
 def _alignment(options: Any, backbone: HasDecoder, seed: int) -> Head:
-    return AlignmentLayer(backbone.architecture.channels, options, seed)
+    return AlignmentLayer(backbone.architecture.channels, options, seed, backbone.neck)
 
 
 def _identity(options: Any, backbone: HasDecoder, seed: int) -> Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ FILE = "checkpoint.pt"
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint in `folder`; a kill at any instant leaves the old one or the new one."""
+    data = io.BytesIO()  # torch.save into a file that cannot grow fails without saying why
+    torch.save(state, data)
     partial = folder / f"{FILE}.partial"
     with partial.open("wb") as file:
-        torch.save(state, file)
+        file.write(data.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, folder / FILE)

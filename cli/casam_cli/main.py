@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -34,8 +35,18 @@ app.add_typer(store_app, name="store")
 
 
 # Typer brings its own copy of click in some versions: the base of all usage errors, whichever click it is of.
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 INTERRUPTED = 130
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full: make room, or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: make room, or choose another folder",
+    errno.EFBIG: "the file may not grow so large here: choose another folder (ulimit -f shows the limit)",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "no permission: choose another folder, or change its permissions",
+    errno.EPERM: "no permission: choose another folder, or change its permissions",
+    errno.ENOTDIR: "a file is where a folder should be: choose another folder",
+    errno.EEXIST: "a file is where a folder should be: choose another folder",
+}
 
 
 def run() -> None:
@@ -53,6 +64,13 @@ def run() -> None:
         # The reader of our output left (`casam ... | head`): nothing more to say, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        console.show_error(
+            CasamError(f"{error.filename or 'cannot write'}: {error.strerror}", _REFUSALS[error.errno])
+        )
+        code = 1
     if code == INTERRUPTED:  # which is also what Typer makes of Ctrl-C
         console.show_error(CasamError("interrupted", "the same command goes on from here"))
     if code:

@@ -1,0 +1,206 @@
+"""`casam predict`: one image, one prompt, one mask, the same one that evaluation scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Casam
+from PIL import Image
+
+from casam_cache.backbones.decoder import Prompts, upscale
+from casam_cache.bench.outcomes import read_outcomes
+from casam_cache.bench.predict import Predictor
+from casam_cache.encode.sources import decoder_of
+from casam_cache.heads.files import load_head
+from casam_cache.heads.forward import predict_low_res
+from casam_cache.metrics.overlap import iou
+from casam_cache.store import EmbeddingStore
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.stored import open_split
+
+Encode = Callable[..., Any]
+
+
+@pytest.fixture
+def fitted(casam: Casam, encode: Encode, discs: Path) -> dict[str, Any]:
+    """The report of a short fit to `discs`."""
+    encode(discs)
+    report: dict[str, Any] = casam.json("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")
+    return report
+
+
+def read_mask(path: Path) -> np.ndarray:
+    array = np.asarray(Image.open(path))
+    assert set(np.unique(array)) <= {0, 255}
+    return array > 0
+
+
+def test_a_mask_and_an_overlay_at_the_images_size(
+    casam: Casam, discs: Path, fitted: dict[str, Any], tmp_path: Path
+) -> None:
+    Image.open(discs / "images" / "p004.png").resize((83, 61)).save(tmp_path / "odd.png")
+    report = casam.json("predict", tmp_path / "odd.png", "--box", "10,12,50.5,40", "--run", fitted["run"])
+    mask = read_mask(casam.folder / "mask.png")
+    assert mask.shape == (61, 83) == (report["height"], report["width"])
+    assert mask.sum() == report["area"]
+    assert (report["mask"], report["overlay"]) == ("mask.png", "mask_overlay.png")
+    assert (report["head"], report["task"]) == ("alignment", "discs")
+    with Image.open(casam.folder / "mask_overlay.png") as overlay:
+        assert overlay.size == (83, 61)
+
+
+def test_a_prediction_is_the_mask_that_evaluation_scores(
+    casam: Casam, discs: Path, fitted: dict[str, Any]
+) -> None:
+    store = EmbeddingStore.open(casam.folder / "casam_store" / "discs" / "tiny.zarr")
+    backbone = decoder_of(casam.folder / "casam_store", store.identity["backbone"]["weights"])
+    scored: dict[str, np.ndarray] = {}
+    boxes: dict[str, np.ndarray] = {}
+    evaluate(
+        load_head(casam.folder / fitted["run"], backbone),
+        backbone,
+        open_split(store, "test"),
+        on_mask=lambda item, mask, bitmap: (
+            scored.update({item.id: bitmap}),
+            boxes.update({item.id: mask.box}),
+        ),
+    )
+    outcomes = read_outcomes(casam.folder / fitted["outcomes"])
+    assert outcomes.item == list(scored) == ["p004", "p005"]
+    for name, value, estimate in zip(outcomes.item, outcomes.iou, outcomes.predicted_iou, strict=True):
+        box = ",".join(f"{edge:g}" for edge in boxes[name])
+        report = casam.json(
+            "predict", discs / "images" / f"{name}.png", "--box", box, "--run", fitted["run"],
+            "--out", f"{name}.png",
+        )  # fmt: skip
+        mask = read_mask(casam.folder / f"{name}.png")
+        assert mask.any()
+        np.testing.assert_array_equal(mask, scored[name])
+        assert iou(mask, np.asarray(Image.open(discs / "masks" / f"{name}.png")) > 0) == value
+        assert report["predicted_iou"] == pytest.approx(estimate, abs=1e-5)
+
+
+def test_one_point_takes_the_best_of_three_masks(casam: Casam, discs: Path, fitted: dict[str, Any]) -> None:
+    store = EmbeddingStore.open(casam.folder / "casam_store" / "discs" / "tiny.zarr")
+    backbone = decoder_of(casam.folder / "casam_store", store.identity["backbone"]["weights"])
+    index = store.index("p004")
+    geometry = store.geometry(index)
+    best = []
+    for x, y in ((20, 30), (7, 5), (33, 41)):
+        point = torch.from_numpy(geometry.to_input(np.array([[[x, y]]], np.float32)))
+        low_res, estimates = predict_low_res(
+            load_head(casam.folder / fitted["run"], backbone),
+            backbone,
+            torch.from_numpy(store.read(index)[None].copy()),
+            Prompts(points=point, labels=torch.ones((1, 1), dtype=torch.long)),
+            multimask=True,
+        )
+        assert low_res.shape[1] == 3
+        best.append(int(estimates[0].argmax()))
+        casam(
+            "predict", discs / "images" / "p004.png", "--point", f"{x},{y}", "--run", fitted["run"], "--overwrite"
+        )  # fmt: skip
+        expected = upscale(low_res[:, best[-1]], geometry)[0] > 0
+        np.testing.assert_array_equal(read_mask(casam.folder / "mask.png"), expected.numpy())
+
+
+def test_without_a_run_it_is_the_frozen_sam(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
+    report = casam.json(
+        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint
+    )
+    assert (report["head"], report["task"]) == ("identity", "")
+
+
+def test_several_prompts_belong_to_one_mask(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
+    image, outs = discs / "images" / "p004.png", []
+    for number, prompt in enumerate(
+        (("--point", "9,9", "--point", "12,14"), ("--box", "5,5,20,20", "--point", "9,9"))
+    ):
+        casam("predict", image, *prompt, "--checkpoint", tiny_checkpoint, "--out", f"{number}.png")
+        assert casam.code == 0
+        outs.append(read_mask(casam.folder / f"{number}.png"))
+    assert outs[0].shape == outs[1].shape == (48, 40)
+
+
+def test_the_api_takes_arrays_and_files(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
+    predictor = Predictor(checkpoint=tiny_checkpoint)
+    path = discs / "images" / "p004.png"
+    from_file = predictor.predict(path, box=(3, 3, 30, 30))
+    from_array = predictor.predict(np.asarray(Image.open(path)), box=(3, 3, 30, 30))
+    np.testing.assert_array_equal(from_file.mask, from_array.mask)
+    assert from_file.mask.dtype == np.bool_
+
+
+def test_nothing_is_overwritten_unless_asked(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
+    command = (
+        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint
+    )  # fmt: skip
+    (casam.folder / "mask_overlay.png").write_text("mine")
+    casam(*command)
+    assert casam.code == 1
+    assert "mask_overlay.png exists" in casam.err
+    assert "--overwrite" in casam.err
+    assert not (casam.folder / "mask.png").exists()
+    assert (casam.folder / "mask_overlay.png").read_text() == "mine"
+    casam(*command, "--overwrite")
+    assert casam.code == 0
+    assert read_mask(casam.folder / "mask.png").shape == (48, 40)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ((), ("no prompt", "--box")),
+        (("--box", "5,5,41,20"), ("5,5,41,20", "40 x 48")),
+        (("--box", "20,5,5,20"), ("20,5,5,20", "x0 < x1")),
+        (("--box=-1,5,5,20",), ("-1,5,5,20", "40 x 48")),
+        (("--box", "nan,5,5,20"), ("nan,5,5,20",)),
+        (("--box", "5,5,20"), ("--box 5,5,20", "4 numbers")),
+        (("--box", "a,b,c,d"), ("--box a,b,c,d", "4 numbers")),
+        (("--point", "41,5"), ("41,5", "40 x 48")),
+        (("--point", "5"), ("--point 5", "2 numbers")),
+        (("--box", "5,5,20,20", "--out", "mask.jpg"), ("mask.jpg", ".png")),
+        (("--box", "5,5,20,20", "--out", "missing/mask.png"), ("missing",)),
+        (("--box", "5,5,20,20", "--run", "nowhere"), ("nowhere", "casam fit")),
+        (("--box", "5,5,20,20", "--device", "gpu"), ("gpu",)),
+        (("--box", "5,5,20,20", "--model", "vit_x"), ("vit_x", "vit_b")),
+    ],
+)
+def test_a_wrong_prompt_or_option_is_said(
+    casam: Casam, discs: Path, tiny_checkpoint: Path, prompt: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    casam("predict", discs / "images" / "p004.png", *prompt, "--checkpoint", tiny_checkpoint)
+    assert casam.code == 1
+    for word in words:
+        assert word in casam.err
+    assert "Traceback" not in casam.err
+    assert not list(casam.folder.iterdir())
+
+
+def test_an_image_that_is_none(casam: Casam, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    for name in ("text.png", "missing.png"):
+        casam("predict", tmp_path / name, "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint)
+        assert casam.code == 1
+        assert name in casam.err
+
+
+def test_a_run_whose_checkpoint_has_moved(
+    casam: Casam, discs: Path, fitted: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved.safetensors"
+    sources = list((casam.folder / "casam_store" / ".backbones").glob("*.json"))
+    sources[0].write_text(sources[0].read_text().replace(str(tiny_checkpoint), str(tmp_path / "gone.pth")))
+    moved.write_bytes(tiny_checkpoint.read_bytes())
+    command = ("predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--run", fitted["run"])
+    casam(*command)
+    assert casam.code == 1
+    assert "gone.pth" in casam.err
+    assert "--checkpoint" in casam.err
+    casam(*command, "--checkpoint", moved)
+    assert casam.code == 0
