@@ -144,6 +144,7 @@ def test_decoder_file(tmp_path: Path, backbone: Backbone) -> None:
     loaded = load_decoder(path)
     assert loaded.encoder is None
     assert (loaded.name, loaded.architecture, loaded.fingerprint) == ("seeded", TINY, backbone.fingerprint)
+    assert loaded.neck == backbone.neck
     for name, tensor in backbone_state(loaded).items():
         assert torch.equal(tensor, backbone_state(backbone)[name])
     first = path.read_bytes()

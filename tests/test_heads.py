@@ -88,11 +88,27 @@ def test_some_layers_start_as_the_identity(norm):
     torch.testing.assert_close(AlignmentLayer(16, AlignmentOptions(norm=norm))(x), x)
 
 
-def test_the_default_layer_starts_as_a_normalisation():
+def test_a_matched_layer_keeps_cells_of_the_backbones_scale():
+    x = 0.3 * LayerNorm2d(16)(torch.randn(2, 16, 4, 4)) - 0.1
+    head = AlignmentLayer(16, AlignmentOptions(), scale=(-0.1, 0.3))
+    torch.testing.assert_close(head(x), x, atol=1e-5, rtol=1e-4)
+
+
+def test_the_backbones_scale_is_that_of_its_embeddings():
+    backbone = seeded_backbone(Architecture(**{**vars(TINY), "channels": 256}), 0)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    embedding = backbone.encoder(image)
+    mean, deviation = backbone.neck
+    assert embedding.mean().item() == pytest.approx(mean, abs=0.1)
+    assert embedding.std(1, unbiased=False).mean().item() == pytest.approx(deviation, rel=0.05)
+    head = build_head("alignment", None, backbone, 0)
+    assert head.blocks[2].norm.weight[0].item() == pytest.approx(deviation)
+
+
+def test_a_zero_layer_starts_as_a_normalisation():
     x = torch.randn(2, 16, 4, 4)
-    torch.testing.assert_close(
-        AlignmentLayer(16, AlignmentOptions())(x), LayerNorm2d(16)(x), atol=1e-4, rtol=1e-4
-    )
+    head = AlignmentLayer(16, AlignmentOptions(init="zero"))
+    torch.testing.assert_close(head(x), LayerNorm2d(16)(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("relu", ["pre", "post"])

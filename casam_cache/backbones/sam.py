@@ -29,7 +29,7 @@ from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import canonical_json, digest_file, generator
 
 PARTS = ("encoder", "decoder")
-_DECODER_FORMAT = "casam-decoder/1"
+_DECODER_FORMAT = "casam-decoder/2"
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Backbone:
         checkpoint: the file it came from, None for weights made here.
         encoder: (B, 3, S, S) -> (B, C, g, g), None where only the decoder was loaded.
         prompt_encoder, mask_decoder: `segment_anything`'s.
+        neck: mean and standard deviation over the channels of a typical embedding cell (`neck_scale`).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Backbone:
     encoder: nn.Module | None
     prompt_encoder: nn.Module
     mask_decoder: nn.Module
+    neck: tuple[float, float] = (0.0, 1.0)
     _dense_pe: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -138,6 +140,7 @@ def build_backbone(
     *,
     checkpoint: Path | None = None,
     parts: Sequence[str] = PARTS,
+    neck: tuple[float, float] | None = None,
 ) -> Backbone:
     """A frozen backbone from named tensors, which are copied as float32.
 
@@ -149,6 +152,7 @@ def build_backbone(
         fingerprint: as in `Backbone`.
         checkpoint: as in `Backbone`.
         parts: as for `load_backbone`.
+        neck: as in `Backbone`; by default from the encoder's tensors, which `state` must then hold.
     """
     if not set(parts) <= set(PARTS):
         raise ValueError(f"parts are of {PARTS}, not {tuple(parts)}")
@@ -169,7 +173,19 @@ def build_backbone(
         modules.get(ENCODER),
         modules[PROMPT_ENCODER],
         modules[MASK_DECODER],
+        neck_scale(state) if neck is None else neck,
     )
+
+
+def neck_scale(state: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation over the channels of a typical embedding cell, from the weights alone.
+
+    The encoder's neck ends in a LayerNorm2d: a cell is w * z + b with z of mean 0 and variance 1 over the
+    channels. For z without preferred channels that gives mean(b) and sqrt(mean(w^2) + var(b)). A head that
+    normalises cells can start from these two instead of from a scale the decoder has never seen.
+    """
+    weight, bias = (state[f"{ENCODER}neck.3.{name}"].double() for name in ("weight", "bias"))
+    return float(bias.mean()), float((weight.square().mean() + bias.var(unbiased=False)).sqrt())
 
 
 def backbone_state(backbone: Backbone) -> dict[str, Tensor]:
@@ -231,6 +247,7 @@ def save_decoder(backbone: Backbone, path: Path) -> None:
         "name": backbone.name,
         "architecture": backbone.architecture.to_json(),
         "fingerprint": backbone.fingerprint,
+        "neck": list(backbone.neck),
         "decoder_fingerprint": _decoder_fingerprint(state),
     }
     metadata = {"decoder": canonical_json(about)}  # one key: safetensors writes several in random order
@@ -267,11 +284,13 @@ def load_decoder(path: Path, device: torch.device | str = "cpu") -> Backbone:
             )
         architecture = Architecture.from_json(about["architecture"])
         name, fingerprint, expected = (about[key] for key in ("name", "fingerprint", "decoder_fingerprint"))
+        mean, deviation = about["neck"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not a decoder file of a store", again) from error
     if _decoder_fingerprint(state) != expected:
         raise CheckpointError(f"the decoder file {path} is damaged", again)
-    return build_backbone(name, architecture, state, fingerprint, parts=("decoder",)).to(device)
+    neck = (float(mean), float(deviation))
+    return build_backbone(name, architecture, state, fingerprint, parts=("decoder",), neck=neck).to(device)
 
 
 def _decodes(key: str) -> bool:

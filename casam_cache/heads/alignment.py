@@ -9,13 +9,23 @@ A block is Cutie's CAResBlock and a LayerNorm2d:
 Three blocks at C = 256 have 3,542,031 parameters, the paper's 3.54 M, which settles the number of blocks but
 not where ReLU and LayerNorm stand: hence `relu` and `norm`.
 
-Where training starts matters, since a task has tens of images and a recipe a few hundred steps of 1e-4. With
-torch's default initialisation (`init=random`) the decoder first sees features it has never seen, and most of
-the recipe goes into undoing that. With `init=zero` conv2 starts at zero, as is usual for residual branches:
-u = 0 and y = LayerNorm2d(x). That is not the identity, but it keeps what matters: SAM's neck itself ends in a
-LayerNorm2d, so only each cell's mean over channels and its scale change. `norm=branch` (with the LayerNorm's
-weight at zero) and `norm=none` start at exactly the identity under `init=zero`. The fallback to the frozen
-SAM never relies on this: it is the identity head.
+Where training starts matters: a task has tens of images, the recipe a hundred steps of 1e-4. Three ways:
+
+- `init=random`, torch's default: LayerNorm2d replaces the scale of SAM's features by one that the frozen decoder
+  has never seen, and a random branch adds to that; training begins below the frozen SAM.
+- `init=zero`: conv2 starts at zero, as is usual for residual branches, so u = 0 and y = LayerNorm2d(x). The
+  scale is still a foreign one.
+- `init=matched`, the default: conv2 at zero, and LayerNorm2d's weight and bias at the deviation and mean that a
+  cell has over its channels in this backbone (`Backbone.neck`: SAM's neck itself ends in a LayerNorm2d, whose
+  weights tell). Only how cells differ in mean and deviation is lost at the start.
+
+On a synthetic stand-in (a decoder trained on eight looks, then three new looks of 12 images, 24 epochs; IoU on
+held-out images, frozen 0.47, 0.34, 0.61) matched starts at 0.48, 0.35, 0.62 and ends at 0.66, 0.59, 0.69; zero
+starts at 0.28, 0.21, 0.52 and ends at 0.56, 0.59, 0.61; random ends at 0.52, 0.58, 0.62. With 40 images zero and
+random end within 0.01 of each other.
+
+`norm=branch` (LayerNorm's weight at zero) and `norm=none` start at exactly the identity unless `init=random`.
+The fallback to the frozen SAM never relies on this: it is the identity head.
 """
 
 from __future__ import annotations
@@ -37,16 +47,23 @@ class AlignmentLayer(Head):
     Args:
         channels: C of the backbone.
         options: see `AlignmentOptions`.
-        seed: initial weights depend on it, C and the options alone; the first blocks of a deeper layer are
-            those of a shallower one.
+        seed: initial weights depend on it, C, the options and `scale` alone; the first blocks of a deeper
+            layer are those of a shallower one.
+        scale: mean and deviation over the channels of a typical cell (`Backbone.neck`), for `init=matched`.
     """
 
     name = "alignment"
 
-    def __init__(self, channels: int, options: AlignmentOptions, seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        options: AlignmentOptions,
+        seed: int = 0,
+        scale: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         super().__init__(options)
         self.blocks = nn.ModuleList(
-            CAResBlock(channels, options, seed, index) for index in range(options.blocks)
+            CAResBlock(channels, options, seed, index, scale) for index in range(options.blocks)
         )
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
@@ -65,9 +82,12 @@ class CAResBlock(nn.Module):
         channels: C.
         options: `relu`, `norm` and `init` are read.
         seed, index: of the run, and the block's place in the layer; with C they name the initial weights.
+        scale: as in `AlignmentLayer`.
     """
 
-    def __init__(self, channels: int, options: AlignmentOptions, seed: int, index: int) -> None:
+    def __init__(
+        self, channels: int, options: AlignmentOptions, seed: int, index: int, scale: tuple[float, float]
+    ) -> None:
         super().__init__()
         size = gate_kernel(channels)
         self.relu_first = options.relu == "pre"
@@ -81,8 +101,11 @@ class CAResBlock(nn.Module):
         draw_uniform(self.conv1, 9 * channels, *belongs_to, "conv1")
         draw_uniform(self.conv2, 9 * channels, *belongs_to, "conv2")
         draw_uniform(self.gate, size, *belongs_to, "gate")
-        if options.init == "zero":
+        if options.init != "random":
             self._silence()
+        if options.init == "matched" and options.norm == "post" and self.norm is not None:
+            nn.init.constant_(self.norm.bias, scale[0])
+            nn.init.constant_(self.norm.weight, scale[1])
 
     def _silence(self) -> None:
         """Makes the branch add nothing at first, with a gradient that can change it."""

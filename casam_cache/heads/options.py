@@ -14,8 +14,9 @@ class AlignmentOptions(BaseModel):
         blocks: CAResBlocks in a row; the paper's 3.54 M parameters are three at C = 256.
         relu: `pre` is Cutie's ReLU before each convolution, `post` the one after each convolution.
         norm: LayerNorm2d after the residual (`post`), on the branch (`branch`), or nowhere (`none`).
-        init: `zero` starts the last convolution of each branch at zero, so that the branch starts silent;
-            `random` is torch's default initialisation everywhere.
+        init: `matched` starts each branch silent (its last convolution at zero) and each LayerNorm2d after a
+            residual at the backbone's own scale, so that the layer starts close to the identity; `zero` does
+            only the first, with LayerNorm2d at 1 and 0; `random` is torch's default everywhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -23,7 +24,7 @@ class AlignmentOptions(BaseModel):
     blocks: int = Field(default=3, ge=1, le=64)
     relu: Literal["pre", "post"] = "pre"
     norm: Literal["post", "branch", "none"] = "post"
-    init: Literal["zero", "random"] = "zero"
+    init: Literal["matched", "zero", "random"] = "matched"
 
 
 class IdentityOptions(BaseModel):
