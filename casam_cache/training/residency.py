@@ -56,7 +56,8 @@ class Embeddings:
             dtype = torch.from_numpy(first[:0].copy()).dtype
             self._all = torch.empty((len(indexes), *first.shape), dtype=dtype, device=on)
             for index, place in self._place.items():
-                self._all[place].copy_(torch.from_numpy(items.embedding(index).copy()))  # stores give read-only
+                stored = items.embedding(index)
+                self._all[place].copy_(torch.from_numpy(stored.copy()))  # stores give read-only views
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """For each batch of item indexes in turn, float32 (B, C, g, g) on the device."""
