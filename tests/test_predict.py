@@ -182,6 +182,13 @@ def test_a_wrong_prompt_or_option_is_said(
     assert not list(casam.folder.iterdir())
 
 
+def test_a_stage_that_is_no_fit(casam: Casam, discs: Path, fitted: dict[str, Any]) -> None:
+    image = discs / "images" / "p004.png"
+    casam("predict", image, "--box", "5,5,20,20", "--run", fitted["outcomes"])
+    assert casam.code == 1
+    assert "no fit" in casam.err
+
+
 def test_an_image_that_is_none(casam: Casam, tmp_path: Path, tiny_checkpoint: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for name in ("text.png", "missing.png"):

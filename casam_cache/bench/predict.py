@@ -17,7 +17,7 @@ from casam_cache.backbones.sam import Backbone, load_backbone
 from casam_cache.bench.stages import Runs
 from casam_cache.datasets import load_image
 from casam_cache.encode.sources import whole_backbone
-from casam_cache.errors import OptionError
+from casam_cache.errors import CasamError, OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head
@@ -74,7 +74,13 @@ class Predictor:
             precision = choose_precision("auto", where)
         else:
             folder = Path(run)
-            recorded = Runs(folder.parent.parent).record(folder)["recorded"]
+            record = Runs(folder.parent.parent).record(folder)
+            if record.get("kind") != "fit":
+                raise CasamError(
+                    f"{folder} is no fit but a stage of kind '{record.get('kind')}'",
+                    "name the folder that `casam fit` printed as its run",
+                )
+            recorded = record["recorded"]
             identity = recorded["identity"]
             self._backbone = _backbone_of(recorded, checkpoint, where)
             self._head = load_head(folder, self._backbone)

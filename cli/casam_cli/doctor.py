@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from casam_cli import console
 
@@ -22,6 +19,8 @@ def doctor(json_: bool = console.JsonOption) -> None:
     if json_:
         console.print_json(report)
         return
+    from rich.table import Table
+
     table = Table(show_header=False, box=None)
     for name, value in report.items():
         if isinstance(value, dict):
@@ -59,6 +58,8 @@ def examine() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from pydantic import ValidationError
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
@@ -47,6 +46,8 @@ def encode(
     json_: bool = console.JsonOption,
 ) -> None:
     """Run the frozen encoder once over a dataset and keep its features; go on where an earlier run stopped."""
+    from pydantic import ValidationError
+
     from casam_cache.datasets import DatasetOptions, find_tasks
     from casam_cache.encode.options import EncodeOptions
 

@@ -21,7 +21,7 @@ def fit(
     set_: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="An option of the method or the training."
     ),
-    epochs: int | None = typer.Option(None, help="Visits of each training image [default: 24]."),
+    epochs: int | None = typer.Option(None, help="Visits of each training image (24 unless given)."),
     seed: int = typer.Option(0, help="Of initial weights, order, masks and prompts."),
     evaluate: str = typer.Option("test", help="Split to score: test | val"),
     model: str | None = typer.Option(None, help="Backbone, needed only where the task has several."),

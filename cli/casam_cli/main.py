@@ -81,7 +81,8 @@ def _show_usage_error(error: Any) -> int:
     """A command line that names no command, or an option that does not exist, lacks its value or is required."""
     context = error.ctx
     if type(error).__name__ == "NoArgsIsHelpError":
-        console.show_line(context.get_help())
+        if help_text := context.get_help():  # with rich, Typer has printed it already
+            console.show_result(help_text)
         return int(error.exit_code)
     hint = f"{context.command_path if context else 'casam'} --help lists what there is"
     if context and hasattr(context.command, "list_commands"):

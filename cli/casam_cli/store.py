@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.table import Table
 
 from casam_cache.errors import StoreError
 from casam_cli import console
@@ -40,6 +39,9 @@ def info(
     if json_:
         console.print_json(report)
         return
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(show_header=False, box=None)
     table.add_row(
         "items", f"{report['items']} ({report['committed'][EMBEDDING]} committed, {len(failures)} failed)"
@@ -58,7 +60,7 @@ def info(
     table.add_row("weights", str(opened.identity.get("backbone", {}).get("weights")))
     table.add_row("fingerprint", opened.fingerprint)
     for name, reason in failures.items():
-        table.add_row("failed", f"{name}: {reason}")
+        table.add_row("failed", Text(f"{name}: {reason}"))
     console.out.print(table)
 
 

@@ -1,0 +1,266 @@
+"""The command line as a whole: help, one JSON object each, store commands, and docs/cli.md against the program."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from conftest import Casam
+
+Encode = Callable[..., Any]
+DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+# Keys of these objects are data (names of items, formats, packages, ...): only what they hold is compared.
+MAPS = {"splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures"}
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its words, e.g. `store info`."""
+    from casam_cli.main import app
+
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            found.update({f"{name} {inner}": entry for inner, entry in command.commands.items()})
+        else:
+            found[name] = command
+    return found
+
+
+COMMANDS = sorted(commands())
+
+
+@pytest.fixture
+def store(casam: Casam, encode: Encode, discs: Path) -> Path:
+    return casam.folder / encode(discs)["tasks"][0]["store"]
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 4
+    file.write_bytes(data)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["", "data", "store", *COMMANDS])
+def test_help_says_what_a_command_takes(casam: Casam, command: str) -> None:
+    out = casam(*command.split(), "--help")
+    assert casam.code == 0
+    assert f"casam {command}".strip() in out
+    if command in COMMANDS:
+        for parameter in commands()[command].params:
+            for option in [name for name in parameter.opts if name.startswith("--")]:
+                assert option in out
+        assert "--json" in out
+    assert out == casam(*command.split(), "-h")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom casam_cli.main import run\nsys.argv = ['casam', '--help']\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'zarr', 'numpy', 'pydantic', 'PIL', 'scipy', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "encode" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ecnode",), ("ecnode", "encode", "fit", "store")),
+        (("store", "list"), ("list", "info", "verify", "repair")),
+        (("fit", "--tasks", "discs"), ("--tasks", "casam fit --help")),
+        (("fit",), ("--task",)),
+        (("encode", "discs", "--batch-size", "many"), ("--batch-size",)),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(
+    casam: Casam, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert casam(*arguments) == ""
+    assert casam.code == 2
+    for word in words:
+        assert word in casam.err
+    assert "error" in casam.json(*arguments)
+    assert casam.code == 2
+
+
+def test_without_a_command_it_is_help(casam: Casam) -> None:
+    assert "encode" in casam()
+    assert casam.code == 2
+
+
+# Store commands
+
+
+def test_info_says_what_a_store_holds(casam: Casam, store: Path) -> None:
+    report = casam.json("store", "info", store)
+    assert (report["items"], report["dtype"], report["embedding_shape"]) == (10, "float16", [16, 8, 8])
+    assert report["identity"]["preprocessing"]["resize"] == "longest"
+    assert report["annotations"] == {"mask_mode": "binary", "masks": 9, "train": 8, "val": 0, "test": 2}
+    shown = casam("store", "info", store)
+    for words in ("10", "embedding", "float16", report["fingerprint"], "binary"):
+        assert words in shown
+
+
+def test_a_flipped_bit_is_found_and_mended(casam: Casam, store: Path, discs: Path) -> None:
+    whole = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    assert casam.json("store", "verify", store) == {
+        "items": 10, "bad": [], "committed": {"embedding": 10}, "unfinished": []
+    }  # fmt: skip
+    assert casam.code == 0
+    casam("store", "verify", store)
+    assert "sound" in casam.err
+
+    flip_a_bit(next((store / "embedding").glob("c.*")))
+    report = casam.json("store", "verify", store)
+    assert casam.code == 1
+    [item] = report["bad"][0]["items"]
+    assert re.fullmatch(r"p00\d", item)
+    casam("store", "verify", store)
+    assert casam.code == 1
+    assert item in casam.err
+    assert "casam store repair" in casam.err
+
+    assert casam.json("store", "repair", store, discs)["ids"] == [item]
+    assert casam.json("store", "verify", store)["bad"] == []
+    assert casam.code == 0
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == whole
+    assert casam.json("store", "repair", store, discs)["repaired"] == 0
+
+
+@pytest.mark.parametrize("part", ["pooled", "commit/embedding", "item/id_values", "annotations", "."])
+def test_any_other_damage_is_mended_too(
+    casam: Casam, encode: Encode, store: Path, discs: Path, part: str
+) -> None:
+    whole = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    flip_a_bit(next(path for path in sorted((store / part).rglob("*")) if path.is_file()))
+    assert casam.json("store", "verify", store)["bad"]
+    assert casam.code == 1
+    casam.json("store", "repair", store, discs)
+    assert casam.code == 0
+    encode(discs)
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == whole
+
+
+def test_a_damaged_embedding_is_never_trained_on(casam: Casam, store: Path, discs: Path) -> None:
+    flip_a_bit(next((store / "embedding").glob("c.*")))
+    casam("fit", "--task", "discs", "--epochs", 1)
+    assert casam.code == 1
+    assert "casam store repair" in casam.err
+    assert "Traceback" not in casam.err
+
+
+def test_repair_wants_the_images_that_were_encoded(casam: Casam, store: Path, discs: Path) -> None:
+    flip_a_bit(next((store / "embedding").glob("c.*")))
+    [item] = casam.json("store", "verify", store)["bad"][0]["items"]
+    image = discs / "images" / f"{item}.png"
+    other = next(path for path in sorted((discs / "images").iterdir()) if path != image)
+    image.write_bytes(other.read_bytes())
+    casam("store", "repair", store, discs)
+    assert casam.code == 1
+    assert item in casam.err
+    image.unlink()
+    casam("store", "repair", store, discs)
+    assert casam.code == 1
+    assert item in casam.err
+
+
+# The page against the program
+
+
+def documented() -> dict[str, Any]:
+    """The JSON examples of the page, by the command that is named above each."""
+    blocks = re.findall(r"<!-- json: (.+?) -->\n```json\n(.*?)```", DOCS, re.DOTALL)
+    assert len(blocks) == DOCS.count("```json"), "every example names its command"
+    return {name: json.loads(text) for name, text in blocks}
+
+
+def sections() -> Iterator[tuple[str, str]]:
+    for part in DOCS.split("\n## casam ")[1:]:
+        name, _, text = part.partition("\n")
+        yield name.strip(), text
+
+
+def shape(value: Any, key: str = "") -> Any:
+    """The keys of nested JSON, with what a list or map of data holds under one name."""
+    if isinstance(value, dict) and key in MAPS:
+        return {"(each)": next((shape(entry) for entry in value.values()), None)}
+    if isinstance(value, dict):
+        return {name: shape(entry, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        found = [shape(entry) for entry in value if isinstance(entry, dict | list)]
+        return [found[0]] if found else []
+    return None
+
+
+def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iterator[tuple[str, Any]]:
+    """Every command once with --json, and what it printed."""
+    from PIL import Image
+
+    extra = ("--checkpoint", checkpoint, "--name", "tiny")
+    (discs / "images" / "p003.png").write_bytes((discs / "images" / "p003.png").read_bytes()[:900])
+    yield "data check", casam.json("data", "check", discs)
+    yield "encode --dry-run", casam.json("encode", discs, *extra, "--dry-run")
+    yield "encode", casam.json("encode", discs, *extra)
+    report = casam.json("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")
+    yield "fit", report
+    Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")
+    yield "predict", casam.json("predict", "image.png", "--box", "5,5,20,20", "--run", report["run"])
+    yield "doctor", casam.json("doctor")
+    store = casam.folder / "casam_store" / "discs" / "tiny.zarr"
+    yield "store info", casam.json("store", "info", store)
+    flip_a_bit(next((store / "embedding").glob("c.*")))
+    yield "store verify", casam.json("store", "verify", store)
+    yield "store repair", casam.json("store", "repair", store, discs)
+    yield "error", casam.json("store", "info", "nowhere")
+
+
+def test_every_command_prints_what_the_page_says(
+    casam: Casam, encode: Encode, discs: Path, tiny_checkpoint: Path
+) -> None:
+    examples = documented()
+    found = dict(run_all(casam, encode, discs, tiny_checkpoint))
+    assert found.keys() | {"demo", "data phantoms"} == examples.keys()
+    for name, output in found.items():
+        assert shape(output) == shape(examples[name]), f"casam {name} --json"
+
+
+def test_phantoms_print_what_the_page_says(casam: Casam) -> None:
+    output = casam.json("data", "phantoms", "drawn", "--images", 6)
+    assert shape(output) == shape(documented()["data phantoms"])
+    assert all(Path(folder).is_dir() for folder in output["folders"])
+    casam("data", "phantoms", "drawn", "--images", 6)
+    assert casam.code == 1
+    assert "drawn" in casam.err
+
+
+def test_demo_prints_what_the_page_says(casam: Casam, monkeypatch: pytest.MonkeyPatch) -> None:
+    from casam_cache.report import demo
+
+    report = demo.DemoReport([], [], Path("demo/table.md"), [Path("demo/pictures/phantom-caries.png")])
+    monkeypatch.setattr(demo, "run_demo", lambda *arguments, **options: report)
+    assert shape(casam.json("demo")) == shape(documented()["demo"])
+
+
+def test_the_page_names_every_command_and_option() -> None:
+    described = dict(sections())
+    found = commands()
+    assert described.keys() == found.keys()
+    for name, text in described.items():
+        options = {opt for parameter in found[name].params for opt in parameter.opts if opt.startswith("--")}
+        table = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE)) | (
+            {"--json"} if "[--json]" in text else set()
+        )
+        assert table == options - {"--help"}, name
