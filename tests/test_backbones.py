@@ -276,10 +276,10 @@ def test_early_alone_stops_after_its_block(
 ) -> None:
     ran: list[int] = []
     handles = [
-        block.register_forward_hook(lambda _m, _i, _o, index=index: ran.append(index))
+        block.mlp.register_forward_hook(lambda _m, _i, _o, index=index: ran.append(index))
         for index, block in enumerate(backbone.encoder.blocks)
     ]
-    FrozenEncoder(backbone)(*batch, ["early"])
+    FrozenEncoder(backbone)(batch[0][:1], batch[1][:1], ["early"])
     for handle in handles:
         handle.remove()
     assert ran == list(range(early_block(TINY) + 1))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from casam_cache.backbones.architecture import PIXEL_MEAN, PIXEL_STD, Architecture
+from casam_cache.backbones.attention import AUTO, choose_form
+from casam_cache.backbones.blocks import prepare_blocks
 from casam_cache.backbones.decoder import normalise_in_float
 from casam_cache.backbones.devices import PRECISIONS
 from casam_cache.backbones.sam import Backbone
@@ -67,7 +69,9 @@ def feature_identity(name: str, architecture: Architecture) -> dict[str, Any]:
 class FrozenEncoder:
     """The image encoder of a backbone, on the device where the backbone is.
 
-    *embedding* is SAM's image embedding, upstream's modules as they are.
+    *embedding* is SAM's image embedding. Weights and function are upstream's; its blocks run in a form that
+    does less work (`blocks`, `attention`), measured equal to `segment_anything` in float32 to 1e-5 of the
+    largest value (tests/test_parity.py).
 
     *early* is the output of the first block with global attention (the first of HQ-SAM's
     `interm_embeddings`), channels first. If it is all that is asked for, the later blocks do not run.
@@ -82,15 +86,20 @@ class FrozenEncoder:
         tokens t <- t + proj(softmax(q k^T / sqrt(head dim)) v);  t <- t + mlp(norm2(t))
 
     Tokens have no absolute position, their attention no relative position term, and no window padding takes
-    part. Image tokens never attend to them: x goes on through upstream's block, bit for bit as without
-    tokens.
+    part. Image tokens never attend to them: x goes on through the block bit for bit as without tokens.
+
+    On a CPU the items of a batch are encoded one after the other, so that an item's bits depend on no other
+    and memory does not grow with the batch; large inputs gain nothing from batches there. On a GPU libraries
+    choose kernels by the batch's size: equal bits need batches of equal size, which the store plans.
 
     Args:
-        backbone: with its encoder loaded.
+        backbone: with its encoder loaded; moving its modules later is not followed.
         precision: "fp32" (TF32 off), or "bf16": autocast, with LayerNorm and the residual stream in float32.
+        attention: a form of `attention.FORMS`, or "auto" for the device's; `self.attention` says which. Forms
+            differ in rounding only, but bits that must be reproduced need the same one.
     """
 
-    def __init__(self, backbone: Backbone, precision: str = "fp32") -> None:
+    def __init__(self, backbone: Backbone, precision: str = "fp32", attention: str = AUTO) -> None:
         if backbone.encoder is None:
             raise ValueError("this backbone was loaded without its encoder")
         if precision not in PRECISIONS:
@@ -98,7 +107,9 @@ class FrozenEncoder:
         self.architecture = backbone.architecture
         self.precision = precision
         self.device = backbone.device
+        self.attention = choose_form(attention, self.device)
         self._encoder: Any = backbone.encoder
+        self._blocks = prepare_blocks(self._encoder, self.architecture.grid, self.attention)
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(-1, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(-1, 1, 1)
         drawn = generator("moda tokens", TOKEN_SEED).standard_normal((TOKENS, self.architecture.width))
@@ -146,27 +157,30 @@ class FrozenEncoder:
         for name in features:
             feature_shape(name, self.architecture)
         images = self.preprocess(pixels, sizes)
-        found: dict[str, Tensor] = {}
         with self._numerics():
-            self._run(images, features, found)
-        return {name: found[name].float().contiguous() for name in features}
+            if self.device.type == "cpu" and len(images) > 1:
+                parts = [self._run(image, features) for image in images.split(1)]
+                return {name: torch.cat([part[name] for part in parts]) for name in features}
+            return self._run(images, features)
 
-    def _run(self, images: Tensor, features: Sequence[str], found: dict[str, Tensor]) -> None:
-        encoder = self._encoder
+    def _run(self, images: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
+        encoder, found = self._encoder, {}
         grid = encoder.patch_embed(images) + encoder.pos_embed  # (B, g, g, width)
         tokens = self._tokens.expand(len(images), -1, -1) if "tokens" in features else None
-        for index, block in enumerate(encoder.blocks):
+        for index, block in enumerate(self._blocks):
+            projected = block.project(grid)
             if tokens is not None:
-                tokens = attend(block, tokens, grid)
-            grid = block(grid)
+                tokens = block.forward_tokens(tokens, projected)
+            grid = block.forward(grid, projected)
             if index == early_block(self.architecture) and "early" in features:
                 found["early"] = grid.permute(0, 3, 1, 2)
                 if set(features) == {"early"}:
-                    return
+                    break
         if tokens is not None:
             found["tokens"] = tokens[:, TOKEN_READ]
         if "embedding" in features:
             found["embedding"] = normalise_in_float(encoder.neck, grid.permute(0, 3, 1, 2))
+        return {name: found[name].float().contiguous() for name in features}
 
     @contextmanager
     def _numerics(self) -> Iterator[None]:
@@ -183,30 +197,3 @@ class FrozenEncoder:
                 yield
         finally:
             matmul.allow_tf32, convolution.allow_tf32 = before
-
-
-def attend(block: Any, tokens: Tensor, grid: Tensor) -> Tensor:
-    """Extra tokens through one frozen ViT block, as `FrozenEncoder` defines it.
-
-    Args:
-        block: `segment_anything`'s Block.
-        tokens: (B, T, width).
-        grid: (B, g, g, width), the image tokens at the block's input.
-
-    Returns:
-        (B, T, width).
-    """
-    attention = block.attn
-    batch, count, width = tokens.shape
-    heads = attention.num_heads
-    own = attention.qkv(block.norm1(tokens)).view(batch, count, 3, heads, -1)
-    # Queries of the image are not needed: only the last two thirds of the projection.
-    weight, bias = attention.qkv.weight[width:], attention.qkv.bias[width:]
-    image = torch.nn.functional.linear(block.norm1(grid).flatten(1, 2), weight, bias)
-    image = image.view(batch, -1, 2, heads, width // heads)
-    query = own[:, :, 0].transpose(1, 2)  # (B, heads, T, d)
-    key, value = (torch.cat([image[:, :, i], own[:, :, 1 + i]], dim=1).transpose(1, 2) for i in range(2))
-    weights = ((query * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
-    mixed = (weights @ value).transpose(1, 2).reshape(batch, count, width)
-    tokens = tokens + attention.proj(mixed)
-    return tokens + block.mlp(block.norm2(tokens))

@@ -40,3 +40,4 @@ ImageEncoderViT = _modeling.ImageEncoderViT
 MaskDecoder = _modeling.MaskDecoder
 PromptEncoder = _modeling.PromptEncoder
 TwoWayTransformer = _modeling.TwoWayTransformer
+get_rel_pos = _modeling.image_encoder.get_rel_pos
