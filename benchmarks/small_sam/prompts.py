@@ -1,0 +1,126 @@
+"""Batches of drawn scenes with prompts: everything a training step needs, a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from casam_cache.datasets.scenes import draw_scene
+from casam_cache.fingerprint import generator
+
+PAD, NEGATIVE, POSITIVE, CORNER_0, CORNER_1 = -1, 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scenes with P prompts each, S the side of the input.
+
+    Attributes:
+        images: uint8 (B, S, S, 3), zero below and right of each valid part.
+        valid: int (B, 2), rows and columns of the valid part, pixels.
+        points: float32 (B, P, T, 2), x and y in input pixels.
+        labels: int64 (B, P, T): `PAD`, `NEGATIVE`, `POSITIVE`, `CORNER_0` or `CORNER_1`, in SAM's order.
+        boxes: bool (B, P), which prompts hold a box.
+        targets: uint8 (B, P, S/2, S/2), share of each low-res pixel inside the object, 0-255.
+        looks: int64 (B,), kind of look; scenes 2i and 2i + 1 share a look.
+        appearance: float32 (B, A): the look's parameters, then mean and deviation of each channel.
+    """
+
+    images: np.ndarray
+    valid: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    targets: np.ndarray
+    looks: np.ndarray
+    appearance: np.ndarray
+
+
+def box_of(mask: np.ndarray) -> np.ndarray:
+    """The tight box x0, y0, x1, y1 of a bool mask (H, W), inclusive pixel indexes."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+
+
+def jittered(rng: np.random.Generator, box: np.ndarray, side: int) -> np.ndarray:
+    """The box as a person might draw it: exact in half of the cases, else each edge off by about 4 %."""
+    if rng.random() < 0.5:
+        return box
+    size = np.maximum(box[2:] - box[:2], 1)
+    noise = np.clip(rng.normal(0, 0.04, 4), -0.1, 0.1) * np.tile(size, 2) + rng.normal(0, side / 400, 4)
+    moved = np.clip(box + noise, 0, side - 1)
+    return moved if (moved[2:] > moved[:2]).all() else box
+
+
+def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    inside = np.flatnonzero(mask)
+    row, column = divmod(int(inside[rng.integers(inside.size)]), mask.shape[1])
+    return np.array([column, row], dtype=np.float32)
+
+
+def _prompt(rng: np.random.Generator, mask: np.ndarray, box: bool, extra: bool) -> tuple[list, list[int]]:
+    """Points and labels of one prompt, in SAM's order: points, padding point (only without a box), corners."""
+    points: list[np.ndarray] = []
+    labels: list[int] = []
+    tight = box_of(mask)
+    if not box:
+        points.append(_point(rng, mask))
+        labels.append(POSITIVE)
+    if extra:
+        around = np.zeros_like(mask)
+        x0, y0, x1, y1 = tight.astype(int)
+        around[y0 : y1 + 1, x0 : x1 + 1] = ~mask[y0 : y1 + 1, x0 : x1 + 1]
+        negative = rng.random() < 0.4 and bool(around.any())
+        points.append(_point(rng, around if negative else mask))
+        labels.append(NEGATIVE if negative else POSITIVE)
+    if box:
+        drawn = jittered(rng, tight, max(mask.shape))
+        points += [drawn[:2], drawn[2:]]
+        labels += [CORNER_0, CORNER_1]
+    else:
+        points.append(np.zeros(2, np.float32))
+        labels.append(PAD)
+    return points, labels
+
+
+def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, box_share: float = 0.6) -> Batch:
+    """The batch of one step; every sixth step adds a correcting point to each prompt."""
+    rng = generator("small-sam-batch", seed, step)
+    extra = step % 6 == 5
+    pictures = np.zeros((images, side, side, 3), np.uint8)
+    targets = np.zeros((images, prompts, side // 2, side // 2), np.uint8)
+    valid, points, labels, boxes, looks, appearance = [], [], [], [], [], []
+    for place in range(images):
+        number = step * 1000 + place
+        scene = draw_scene(number, seed, side, look=number - number % 2)
+        height, width = scene.image.shape[:2]
+        pictures[place, :height, :width] = scene.image
+        valid.append((height, width))
+        looks.append(scene.look.kind)
+        pixels = scene.image.reshape(-1, 3)[::7].astype(np.float32) / 64 - 2
+        appearance.append(np.concatenate([scene.look.parameters, pixels.mean(0), pixels.std(0) * 2]))
+        order = np.concatenate(
+            [rng.permutation(len(scene.masks)) for _ in range(-(-prompts // len(scene.masks)))]
+        )
+        for slot, choice in enumerate(order[:prompts]):
+            mask = np.zeros((side, side), bool)
+            mask[:height, :width] = scene.masks[choice]
+            box = bool(rng.random() < box_share)
+            where, what = _prompt(rng, mask, box, extra)
+            points.append(where)
+            labels.append(what)
+            boxes.append(box)
+            share = mask.reshape(side // 2, 2, side // 2, 2).sum((1, 3), dtype=np.uint8)
+            targets[place, slot] = (share.astype(np.uint16) * 255) // 4
+    shape = (images, prompts)
+    return Batch(
+        pictures,
+        np.array(valid),
+        np.array(points, np.float32).reshape(*shape, -1, 2),
+        np.array(labels, np.int64).reshape(*shape, -1),
+        np.array(boxes).reshape(shape),
+        targets,
+        np.array(looks, np.int64),
+        np.array(appearance, np.float32),
+    )

@@ -1,0 +1,292 @@
+"""Train the bundled small SAM from nothing on drawn scenes; stop it and go on as often as you like.
+
+    python benchmarks/small_sam/train.py run --folder RUN --size 128 --steps 3000
+    python benchmarks/small_sam/train.py run --folder RUN --size 256 --steps 6000 --decay 1500
+    python benchmarks/small_sam/train.py export --folder RUN --out casam_cache/weights
+
+The state after step n depends on the seed and on the size, steps and decay used for each step before it, not on where
+the run was interrupted: a batch is a function of (seed, step), and a checkpoint holds weights, their moving average
+and the optimiser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from model import SMALL, Appearance, Sam, at_size, resized, step_loss, to_tensors
+from prompts import Batch, draw_batch
+
+from casam_cache.backbones.architecture import Architecture
+from casam_cache.fingerprint import canonical_json, digest_file, generator
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers of a run from here on.
+
+    Attributes:
+        steps: train until this step.
+        size: side of the input, pixels (any power of two: positions are interpolated when it changes).
+        images: scenes a step. prompts: prompts a scene.
+        decay: the last so many steps bring the learning rate linearly to zero; 0 keeps it constant.
+        rate: learning rate after `warmup` steps.
+        average: decay of the moving average of the weights, which is what is exported.
+    """
+
+    seed: int = 0
+    steps: int = 6000
+    size: int = 256
+    images: int = 8
+    prompts: int = 8
+    decay: int = 0
+    rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.998
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of one step: warm-up, constant, final linear decay."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0
+        return self.rate * rise * fall
+
+
+class Trainer:
+    """Weights, their moving average, the optimiser and the step they stand at."""
+
+    def __init__(self, settings: Settings, architecture: Architecture, device: torch.device) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.device, self.step = settings, device, 0
+        self.base = architecture
+        self.sam = Sam(at_size(architecture, settings.size)).to(device)
+        self.appearance = Appearance(architecture.channels).to(device)
+        self.average = {name: value.detach().clone() for name, value in self.sam.state_dict().items()}
+        self.named = [
+            *self.sam.named_parameters(),
+            *(("appearance." + n, p) for n, p in self.appearance.named_parameters()),
+        ]
+        decayed = [
+            p
+            for n, p in self.named
+            if p.ndim >= 2 and "pos" not in n and "embed." not in n and "token" not in n
+        ]
+        chosen = {id(p) for p in decayed}
+        groups = [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": [p for _, p in self.named if id(p) not in chosen], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns what is logged."""
+        settings = self.settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.rate_at(self.step)
+        row, column = (
+            int(n) for n in generator("small-sam-phase", settings.seed, self.step).integers(0, 2, 2)
+        )
+        loss, numbers = step_loss(self.sam, self.appearance, to_tensors(batch, self.device), (row, column))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.named], settings.clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite at step {self.step}")
+        self.optimiser.step()
+        keep = min(settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.sam.state_dict().items():
+                self.average[name].lerp_(value, 1 - keep)
+        self.step += 1
+        return {**numbers, "norm": float(norm)}
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, moments under the parameters' names."""
+        known = self.optimiser.state
+        moments = {name: dict(known[p]) for name, p in self.named if p in known}
+        return {
+            "step": self.step, "size": self.settings.size, "sam": self.sam.state_dict(), "average": self.average,
+            "appearance": self.appearance.state_dict(), "moments": moments,
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, interpolating positions (and their moments) when the input size has changed."""
+        old, new = (size // self.base.patch_size for size in (state["size"], self.settings.size))
+        self.step = state["step"]
+        self.sam.load_state_dict(resized(state["sam"], old, new))
+        self.average = {
+            name: value.to(self.device) for name, value in resized(state["average"], old, new).items()
+        }
+        self.appearance.load_state_dict(state["appearance"])
+        for name, parameter in self.named:
+            if name in state["moments"]:
+                fields = state["moments"][name]
+                self.optimiser.state[parameter] = {
+                    key: resized({name: value}, old, new)[name].clone() for key, value in fields.items()
+                }
+
+
+def batches(settings: Settings, first: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps `first`..., drawn ahead by worker processes when there are any."""
+
+    def order(step: int) -> tuple[int, ...]:
+        return settings.seed, step, settings.size, settings.images, settings.prompts
+
+    if workers == 0:
+        for step in range(first, settings.steps):
+            yield draw_batch(*order(step))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        ahead: list[Future[Batch]] = []
+        upcoming = first
+        for _ in range(first, settings.steps):
+            while upcoming < settings.steps and len(ahead) < 3 * workers:
+                ahead.append(pool.submit(draw_batch, *order(upcoming)))
+                upcoming += 1
+            yield ahead.pop(0).result()
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint that is either the old one or the new one, whenever the machine stops."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def train(
+    settings: Settings,
+    folder: Path,
+    architecture: Architecture = SMALL,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    minutes: float | None = None,
+    save_every: float = 120.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Train until `settings.steps`, for `minutes`, or until `stop()`; returns the step reached.
+
+    Logs one JSON line every 25 steps and one at each start to `folder`/log.jsonl.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(settings, architecture, torch.device(device))
+    path = folder / CHECKPOINT
+    if path.exists():
+        trainer.restore(torch.load(path, map_location=device, weights_only=True))
+    began = saved = marked = time.monotonic()
+    with (folder / LOG).open("a") as log:
+
+        def note(**line: Any) -> None:
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+
+        note(
+            start=trainer.step, settings=asdict(settings), architecture=architecture.to_json(), device=device,
+            threads=torch.get_num_threads(), workers=workers, torch=torch.__version__,
+            clock=datetime.now().isoformat(timespec="seconds"),
+        )  # fmt: skip
+        sums: dict[str, float] = {}
+        counted = 0
+        for batch in batches(settings, trainer.step, workers):
+            for name, value in trainer.learn(batch).items():
+                sums[name] = sums.get(name, 0.0) + value
+            counted += 1
+            now = time.monotonic()
+            if trainer.step % 25 == 0:
+                means = {name: round(value / counted, 5) for name, value in sums.items()}
+                speed = counted * settings.images / (now - marked)
+                note(
+                    step=trainer.step, **means, rate=settings.rate_at(trainer.step - 1), images_per_s=round(speed, 2),
+                    seconds=round(now - began, 1), clock=datetime.now().isoformat(timespec="seconds"),
+                )  # fmt: skip
+                sums, counted, marked = {}, 0, now
+            if now - saved > save_every:
+                save(trainer.state(), path)
+                saved = time.monotonic()
+            if stop() or (minutes is not None and now - began > minutes * 60):
+                break
+    save(trainer.state(), path)
+    return trainer.step
+
+
+def export(folder: Path, out: Path, architecture: Architecture = SMALL) -> Path:
+    """Write the averaged weights of a run as `out`/small.safetensors with its line in `out`/SHA256SUMS."""
+    from safetensors.torch import save_file
+
+    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    grids = state["size"] // architecture.patch_size, architecture.grid
+    weights = {name: value.contiguous() for name, value in sorted(resized(state["average"], *grids).items())}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "small.safetensors"
+    fresh = out / "small.safetensors.new"
+    described = {"architecture": canonical_json(architecture.to_json()), "name": "small"}
+    save_file(weights, fresh, metadata=described)
+    _sort_metadata(fresh)
+    fresh.replace(path)
+    (out / "SHA256SUMS").write_text(f"{digest_file(path)}  {path.name}\n")
+    return path
+
+
+def _sort_metadata(path: Path) -> None:
+    """Rewrite a safetensors header canonically: its metadata is written in the order of a hash map."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train, or go on")
+    run.add_argument("--folder", type=Path, required=True)
+    for name, value in asdict(Settings()).items():
+        run.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    run.add_argument("--minutes", type=float)
+    run.add_argument("--threads", type=int)
+    run.add_argument("--workers", type=int, default=1)
+    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    write = commands.add_parser("export", help="write safetensors and SHA256SUMS")
+    write.add_argument("--folder", type=Path, required=True)
+    write.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "casam_cache" / "weights")
+    options = parser.parse_args(arguments)
+    if options.command == "export":
+        path = export(options.folder, options.out)
+        print(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    reached = train(
+        settings, options.folder, device=options.device, workers=options.workers, minutes=options.minutes,
+        stop=lambda: bool(asked),
+    )  # fmt: skip
+    print(f"stopped at step {reached}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
