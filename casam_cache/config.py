@@ -32,7 +32,7 @@ def parse_assignments(assignments: Sequence[str], models: Sequence[type[BaseMode
         if key not in owner:
             raise OptionError(f"unknown option '{key}'", _listing(models))
         if key in values[owner[key]]:
-            raise OptionError(f"option '{key}' is given twice")
+            raise OptionError(f"option '{key}' is given twice", "give it once")
         values[owner[key]][key] = _read_value(value)
     return [validated(model, values[model]) for model in models]
 
@@ -42,7 +42,10 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}, not {e['input']!r}"
+            for e in error.errors()
+        )
         raise OptionError(f"wrong value for {wrong}", _listing([model])) from None
 
 

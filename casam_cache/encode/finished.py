@@ -45,6 +45,8 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
     ):
         return None
     report = EncodeReport.from_json(memory["report"])
+    if options.strict and report.failed:
+        return None
     return replace(
         report,
         encoded=0,

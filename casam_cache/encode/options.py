@@ -59,7 +59,9 @@ class EncodeOptions(BaseModel):
         if self.name is None:
             return self.model
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise OptionError(f"--name {self.name}: use letters, digits, '.', '_' and '-' only")
+            raise OptionError(
+                f"--name {self.name} cannot name a store", "use letters, digits, '.', '_' and '-' only"
+            )
         return self.name
 
     def what_decides(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def encode_task(
         warn: called with a line for a person where something unusual is done.
 
     Raises:
-        DatasetError: nothing usable in the folder.
+        DatasetError: nothing usable in the folder; with `strict`, anything unusable.
         CheckpointError: the backbone cannot be loaded.
         IdentityMismatchError: the store holds features made otherwise.
         StoreError: locked, damaged, read-only, full disk, or images changed since they were encoded.
@@ -60,6 +60,8 @@ def encode_task(
             f"{root}: no usable image" + (f": {detail}" if detail else ""),
             f"casam data check {root} lists every problem by file; --unlabelled accepts images without masks",
         )
+    if options.strict:
+        _refuse([str(problem) for problem in dataset.problems if problem.severity == "error"], root)
     path = store_path(stores, dataset.task, options.backbone_name)
     device = choose_device(options.device)
     backbone = load_backbone(
@@ -76,7 +78,17 @@ def encode_task(
         annotated = annotate(dataset, writer)
     report = _report(path, dataset, encoded, annotated)
     remember(root, path, options, report)
+    if options.strict and report.failed:
+        _refuse(report.problems, root)
     return report
+
+
+def _refuse(problems: Sequence[str], root: Path) -> None:
+    """With `strict`, an unusable mask, and an image that failed in an earlier run, are as fatal as a bad image now."""
+    if problems:
+        raise DatasetError(
+            f"{root}: {problems[0]}", "without --strict it is reported and the rest is encoded"
+        )
 
 
 def _downloading(progress: Progress | None) -> Callable[[int, int], None] | None:

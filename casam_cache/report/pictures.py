@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +13,42 @@ from PIL import Image, ImageDraw
 from casam_cache.bench.predict import Prediction
 from casam_cache.datasets.contact_sheet import COLOURS, overlay
 from casam_cache.datasets.sample import Mask
+from casam_cache.store.files import write_all
 
 PROMPT_COLOUR = (255, 64, 64)
 
 
-def save_mask(mask: np.ndarray, path: Path) -> None:
-    """Writes a bool (H, W) mask as a PNG of 0 and 255."""
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-
-
-def save_overlay(
+def save_prediction(
     prediction: Prediction,
-    path: Path,
+    mask: Path,
+    picture: Path,
     *,
     box: tuple[float, float, float, float] | None = None,
     points: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Writes the image with the predicted mask and the prompt drawn over it."""
+    """Writes the mask as a PNG of 0 and 255, and the image with mask and prompt drawn over it: both, or neither.
+
+    Raises:
+        StoreError: the disk is full or read-only.
+    """
+    bitmap = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
+    drawn = draw_prediction(prediction, box=box, points=points)
+    write_all([(mask, [_png(bitmap)]), (picture, [_png(drawn)])])
+
+
+def _png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def draw_prediction(
+    prediction: Prediction,
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    points: Sequence[tuple[float, float]] = (),
+) -> Image.Image:
+    """The image with the predicted mask and the prompt drawn over it."""
     picture = Image.fromarray(overlay(prediction.image, [Mask(prediction.mask, 1, 1)]))
     draw = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 300))
@@ -36,7 +56,7 @@ def save_overlay(
         draw.rectangle(box, outline=PROMPT_COLOUR, width=line)
     for x, y in points:
         draw.ellipse((x - 3 * line, y - 3 * line, x + 3 * line, y + 3 * line), fill=PROMPT_COLOUR)
-    picture.save(path)
+    return picture
 
 
 @dataclass(frozen=True)

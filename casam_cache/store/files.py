@@ -17,12 +17,13 @@ TEMPORARY = ".tmp-"
 CHECKSUM_BYTES = 4
 
 _AGAIN = "free some space and run the same command again; what is committed is kept"
+_REFUSED = "the same command goes on from here once that is mended, or choose another folder"
 _HINTS = {
     errno.ENOSPC: f"the disk is full: {_AGAIN}",
     errno.EDQUOT: f"the disk quota is used up: {_AGAIN}",
-    errno.EROFS: "the file system is read-only: choose another --store folder",
-    errno.EACCES: "no permission to write there: choose another --store folder or change its permissions",
-    errno.EPERM: "no permission to write there: choose another --store folder or change its permissions",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "no permission to write there: choose another folder or change its permissions",
+    errno.EPERM: "no permission to write there: choose another folder or change its permissions",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower --workers",
 }
 
@@ -46,7 +47,7 @@ def disk_errors(path: Path, doing: str = "cannot write") -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StoreError(f"{path}: {doing}: {reason}", _HINTS.get(error.errno or 0, "")) from error
+        raise StoreError(f"{path}: {doing}: {reason}", _HINTS.get(error.errno or 0, _REFUSED)) from error
 
 
 def checksum(*parts: bytes | np.ndarray) -> int:

@@ -41,12 +41,11 @@ def predict(
         raise OptionError(f"--out {out}: the folder {out.parent} does not exist")
 
     from casam_cache.bench.predict import Predictor
-    from casam_cache.report.pictures import save_mask, save_overlay
+    from casam_cache.report.pictures import save_prediction
 
     predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device)
     prediction = predictor.predict(image, box=corners, points=points or None)
-    save_mask(prediction.mask, out)
-    save_overlay(prediction, picture, box=corners, points=points)
+    save_prediction(prediction, out, picture, box=corners, points=points)
     height, width = prediction.mask.shape
     report = {
         "image": str(image),
