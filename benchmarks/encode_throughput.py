@@ -1,0 +1,220 @@
+"""Images a second of our encoder against `segment_anything`'s SamPredictor.set_image, on the same images.
+
+    python benchmarks/encode_throughput.py --model small --images 8
+    python benchmarks/encode_throughput.py --model vit_b --images 2
+
+Both sides start from a uint8 RGB image in memory and end with its embedding; they take turns, and each
+batch's time is the best of the repetitions. Beside the time on the clock stands the processor time of all
+threads, which other programs on the same machine disturb less (threads that wait for one another spin, so
+--threads 1 gives the cleanest). The embeddings are compared too: figures of two different functions would be
+none. Official models run with seeded random weights unless --checkpoint is given; the time does not depend on
+them.
+
+Writes benchmarks/results/encode_throughput_DEVICE.json and .md, a row for each model, precision and number of
+threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, matmul_gflops, merge_rows, provenance, synchronise
+
+from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.cost import encoder_flops
+from casam_cache.backbones.devices import choose_device
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
+from casam_cache.backbones.sam import Backbone, load_backbone, seeded_backbone
+from casam_cache.geometry import Geometry
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from upstream_sam import predictor, relative_difference, upstream_sam
+
+TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
+
+
+def draw(count: int, height: int = 768, width: int = 1024) -> list[np.ndarray]:
+    """Seeded uint8 RGB images: waves under noise."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    images = []
+    for _ in range(count):
+        periods = rng.uniform(8, 80, (3, 2))
+        waves = np.stack([np.sin(y / down) * np.cos(x / across) for down, across in periods], axis=-1)
+        images.append(np.clip(128 + 80 * waves + rng.normal(0, 20, waves.shape), 0, 255).astype(np.uint8))
+    return images
+
+
+def ours(encoder: FrozenEncoder, images: list[np.ndarray]) -> torch.Tensor:
+    """Resize, stack and encode one batch: float32 (B, C, g, g)."""
+    architecture = encoder.architecture
+    resized = [
+        resize_for_encoder(
+            image, Geometry.fit(*image.shape[:2], architecture.image_size, architecture.patch_size)
+        )
+        for image in images
+    ]
+    pixels, sizes = stack_inputs(resized, architecture.image_size)
+    return encoder(torch.from_numpy(pixels), torch.from_numpy(sizes))["embedding"]
+
+
+def theirs(sam: Any, images: list[np.ndarray]) -> torch.Tensor:
+    """SamPredictor.set_image on one image after the other."""
+    reference, embeddings = predictor(sam), []
+    for image in images:
+        reference.set_image(image)
+        embeddings.append(reference.get_image_embedding())
+    return torch.cat(embeddings)
+
+
+def take_turns(
+    sides: dict[str, Callable[[list[np.ndarray]], torch.Tensor]],
+    batches: list[list[np.ndarray]],
+    repeat: int,
+    device: torch.device,
+) -> tuple[dict[str, list[float]], float]:
+    """For each side (seconds, processor seconds) for all batches; the largest relative difference of the two."""
+    difference = 0.0
+    best = {name: np.full((len(batches), 2), np.inf) for name in sides}
+    for turn in range(repeat + 1):  # the first turn warms up
+        for index, batch in enumerate(batches):
+            embeddings = []
+            for name, side in sides.items():
+                synchronise(device)
+                start = np.array([time.perf_counter(), time.process_time()])
+                embeddings.append(side(batch))
+                synchronise(device)
+                taken = np.array([time.perf_counter(), time.process_time()]) - start
+                if turn:
+                    best[name][index] = np.minimum(best[name][index], taken)
+            difference = max(difference, relative_difference(*embeddings))
+    return {name: found.sum(axis=0).tolist() for name, found in best.items()}, difference
+
+
+def load(options: argparse.Namespace, device: torch.device) -> tuple[Backbone, str]:
+    """The backbone, and what its weights are."""
+    if options.checkpoint is None and options.model in ARCHITECTURES:
+        seeded = seeded_backbone(ARCHITECTURES[options.model], seed=0, name=options.model)
+        return seeded.to(device), "seeded random"
+    backbone = load_backbone(options.model, options.checkpoint, device=device)
+    return backbone, f"fingerprint {backbone.fingerprint[:12]}"
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One row of the results."""
+    backbone, weights = load(options, device)
+    encoder = FrozenEncoder(backbone, options.precision, options.attention)
+    sam = upstream_sam(backbone).to(device)
+    images = draw(options.images)
+    batches = [images[start : start + options.batch] for start in range(0, len(images), options.batch)]
+    with torch.inference_mode():
+        rate = matmul_gflops(device, torch.bfloat16 if options.precision == "bf16" else torch.float32)
+        seconds, difference = take_turns(
+            {
+                "ours": lambda batch: ours(encoder, batch),
+                "segment_anything": lambda batch: theirs(sam, batch),
+            },
+            batches,
+            options.repeat,
+            device,
+        )
+    if difference > TOLERANCE[options.precision]:
+        sys.exit(f"the two sides differ by {difference:.1e} of the largest value: no figures")
+    gflop = encoder_flops(backbone.architecture) / 1e9
+    speed = {name: len(images) / clock for name, (clock, _) in seconds.items()}
+    processor = {name: value / len(images) for name, (_, value) in seconds.items()}
+    return {
+        "model": options.model,
+        "precision": options.precision,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "attention": encoder.attention,
+        "weights": weights,
+        "images": len(images),
+        "batch": options.batch,
+        "repeat": options.repeat,
+        "images_per_second": {name: round(value, 4) for name, value in speed.items()},
+        "ratio": round(speed["ours"] / speed["segment_anything"], 3),
+        "processor_seconds_per_image": {name: round(value, 4) for name, value in processor.items()},
+        "processor_ratio": round(processor["segment_anything"] / processor["ours"], 3),
+        "gflop_per_image": round(gflop, 3),
+        "gflop_per_second": {name: round(value * gflop, 1) for name, value in speed.items()},
+        "matmul_gflop_per_second": round(rate, 1),
+        "bound_images_per_second": round(rate / gflop, 4),
+        "relative_difference": difference,
+        **provenance(device, **{"segment-anything": metadata.version("segment-anything")}),
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of the rows; the CUDA column stays empty until measured there."""
+    lines = [
+        "# Encoder throughput",
+        "",
+        "| model | precision | threads | images/s | `segment_anything` images/s | ratio | "
+        "processor s an image (theirs) | ratio | GFLOP an image | GFLOP/s (theirs) | matmul GFLOP/s | "
+        "bound, images/s | difference | CUDA images/s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for row in rows:
+        speed, rate = row["images_per_second"], row["gflop_per_second"]
+        processor = row["processor_seconds_per_image"]
+        lines.append(
+            f"| {row['model']} | {row['precision']} | {row['threads']} | {speed['ours']:.3g} | "
+            f"{speed['segment_anything']:.3g} | **{row['ratio']:.2f}x** | {processor['ours']:.3g} "
+            f"({processor['segment_anything']:.3g}) | **{row['processor_ratio']:.2f}x** | "
+            f"{row['gflop_per_image']:.4g} | {rate['ours']:.0f} "
+            f"({rate['segment_anything']:.0f}) | {row['matmul_gflop_per_second']:.0f} | "
+            f"{row['bound_images_per_second']:.3g} | {row['relative_difference']:.1e} | |"
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        notes.append(
+            f"- {row['model']}, {row['precision']}: {row['images']} images in batches of {row['batch']}, best of "
+            f"{row['repeat']}, attention {row['attention']}, weights {row['weights']}; {row['date']}, "
+            f"{row['hardware']}, load average {row['load']}; {versions}; `{row['command']}`"
+        )
+    explained = (
+        "Both sides in one process, taking turns, from the same uint8 images to the embeddings; *difference* is "
+        "max|ours - theirs| / max|theirs| over all of them. *bound* is this machine's own matrix-product rate in "
+        "the same run divided by the arithmetic an image needs. A load average above the number of threads means "
+        "that other programs ran too: then the processor time is the better guide, and best with one thread."
+    )
+    return [*lines, "", explained, "", *notes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32", choices=list(TOLERANCE))
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    row = measure(options, device)
+    path = RESULTS / f"encode_throughput_{device.type}.json"
+    lines = markdown(merge_rows(path, row, ("model", "precision", "threads")))
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
