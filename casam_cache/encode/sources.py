@@ -23,11 +23,13 @@ FOLDER = ".backbones"
 
 
 def remember_backbone(stores: Path, backbone: Backbone) -> None:
-    """Keeps what fitting from the stores will need; nothing is written twice."""
-    from casam_cache.backbones.sam import save_decoder
+    """Keeps what fitting from the stores will need; a file that is whole is left alone."""
+    from casam_cache.backbones.sam import load_decoder, save_decoder
 
     weights, source = _paths(stores, backbone.fingerprint)
-    if not weights.exists():
+    try:
+        load_decoder(weights)
+    except CheckpointError:  # missing, damaged, or written in another format
         with disk_errors(weights):
             save_decoder(backbone, weights)
     checkpoint = backbone.checkpoint
