@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +89,23 @@ class Casam:
 
 
 @pytest.fixture
-def casam(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Casam:
+def casam(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Casam]:
     """The command line, in an empty folder, with a checkpoint cache of its own."""
+    import torch
+
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
-    return Casam(folder, capsys, monkeypatch)
+    # Tensors this small gain nothing from threads, and on busy cores threads wait for each other for minutes.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Casam(folder, capsys, monkeypatch)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
