@@ -282,3 +282,16 @@ def test_killed_five_times_the_store_is_byte_identical(tmp_path: Path, tiny_chec
     assert killed >= 2, "the runs were over before they could be killed"
     assert _start(data, tiny_checkpoint, tmp_path / "killed").wait(timeout=240) == 0
     assert tree(tmp_path / "once" / "discs") == tree(tmp_path / "killed" / "discs")
+
+
+def test_a_damaged_decoder_file_is_written_again(casam: Casam, encode: Encode, discs: Path) -> None:
+    encode(discs)
+    (weights,) = (casam.folder / "casam_store" / ".backbones").glob("*.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    casam("fit", "--task", "discs", "--epochs", 1)
+    assert casam.code == 1
+    assert "casam encode" in casam.err
+    weights.unlink()  # as the message says
+    assert encode(discs)["tasks"][0]["encoded"] == 0
+    assert weights.read_bytes() == whole

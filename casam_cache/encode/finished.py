@@ -15,9 +15,10 @@ from typing import Any
 from casam_cache.datasets import listing, task_name
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
+from casam_cache.encode.sources import has_decoder
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
-from casam_cache.store import store_path
+from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.files import write_file
 
 
@@ -45,7 +46,7 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
     ):
         return None
     report = EncodeReport.from_json(memory["report"])
-    if options.strict and report.failed:
+    if (options.strict and report.failed) or not has_decoder(stores, memory["weights"]):
         return None
     return replace(
         report,
@@ -62,6 +63,7 @@ def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeRepo
     memory = {
         "request": _request(root, options),
         "metadata": digest((store / "zarr.json").read_text()),
+        "weights": EmbeddingStore.open(store).identity["backbone"]["weights"],
         "files": {name: [size, time] for name, size, time in listing(root)},
         "report": report.to_json(),
     }

@@ -42,6 +42,11 @@ def remember_backbone(stores: Path, backbone: Backbone) -> None:
             os.replace(partial, source)
 
 
+def has_decoder(stores: Path, fingerprint: str) -> bool:
+    """Whether the file that fitting needs is there."""
+    return _paths(stores, fingerprint)[0].is_file()
+
+
 def decoder_of(stores: Path, fingerprint: str, device: torch.device | str = "cpu") -> Backbone:
     """The backbone of a store without its encoder.
 
@@ -56,7 +61,11 @@ def decoder_of(stores: Path, fingerprint: str, device: torch.device | str = "cpu
             f"the decoder weights of this store are missing: {weights}",
             "run the same casam encode command again: it writes them without encoding anything",
         )
-    return load_decoder(weights, device)
+    try:
+        return load_decoder(weights, device)
+    except CheckpointError as error:
+        again = f"remove {weights} and run the same casam encode command again: it writes the file anew"
+        raise CheckpointError(error.message, again) from error
 
 
 def whole_backbone(
