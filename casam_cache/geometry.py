@@ -31,7 +31,9 @@ class Geometry:
     patch_size: int
 
     @classmethod
-    def fit(cls, height: int, width: int, image_size: int, patch_size: int, mode: str = "longest") -> Geometry:
+    def fit(
+        cls, height: int, width: int, image_size: int, patch_size: int, mode: str = "longest"
+    ) -> Geometry:
         """The geometry of a `height` x `width` image under one of `RESIZE_MODES`.
 
         Raises:

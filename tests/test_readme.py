@@ -37,7 +37,9 @@ def test_the_python_snippet_runs(casam: Casam, capsys: pytest.CaptureFixture[str
 def test_the_commands_run(casam: Casam) -> None:
     polyps(casam.folder)
     shutil.copy(casam.folder / "data" / "polyps" / "images" / "p003.png", casam.folder / "new.png")
-    commands = [line.split("#")[0].split()[1:] for line in blocks("sh")[1].splitlines() if line.startswith("casam")]
+    commands = [
+        line.split("#")[0].split()[1:] for line in blocks("sh")[1].splitlines() if line.startswith("casam")
+    ]
     assert [command[0] for command in commands] == ["data", "encode", "fit", "predict"]
     run = ""
     for command in commands:

@@ -18,7 +18,11 @@ def test_frozen_vs_fitted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     command = [RECIPES / "frozen_vs_fitted.sh", tmp_path / "data", tmp_path / "out"]
     options = ["--name", "tiny", "--checkpoint", tiny_checkpoint, "--resize", "stretch"]
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "FIT": "--set epochs=1 --seed 3"}
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "FIT": "--set epochs=1 --seed 3",
+    }
     done = subprocess.run(
         [*map(str, command), *map(str, options)], env=environment, capture_output=True, text=True, check=False
     )
