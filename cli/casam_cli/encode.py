@@ -37,8 +37,8 @@ def encode(
     group_regex: str | None = typer.Option(
         None, help="What of an id names its group (patient): first capture group."
     ),
-    test_fraction: float = typer.Option(0.3, help="Share of groups for test where no split is given."),
-    val_fraction: float = typer.Option(0.0, help="Share of training groups set apart for validation."),
+    test_fraction: float = typer.Option(0.3, help="Share of images for test, in whole groups, where no split is given."),
+    val_fraction: float = typer.Option(0.0, help="Share of training images set apart for validation, in whole groups."),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),
     strict: bool = typer.Option(False, "--strict", help="Make one bad item fatal."),
     update: bool = typer.Option(False, "--update", help="Encode again the images whose file has changed."),
