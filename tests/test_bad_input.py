@@ -169,7 +169,7 @@ def test_a_bomb_takes_no_memory(casam: Casam, discs: Path, tiny_checkpoint: Path
 def test_nothing_but_bad_images(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     for path in (discs / "images").iterdir():
         path.write_text("not a picture")
-    casam("encode", discs, *tiny(tiny_checkpoint))
+    assert set(casam.json("encode", discs, *tiny(tiny_checkpoint))) == {"error"}
     refused(casam, "casam data check")
 
 

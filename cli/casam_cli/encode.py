@@ -37,8 +37,12 @@ def encode(
     group_regex: str | None = typer.Option(
         None, help="What of an id names its group (patient): first capture group."
     ),
-    test_fraction: float = typer.Option(0.3, help="Share of images for test, in whole groups, where no split is given."),
-    val_fraction: float = typer.Option(0.0, help="Share of training images set apart for validation, in whole groups."),
+    test_fraction: float = typer.Option(
+        0.3, help="Share of images for test, in whole groups, where no split is given."
+    ),
+    val_fraction: float = typer.Option(
+        0.0, help="Share of training images set apart for validation, in whole groups."
+    ),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),
     strict: bool = typer.Option(False, "--strict", help="Make one bad item fatal."),
     update: bool = typer.Option(False, "--update", help="Encode again the images whose file has changed."),
@@ -71,10 +75,12 @@ def encode(
         reports = _estimate(find_tasks(path), store, options)
     else:
         reports = _encode(path, store, options)
+    if all(report["images"] and report["failed"] == report["images"] for report in reports):
+        raise CasamError(
+            f"{path}: no image could be encoded", f"casam data check {path} lists every problem by file"
+        )
     if json_:
         console.print_json({"tasks": reports})
-    if all(report["images"] and report["failed"] == report["images"] for report in reports):
-        raise CasamError("no image could be encoded", f"casam data check {path} lists every problem by file")
 
 
 def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
