@@ -20,8 +20,12 @@ def check(
     group_regex: str | None = typer.Option(
         None, help="What of an id names its group (patient): first capture group."
     ),
-    test_fraction: float = typer.Option(0.3, help="Share of images for test, in whole groups, where no split is given."),
-    val_fraction: float = typer.Option(0.0, help="Share of training images set apart for validation, in whole groups."),
+    test_fraction: float = typer.Option(
+        0.3, help="Share of images for test, in whole groups, where no split is given."
+    ),
+    val_fraction: float = typer.Option(
+        0.0, help="Share of training images set apart for validation, in whole groups."
+    ),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),
     sheets: Path = typer.Option(Path("casam_check"), help="Folder for contact sheets; made if need be."),
     json_: bool = console.JsonOption,
