@@ -104,7 +104,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
                 if width * height > max_pixels:
                     raise ImageError(
                         f"{path}: {width} x {height} pixels are more than the limit of {max_pixels:,}",
-                        "cut it into tiles or make it smaller, or raise the limit (max_pixels)",
+                        "cut it into tiles, make it smaller, or raise the limit with --max-pixels",
                     )
                 yield image
         except ImageError:

@@ -51,16 +51,24 @@ class Decoded:
     failure: str = ""
 
 
-def decode(path: Path, preprocessing: Preprocessing) -> Decoded:
-    """Reads, decodes and resizes one image; a bad one comes back as a failure, never as an exception."""
+def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
+    """Reads, decodes and resizes one image; a bad one comes back as a failure, never as an exception.
+
+    Args:
+        root: dataset folder.
+        name: of the image file, relative to it; a failure names the file so, wherever the dataset lies.
+        preprocessing: what to do.
+    """
+    path = root / name
     sha256 = bytes(32)
     try:
         sha256 = file_sha256(path)
         image = load_image(path, preprocessing.intensity, max_pixels=preprocessing.max_pixels)
     except ImageError as error:
-        return Decoded(sha256, failure=f"{error.message} ({error.hint})" if error.hint else error.message)
+        message = error.message.replace(str(path), name)
+        return Decoded(sha256, failure=f"{message} ({error.hint})" if error.hint else message)
     except OSError as error:
-        return Decoded(sha256, failure=f"{path}: {error.strerror or error}")
+        return Decoded(sha256, failure=f"{name}: {error.strerror or error}")
     height, width = image.shape[:2]
     geometry = Geometry.fit(
         height, width, preprocessing.image_size, preprocessing.patch_size, preprocessing.resize

@@ -52,7 +52,8 @@ def run_pipeline(
     writer: StoreWriter,
     encoder: FrozenEncoder,
     batches: Sequence[Batch],
-    paths: Sequence[Path | None],
+    root: Path,
+    names: Sequence[str | None],
     arrays: Sequence[str],
     preprocessing: Preprocessing,
     *,
@@ -66,7 +67,8 @@ def run_pipeline(
         writer: of the store; its batches are encoded whole, so that no item's bits depend on what was left to do.
         encoder: frozen, on its device.
         batches: from `writer.pending(arrays)`, in order.
-        paths: image of each item of the store, None where the dataset no longer has it.
+        root: dataset folder.
+        names: image of each item of the store, relative to it; None where the dataset no longer has it.
         arrays: features to compute.
         preprocessing: from file to the encoder's input.
         workers: processes that decode; 0 is one background thread.
@@ -84,7 +86,7 @@ def run_pipeline(
     pool = decoding_pool(workers)
     try:
         done = 0
-        for batch, decoded in _decoded(pool, batches, paths, preprocessing, result.timing):
+        for batch, decoded in _decoded(pool, batches, root, names, preprocessing, result.timing):
             for index, item in enumerate(decoded):
                 if item.failure:
                     result.failures[batch.start + index] = item.failure
@@ -112,7 +114,8 @@ def run_pipeline(
 def _decoded(
     pool: Executor,
     batches: Sequence[Batch],
-    paths: Sequence[Path | None],
+    root: Path,
+    names: Sequence[str | None],
     preprocessing: Preprocessing,
     timing: Timing,
 ) -> Iterator[tuple[Batch, list[Decoded]]]:
@@ -121,7 +124,9 @@ def _decoded(
     coming = iter(batches)
     while True:
         while len(waiting) <= BATCHES_AHEAD and (batch := next(coming, None)) is not None:
-            futures = [_submit(pool, paths[item], preprocessing) for item in range(batch.start, batch.stop)]
+            futures = [
+                _submit(pool, root, names[item], preprocessing) for item in range(batch.start, batch.stop)
+            ]
             waiting.append((batch, futures))
         if not waiting:
             return
@@ -131,9 +136,9 @@ def _decoded(
         yield batch, decoded
 
 
-def _submit(pool: Executor, path: Path | None, preprocessing: Preprocessing) -> Future[Decoded]:
-    if path is not None:
-        return pool.submit(decode, path, preprocessing)
+def _submit(pool: Executor, root: Path, name: str | None, preprocessing: Preprocessing) -> Future[Decoded]:
+    if name is not None:
+        return pool.submit(decode, root, name, preprocessing)
     gone: Future[Decoded] = Future()
     gone.set_result(Decoded(bytes(32), failure="the dataset no longer has this image"))
     return gone

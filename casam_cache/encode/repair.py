@@ -86,11 +86,12 @@ def _again(
     )
     decoded: list[Decoded] = []
     for item in range(batch.start, batch.stop):
-        path = data / opened.paths[item]
-        if item in damage.items and not path.exists():
+        name = opened.paths[item]
+        if item in damage.items and not (data / name).exists():
             raise DatasetError(
-                f"{path}: the store needs this image to be repaired", "name the dataset it was encoded from"
+                f"{data / name}: the store needs this image to be repaired",
+                "name the dataset it was encoded from",
             )
-        decoded.append(decode(path, preprocessing))
+        decoded.append(decode(data, name, preprocessing))
     with torch.inference_mode():
         return encode_batch(encoder, decoded, damage.arrays, encoder.architecture.image_size)

@@ -176,11 +176,11 @@ def _encode_missing(
         options.dataset.max_pixels,
     )
     encoder = FrozenEncoder(backbone, precision)
-    paths = [path_of.get(name) for name in writer.ids()]
+    names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)
     for missing, batches in by_missing.items():
         part = run_pipeline(
-            writer, encoder, batches, paths, missing, preprocessing,
+            writer, encoder, batches, dataset.root, names, missing, preprocessing,
             workers=workers, strict=options.strict, progress=progress,
         )  # fmt: skip
         total.encoded += part.encoded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,26 +57,36 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Bar:
-    """One progress bar; `update` is the callback that long work takes."""
+LINE_SECONDS = 20.0  # between progress lines where there is no terminal
 
-    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
-        self._progress = progress
-        self._task = task
-        self._unit = unit
-        self._name = ""
+
+class Bar:
+    """One progress bar; `update` is the callback that long work takes.
+
+    Where stderr is not a terminal, a plain line every `LINE_SECONDS` takes its place, for logs.
+    """
+
+    def __init__(self, progress: Progress, task: TaskID, description: str, unit: str) -> None:
+        self._progress, self._task, self._unit = progress, task, unit
+        self._name = description
+        self._began = self._said = time.monotonic()
 
     def update(self, done: int, total: int, note: str = "", rate: float | None = None) -> None:
         """Shows `done` of `total`, a rate per second where known, and a short note."""
         shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
         self._progress.update(self._task, completed=done, total=total, note=note, rate=shown)
+        now = time.monotonic()
+        if self._progress.disable and now - self._said >= LINE_SECONDS:
+            self._said = now
+            left = f"ETA {(now - self._began) / done * (total - done):.0f} s" if done else ""
+            show_line(" ".join(part for part in (self._name, f"{done}/{total}", shown, left, note) if part))
 
     def update_named(
         self, name: str, done: int, total: int, note: str = "", rate: float | None = None
     ) -> None:
         """As `update`, for work on one of several things by name; the clock starts again at each name."""
         if name != self._name:
-            self._name = name
+            self._name, self._began = name, time.monotonic()
             self._progress.reset(self._task, total=total, description=name, rate="", note="")
         self.update(done, total, note, rate)
 
@@ -102,5 +113,5 @@ def bar(description: str, unit: str = "images") -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
-        yield Bar(progress, progress.add_task(description, total=None, rate="", note=""), unit)
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        yield Bar(progress, progress.add_task(description, total=None, rate="", note=""), description, unit)

@@ -27,6 +27,7 @@ def check(
         0.0, help="Share of training images set apart for validation, in whole groups."
     ),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),
+    max_pixels: int = typer.Option(100_000_000, help="Larger images are refused before they are decoded."),
     sheets: Path = typer.Option(Path("casam_check"), help="Folder for contact sheets; made if need be."),
     json_: bool = console.JsonOption,
 ) -> None:
@@ -37,7 +38,7 @@ def check(
 
     options = DatasetOptions(
         masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
-        val_fraction=val_fraction, seed=split_seed,
+        val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
     )  # fmt: skip
     with console.bar("check") as bar:
         report = check_datasets(path, options, progress=lambda done, total: bar.update(done, total))

@@ -44,6 +44,7 @@ def encode(
         0.0, help="Share of training images set apart for validation, in whole groups."
     ),
     split_seed: int = typer.Option(0, help="Seed of the splits made here."),
+    max_pixels: int = typer.Option(100_000_000, help="Larger images are refused before they are decoded."),
     strict: bool = typer.Option(False, "--strict", help="Make one bad item fatal."),
     update: bool = typer.Option(False, "--update", help="Encode again the images whose file has changed."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print images, bytes and an estimate of the time."),
@@ -64,7 +65,7 @@ def encode(
                 "strict": strict, "update": update,
                 "dataset": DatasetOptions(
                     masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
-                    val_fraction=val_fraction, seed=split_seed,
+                    val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
                 ),
             }
         )  # fmt: skip
