@@ -15,7 +15,7 @@ from casam_cache.backbones.architecture import PIXEL_MEAN, PIXEL_STD, Architectu
 from casam_cache.datasets.scenes import LOOK_PARAMETERS, LOOKS
 
 SMALL = Architecture(
-    image_size=256, patch_size=8, width=128, depth=4, heads=4, window=8, global_blocks=(2,), channels=64,
+    image_size=192, patch_size=8, width=128, depth=4, heads=4, window=8, global_blocks=(2,), channels=64,
     decoder_heads=4, decoder_mlp=256, iou_width=64,
 )  # fmt: skip
 APPEARANCE = LOOK_PARAMETERS + 6
@@ -205,9 +205,17 @@ def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def step_loss(
-    sam: Sam, appearance: Appearance, batch: dict[str, Tensor], phase: tuple[int, int]
+    sam: Sam,
+    appearance: Appearance,
+    batch: dict[str, Tensor],
+    phase: tuple[int, int],
+    focus: float = 3.0,
+    affinity: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """SAM's loss of one step: the single mask, the best of three, the IoU head, and the appearance loss."""
+    """SAM's loss of one step: the single mask, the best of three, the IoU head, and the appearance loss.
+
+    `focus` weighs the focal loss beside dice: much of it, and masks of uncertain extent stay empty.
+    """
     side = batch["images"].shape[1]
     embeddings = sam.encode(batch["images"], batch["valid"])
     halve = side >= 256
@@ -225,9 +233,12 @@ def step_loss(
     boxed = batch["boxes"].flatten()
     weight = torch.stack([torch.ones_like(iou[:, 0]), torch.where(boxed, 0.3, 0.7)], dim=1)
     quality = functional.mse_loss(guess, iou, reduction="none")
-    masks = ((3 * focal + dice + quality) * weight).sum(1).mean()
+    masks = ((focus * focal + dice + quality) * weight).sum(1).mean()
     extra, seen = appearance(embeddings, batch["valid"], batch, side)
     loss = masks + 0.08 * extra
+    if affinity:
+        alike = affinity_loss(embeddings, batch["targets"].float() / 255)
+        loss, seen = loss + affinity * alike, {**seen, "affinity": alike.detach()}
     single = iou[:, 0]
     numbers = {
         "loss": loss, "focal": focal[:, 0].mean(), "dice": dice[:, 0].mean(), "quality": quality.mean(),
@@ -236,25 +247,54 @@ def step_loss(
     return loss, {name: float(value.detach()) for name, value in numbers.items()}
 
 
+def affinity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """How badly an object's mean embedding tells its cells from those around it.
+
+    The decoder must compare pixels with what a prompt points at, which it learns slowly from masks alone; this asks
+    the encoder directly for embeddings that can be compared. Every object counts the same, and so do its inside and
+    its surroundings (two cells around its box).
+
+    Args:
+        embeddings: (B, C, g, g).
+        targets: (B, P, h, w) in [0, 1], h and w multiples of g.
+    """
+    share = functional.adaptive_avg_pool2d(targets, embeddings.shape[-2:])  # (B, P, g, g)
+    centred = embeddings - embeddings.mean((2, 3), keepdim=True)
+    unit = functional.normalize(centred, dim=1)
+    mean = functional.normalize(torch.einsum("bpij,bcij->bpc", share, centred), dim=-1)
+    logits = 8 * (torch.einsum("bpc,bcij->bpij", mean, unit) - 0.4)
+    touched = (share > 0).float()
+    box = touched.amax(3, keepdim=True) * touched.amax(2, keepdim=True)
+    near = functional.max_pool2d(box, 5, stride=1, padding=2)
+    cross = functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
+    inside, outside = share * near, (1 - share) * near
+    parts = [(cross * part).sum((2, 3)) / (part.sum((2, 3)) + 0.1) for part in (inside, outside)]
+    return (parts[0] + parts[1]).mean()
+
+
 def to_tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """The batch's arrays as tensors on the device."""
     return {name: torch.from_numpy(value).to(device) for name, value in vars(batch).items()}
 
 
-def resized(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
-    """A state dict (or moments of it) of an encoder with grid `old`, for grid `new`: positions interpolated."""
-    result = {}
-    for name, value in state.items():
-        if value.ndim == 4 and name.endswith("pos_embed") and value.shape[1] == old:
-            square = functional.interpolate(
-                value.permute(0, 3, 1, 2), (new, new), mode="bilinear", align_corners=False
-            )
-            value = square.permute(0, 2, 3, 1).contiguous()
-        elif value.ndim == 2 and ".rel_pos_" in name and value.shape[0] == 2 * old - 1:
-            line = functional.interpolate(value.t()[None], 2 * new - 1, mode="linear", align_corners=True)
-            value = line[0].t().contiguous()
-        result[name] = value
-    return result
+def fitted(value: Tensor, shape: torch.Size) -> Tensor:
+    """A tensor for another input size: position embeddings (1, g, g, C) and relative positions (2g - 1, C) are
+    interpolated to `shape`, what already has it stays as it is.
+    """
+    if value.shape == shape or value.ndim == 0:
+        return value.clone()
+    if value.ndim == 4:
+        square = functional.interpolate(
+            value.permute(0, 3, 1, 2), tuple(shape[1:3]), mode="bilinear", align_corners=False
+        )
+        return square.permute(0, 2, 3, 1).contiguous()
+    line = functional.interpolate(value.t()[None], shape[0], mode="linear", align_corners=True)
+    return line[0].t().contiguous()
+
+
+def resized(state: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with every tensor `fitted` to its namesake in `like`."""
+    return {name: fitted(value, like[name].shape) for name, value in state.items()}
 
 
 def at_size(architecture: Architecture, side: int) -> Architecture:
@@ -262,4 +302,14 @@ def at_size(architecture: Architecture, side: int) -> Architecture:
     return replace(architecture, image_size=side)
 
 
-__all__ = ["APPEARANCE", "SMALL", "Appearance", "Sam", "at_size", "resized", "step_loss", "to_tensors"]
+__all__ = [
+    "APPEARANCE",
+    "SMALL",
+    "Appearance",
+    "Sam",
+    "at_size",
+    "fitted",
+    "resized",
+    "step_loss",
+    "to_tensors",
+]

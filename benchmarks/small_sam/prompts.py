@@ -9,6 +9,7 @@ import numpy as np
 from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import generator
 
+BOX_SHARE = 0.6
 PAD, NEGATIVE, POSITIVE, CORNER_0, CORNER_1 = -1, 0, 1, 2, 3
 
 
@@ -84,8 +85,8 @@ def _prompt(rng: np.random.Generator, mask: np.ndarray, box: bool, extra: bool) 
     return points, labels
 
 
-def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, box_share: float = 0.6) -> Batch:
-    """The batch of one step; every sixth step adds a correcting point to each prompt."""
+def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease: float = 0.0) -> Batch:
+    """The batch of one step; every sixth step adds a correcting point to each prompt. `ease` as of `draw_scene`."""
     rng = generator("small-sam-batch", seed, step)
     extra = step % 6 == 5
     pictures = np.zeros((images, side, side, 3), np.uint8)
@@ -93,7 +94,7 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, box_s
     valid, points, labels, boxes, looks, appearance = [], [], [], [], [], []
     for place in range(images):
         number = step * 1000 + place
-        scene = draw_scene(number, seed, side, look=number - number % 2)
+        scene = draw_scene(number, seed, side, look=number - number % 2, ease=ease)
         height, width = scene.image.shape[:2]
         pictures[place, :height, :width] = scene.image
         valid.append((height, width))
@@ -106,7 +107,7 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, box_s
         for slot, choice in enumerate(order[:prompts]):
             mask = np.zeros((side, side), bool)
             mask[:height, :width] = scene.masks[choice]
-            box = bool(rng.random() < box_share)
+            box = bool(rng.random() < BOX_SHARE)
             where, what = _prompt(rng, mask, box, extra)
             points.append(where)
             labels.append(what)

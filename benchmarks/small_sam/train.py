@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model import SMALL, Appearance, Sam, at_size, resized, step_loss, to_tensors
+from model import SMALL, Appearance, Sam, at_size, fitted, resized, step_loss, to_tensors
 from prompts import Batch, draw_batch
 
 from casam_cache.backbones.architecture import Architecture
@@ -47,6 +47,8 @@ class Settings:
         decay: the last so many steps bring the learning rate linearly to zero; 0 keeps it constant.
         rate: learning rate after `warmup` steps.
         average: decay of the moving average of the weights, which is what is exported.
+        ease: how easy the scenes are, from 0 to 1 (`draw_scene`).
+        affinity: weight of `affinity_loss`. focus: weight of the focal loss.
     """
 
     seed: int = 0
@@ -60,6 +62,9 @@ class Settings:
     weight_decay: float = 0.05
     clip: float = 1.0
     average: float = 0.998
+    ease: float = 0.0
+    affinity: float = 0.0
+    focus: float = 3.0
 
     def rate_at(self, step: int) -> float:
         """Learning rate of one step: warm-up, constant, final linear decay."""
@@ -102,7 +107,10 @@ class Trainer:
         row, column = (
             int(n) for n in generator("small-sam-phase", settings.seed, self.step).integers(0, 2, 2)
         )
-        loss, numbers = step_loss(self.sam, self.appearance, to_tensors(batch, self.device), (row, column))
+        tensors = to_tensors(batch, self.device)
+        loss, numbers = step_loss(
+            self.sam, self.appearance, tensors, (row, column), settings.focus, settings.affinity
+        )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.named], settings.clip)
@@ -127,26 +135,26 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`, interpolating positions (and their moments) when the input size has changed."""
-        old, new = (size // self.base.patch_size for size in (state["size"], self.settings.size))
         self.step = state["step"]
-        self.sam.load_state_dict(resized(state["sam"], old, new))
+        like = self.sam.state_dict()
         self.average = {
-            name: value.to(self.device) for name, value in resized(state["average"], old, new).items()
+            name: value.to(self.device) for name, value in resized(state["average"], like).items()
         }
+        self.sam.load_state_dict(resized(state["sam"], like))
         self.appearance.load_state_dict(state["appearance"])
         for name, parameter in self.named:
             if name in state["moments"]:
                 fields = state["moments"][name]
                 self.optimiser.state[parameter] = {
-                    key: resized({name: value}, old, new)[name].clone() for key, value in fields.items()
+                    key: fitted(value, parameter.shape) for key, value in fields.items()
                 }
 
 
 def batches(settings: Settings, first: int, workers: int) -> Iterator[Batch]:
     """The batches of steps `first`..., drawn ahead by worker processes when there are any."""
 
-    def order(step: int) -> tuple[int, ...]:
-        return settings.seed, step, settings.size, settings.images, settings.prompts
+    def order(step: int) -> tuple[int, int, int, int, int, float]:
+        return settings.seed, step, settings.size, settings.images, settings.prompts, settings.ease
 
     if workers == 0:
         for step in range(first, settings.steps):
@@ -233,14 +241,14 @@ def export(folder: Path, out: Path, architecture: Architecture = SMALL) -> Path:
     from safetensors.torch import save_file
 
     state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    grids = state["size"] // architecture.patch_size, architecture.grid
-    weights = {name: value.contiguous() for name, value in sorted(resized(state["average"], *grids).items())}
+    weights = dict(sorted(resized(state["average"], Sam(architecture).state_dict()).items()))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "small.safetensors"
     fresh = out / "small.safetensors.new"
     described = {"architecture": canonical_json(architecture.to_json()), "name": "small"}
     save_file(weights, fresh, metadata=described)
     _sort_metadata(fresh)
+    fresh.chmod(0o644)
     fresh.replace(path)
     (out / "SHA256SUMS").write_text(f"{digest_file(path)}  {path.name}\n")
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -72,8 +72,11 @@ class Look:
 LOOK_PARAMETERS = 20
 
 
-def draw_look(seed: int, index: int) -> Look:
-    """Look number `index` of `seed`: kinds in equal parts, every parameter drawn."""
+def draw_look(seed: int, index: int, ease: float = 0.0) -> Look:
+    """Look number `index` of `seed`: kinds in equal parts, every parameter drawn.
+
+    With `ease` up to 1 the same look has more contrast and less texture, noise and blur.
+    """
     rng = generator("scene-look", seed, index)
     kind = int(rng.integers(len(LOOKS)))
     name = LOOKS[kind]
@@ -99,7 +102,7 @@ def draw_look(seed: int, index: int) -> Look:
         )
     )
     wet = name == "ultrasound"
-    return Look(
+    look = Look(
         kind=kind,
         base=base.astype(np.float32),
         axes=axes.astype(np.float32),
@@ -117,6 +120,19 @@ def draw_look(seed: int, index: int) -> Look:
         gamma=float(np.exp(rng.uniform(-0.45, 0.45))),
         outside=float(rng.uniform(0.8, 1.0)) if name.startswith("stain") else float(rng.uniform(0.0, 0.08)),
         view=int(rng.choice(3, p=_VIEWS.get(name, (0.6, 0.3, 0.1)))),
+    )
+    if not ease:
+        return look
+    calm = 1 - 0.7 * ease
+    return replace(
+        look,
+        contrast=min(0.45, look.contrast * (1 + 1.5 * ease)),
+        grain=look.grain * calm,
+        noise=look.noise * calm,
+        speckle=look.speckle * calm,
+        shading=look.shading * calm,
+        blur=look.blur * calm,
+        coarse=1 + (look.coarse - 1) * calm,
     )
 
 
