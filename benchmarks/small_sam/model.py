@@ -131,7 +131,7 @@ def _start_geometric(prompt_encoder: Any, decoder: Any) -> None:
     total = table.shape[1]
     along = 3 * total // 8
     table.zero_()
-    table[0, :along] = table[1, along : 2 * along] = torch.logspace(-1, 0.18, along)
+    table[0, :along] = table[1, along : 2 * along] = torch.logspace(-1, 0.6, along)
     rest = total - 2 * along
     angle = torch.arange(rest) * math.pi / rest + 0.3
     length = torch.logspace(-0.8, 0.2, rest)[

@@ -1,7 +1,7 @@
 """Train the bundled small SAM from nothing on drawn scenes; stop it and go on as often as you like.
 
-    python benchmarks/small_sam/train.py run --folder RUN --size 128 --steps 3000
-    python benchmarks/small_sam/train.py run --folder RUN --size 256 --steps 6000 --decay 1500
+    python benchmarks/small_sam/train.py run --folder RUN --size 128 --steps 20000 --ease 0.4
+    python benchmarks/small_sam/train.py run --folder RUN --size 192 --steps 30000 --decay 8000
     python benchmarks/small_sam/train.py export --folder RUN --out casam_cache/weights
 
 The state after step n depends on the seed and on the size, steps and decay used for each step before it, not on where
@@ -53,7 +53,7 @@ class Settings:
 
     seed: int = 0
     steps: int = 6000
-    size: int = 256
+    size: int = 192
     images: int = 8
     prompts: int = 8
     decay: int = 0
@@ -63,8 +63,8 @@ class Settings:
     clip: float = 1.0
     average: float = 0.998
     ease: float = 0.0
-    affinity: float = 0.0
-    focus: float = 3.0
+    affinity: float = 0.2
+    focus: float = 0.5
 
     def rate_at(self, step: int) -> float:
         """Learning rate of one step: warm-up, constant, final linear decay."""
