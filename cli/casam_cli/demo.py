@@ -18,7 +18,7 @@ def demo(
         Path("casam_demo"), help="Folder to work in; an interrupted demo goes on there."
     ),
     images: int = typer.Option(24, help="Phantoms a task."),
-    epochs: int = typer.Option(12, help="Of each fit."),
+    epochs: int = typer.Option(24, help="Of each fit."),
     seed: int = typer.Option(0, help="Of phantoms and fits."),
     device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
     json_: bool = console.JsonOption,
