@@ -78,7 +78,7 @@ class StoreWriter:
         patch_size: int,
         dtype: str = "float16",
         shard_items: int | None = None,
-        commit_seconds: float = 30.0,
+        commit_seconds: float = 10.0,
     ) -> StoreWriter:
         """Open a store for writing, or begin one; its identity is on disk before anything else.
 
@@ -122,7 +122,7 @@ class StoreWriter:
             raise
 
     @classmethod
-    def open(cls, path: Path, commit_seconds: float = 30.0, damaged: bool = False) -> StoreWriter:
+    def open(cls, path: Path, commit_seconds: float = 10.0, damaged: bool = False) -> StoreWriter:
         """Open an existing store for writing, whatever its identity.
 
         Args:
