@@ -268,18 +268,21 @@ def _start(discs: Path, checkpoint: Path, store: Path) -> subprocess.Popen[bytes
 @pytest.mark.slow
 def test_killed_five_times_the_store_is_byte_identical(tmp_path: Path, tiny_checkpoint: Path) -> None:
     data = draw_dataset(tmp_path / "discs", images=400)
-    start = time.monotonic()
     assert _start(data, tiny_checkpoint, tmp_path / "once").wait(timeout=240) == 0
-    whole = time.monotonic() - start
+    planned = tmp_path / "killed" / "discs" / "tiny.zarr" / "commit"
     killed = 0
-    for attempt in range(5):
+    for delay in (0.0, 0.05, 0.1, 0.2, 0.4):  # after the plan is on disk, well before 400 images are encoded
         process = _start(data, tiny_checkpoint, tmp_path / "killed")
-        time.sleep(whole * (0.5 + 0.08 * attempt))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
+        start = time.monotonic()
+        while not planned.is_dir() and time.monotonic() - start < 120:
+            time.sleep(0.01)
+        time.sleep(
+            delay + 2.0 * bool(killed)
+        )  # a rerun finds the plan there: give it time to import and begin
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
-    assert killed >= 2, "the runs were over before they could be killed"
+    assert killed == 5, "a run was over before it could be killed"
     assert _start(data, tiny_checkpoint, tmp_path / "killed").wait(timeout=240) == 0
     assert tree(tmp_path / "once" / "discs") == tree(tmp_path / "killed" / "discs")
 

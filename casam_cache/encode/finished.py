@@ -65,7 +65,7 @@ def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeRepo
         "metadata": digest((store / "zarr.json").read_text()),
         "weights": EmbeddingStore.open(store).identity["backbone"]["weights"],
         "files": {name: [size, time] for name, size, time in listing(root)},
-        "report": report.to_json(),
+        "report": replace(report, encoded=0, skipped=0, refreshed=False, seconds={}, store="").to_json(),
     }
     path = memory_path(store)
     with contextlib.suppress(StoreError):
