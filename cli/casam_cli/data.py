@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from casam_cli import console
+from casam_cli import console, dataset_options
 
 data_app = typer.Typer(help="Look at datasets before encoding them; draw phantoms.", no_args_is_help=True)
 
@@ -15,19 +15,13 @@ data_app = typer.Typer(help="Look at datasets before encoding them; draw phantom
 @data_app.command()
 def check(
     path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
-    masks: str = typer.Option("auto", help="auto | binary | classes | instances | components"),
-    unlabelled: bool = typer.Option(False, "--unlabelled", help="Accept images without masks."),
-    group_regex: str | None = typer.Option(
-        None, help="What of an id names its group (patient): first capture group."
-    ),
-    test_fraction: float = typer.Option(
-        0.3, help="Share of images for test, in whole groups, where no split is given."
-    ),
-    val_fraction: float = typer.Option(
-        0.0, help="Share of training images set apart for validation, in whole groups."
-    ),
-    split_seed: int = typer.Option(0, help="Seed of the splits made here."),
-    max_pixels: int = typer.Option(100_000_000, help="Larger images are refused before they are decoded."),
+    masks: str = dataset_options.MASKS,
+    unlabelled: bool = dataset_options.UNLABELLED,
+    group_regex: str | None = dataset_options.GROUP_REGEX,
+    test_fraction: float = dataset_options.TEST_FRACTION,
+    val_fraction: float = dataset_options.VAL_FRACTION,
+    split_seed: int = dataset_options.SPLIT_SEED,
+    max_pixels: int = dataset_options.MAX_PIXELS,
     sheets: Path = typer.Option(Path("casam_check"), help="Folder for contact sheets; made if need be."),
     json_: bool = console.JsonOption,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from casam_cache.errors import CasamError, OptionError
-from casam_cli import console
+from casam_cli import console, dataset_options
 
 if TYPE_CHECKING:
     from casam_cache.encode.options import EncodeOptions
@@ -32,19 +32,13 @@ def encode(
     with_: str = typer.Option(
         "", "--with", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."
     ),
-    masks: str = typer.Option("auto", help="auto | binary | classes | instances | components"),
-    unlabelled: bool = typer.Option(False, "--unlabelled", help="Accept images without masks."),
-    group_regex: str | None = typer.Option(
-        None, help="What of an id names its group (patient): first capture group."
-    ),
-    test_fraction: float = typer.Option(
-        0.3, help="Share of images for test, in whole groups, where no split is given."
-    ),
-    val_fraction: float = typer.Option(
-        0.0, help="Share of training images set apart for validation, in whole groups."
-    ),
-    split_seed: int = typer.Option(0, help="Seed of the splits made here."),
-    max_pixels: int = typer.Option(100_000_000, help="Larger images are refused before they are decoded."),
+    masks: str = dataset_options.MASKS,
+    unlabelled: bool = dataset_options.UNLABELLED,
+    group_regex: str | None = dataset_options.GROUP_REGEX,
+    test_fraction: float = dataset_options.TEST_FRACTION,
+    val_fraction: float = dataset_options.VAL_FRACTION,
+    split_seed: int = dataset_options.SPLIT_SEED,
+    max_pixels: int = dataset_options.MAX_PIXELS,
     strict: bool = typer.Option(False, "--strict", help="Make one bad item fatal."),
     update: bool = typer.Option(False, "--update", help="Encode again the images whose file has changed."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print images, bytes and an estimate of the time."),
