@@ -238,7 +238,7 @@ def _report(path: Path, dataset: Dataset, encoded: PipelineResult, annotated: An
     }
     gone = sum(name not in here for name in store.ids)
     lines = [f"{name}: {reason}" for name, reason in failures.items()]
-    lines += [str(problem) for problem in dataset.problems]
+    lines += [str(problem) for problem in dataset.problems if problem.sample not in failures]
     lines += annotated.problems
     if gone:
         lines.append(f"{gone} encoded images are no longer in the dataset; they stay in the store, unused")
