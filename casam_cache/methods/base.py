@@ -1,4 +1,4 @@
-"""What a single-task method is: options, and the head it trains."""
+"""What a method is: options, what it reads, and the head it trains. The training loop alone steps the optimiser."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from casam_cache.heads.base import Head
 
 
 class Method(ABC):
-    """A way of fitting one task from its cached features.
+    """A way of fitting one task from its cached features; evaluated on the task it was fitted to.
 
-    A method never steps the optimiser and never sees data: it builds the head, and the one training loop fits it to
-    the training split of one task.
+    A method never steps the optimiser and never sees data but through the views it is handed: it builds the head, and
+    the one training loop fits it to the training split of one task. Families that go over several tasks:
+    `Sequential` (one head, task after task), `Joint` (one head on the union) and `Routed` (a head a task, and
+    a router that chooses).
 
     Attributes:
         name: in tables, run folders and `--method`.

@@ -1,0 +1,47 @@
+"""Methods with a head for each task and a router that chooses one for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from casam_cache.backbones.sam import Backbone
+from casam_cache.heads.base import Head
+from casam_cache.methods.base import Method
+
+Routing = Literal["density", "classifier", "oracle"]
+
+
+class Routed(Method):
+    """Each task's head is an ordinary fit of `expert`, in every order and for every method that uses it.
+
+    The bench fits the experts and the router, scores every head on every test set once, and looks up which head the
+    router would have chosen for each image.
+
+    Attributes:
+        expert: the single-task method of the heads; its options are taken from the options of the same names.
+        merges: whether the heads used after each task are made from those of all tasks seen, by `merge`.
+    """
+
+    expert: ClassVar[str] = "alignment"
+    merges: ClassVar[bool] = False
+
+    @property
+    def routing(self) -> Routing:
+        """How a head is chosen for an image.
+
+        `density`: a density of pooled embeddings for each task with a threshold and fallback to the frozen SAM
+        (options of `casam_cache.routers`); `classifier`: a classifier over the tasks seen, refitted after each task
+        from exemplars; `oracle`: the true task is told, and images of tasks not seen go to the frozen SAM.
+        """
+        return "density"
+
+    def merge(self, backbone: Backbone, seed: int, heads: Mapping[str, Head]) -> dict[str, Head]:
+        """Heads by task -> the heads used instead after these tasks; only called if `merges`.
+
+        Args:
+            backbone: of the heads.
+            seed: of the run: `build` gives the common initial head.
+            heads: fitted experts of the tasks seen, in sorted name order (sums run in that order).
+        """
+        raise NotImplementedError
