@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +82,30 @@ class Runs:
         Raises:
             CasamError: the disk is full or read-only.
         """
-        if self.exists(stage):
-            return self.folder(stage), False
-        with self._disk_errors(), self._lock(stage):
-            if self.exists(stage):  # another process finished it while we waited
+        with self.claim(stage) as claim:
+            if claim is None:
                 return self.folder(stage), False
-            partial = self.root / "partial" / f"{stage.kind}-{stage.key}"
-            result, checkpoints = partial / "result", partial / "checkpoints"
-            shutil.rmtree(result, ignore_errors=True)
-            result.mkdir(parents=True)
-            checkpoints.mkdir(exist_ok=True)
-            start = time.monotonic()
-            recorded = compute(result, checkpoints) or {}
-            self._record(stage, result, {**recorded, "seconds": round(time.monotonic() - start, 3)})
-            final = self.folder(stage)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            result.rename(final)
-            _sync(final.parent)
-            shutil.rmtree(partial)
+            claim.finish(compute(claim.result, claim.checkpoints))
         return self.folder(stage), True
+
+    @contextmanager
+    def claim(self, stage: Stage, *, wait: bool = True) -> Iterator[Claim | None]:
+        """The right to compute a stage, until the block ends; None if there is nothing to do.
+
+        That is, if the stage is finished, or, without `wait`, if another process is computing it now. A block that
+        ends without `finish` leaves its checkpoints for the next one.
+
+        Raises:
+            CasamError: the disk is full or read-only.
+        """
+        if self.exists(stage):
+            yield None
+            return
+        with self._disk_errors(), self._lock(stage, wait) as held:
+            if not held or self.exists(stage):  # finished by another process while we waited
+                yield None
+                return
+            yield Claim(self, stage)
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The record of a finished stage's folder.
@@ -128,35 +134,63 @@ class Runs:
                 "make room or choose another folder with --runs DIR; the same command goes on from here",
             ) from error
 
-    def _record(self, stage: Stage, result: Path, recorded: dict[str, Any]) -> None:
-        record = {
-            "kind": stage.kind,
-            "key": stage.key,
-            "revision": stage.revision,
-            "inputs": stage.inputs,
-            "recorded": {**recorded, **_versions()},
-        }
-        (result / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-        for file in result.iterdir():
-            _sync(file)
-        _sync(result)
-
     @contextmanager
-    def _lock(self, stage: Stage) -> Iterator[None]:
+    def _lock(self, stage: Stage, wait: bool) -> Iterator[bool]:
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{stage.kind}-{stage.key}").open("a") as file:
             try:
                 import fcntl
+            except ImportError:  # no flock here: two processes may then compute a stage twice, never wrongly
+                yield True
+                return
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except (
-                ImportError
-            ):  # no flock on this system: two processes may then compute a stage twice, never wrongly
-                pass
-            yield
+
+class Claim:
+    """A stage that this process computes now.
+
+    Attributes:
+        result: an empty folder for the stage's files.
+        checkpoints: a folder that survives interruptions until the stage is finished.
+    """
+
+    def __init__(self, runs: Runs, stage: Stage) -> None:
+        self._final, self._stage = runs.folder(stage), stage
+        self._partial = runs.root / "partial" / f"{stage.kind}-{stage.key}"
+        self.result, self.checkpoints = self._partial / "result", self._partial / "checkpoints"
+        shutil.rmtree(self.result, ignore_errors=True)
+        self.result.mkdir(parents=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        self._began = time.monotonic()
+
+    def finish(self, recorded: dict[str, Any] | None = None) -> None:
+        """Publishes the result by one rename; `recorded` is kept beside device, versions and seconds."""
+        stage = self._stage
+        seconds = round(time.monotonic() - self._began, 3)
+        record = {
+            "kind": stage.kind,
+            "key": stage.key,
+            "revision": stage.revision,
+            "inputs": stage.inputs,
+            "recorded": {"seconds": seconds, **(recorded or {}), **_versions()},
+        }
+        (self.result / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        for path in self.result.rglob("*"):
+            _sync(path)
+        _sync(self.result)
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        self.result.rename(self._final)
+        _sync(self._final.parent)
+        shutil.rmtree(self._partial)
 
 
+@lru_cache(maxsize=1)
 def _versions() -> dict[str, Any]:
     from importlib.metadata import version
 

@@ -41,14 +41,12 @@ class Setting:
         training: the recipe of this task's fit.
         seed: of the run; random choices belong to (seed, task, ...), never to the position in the order.
         task: the one being learnt.
-        tasks_total: length of the order; only for methods whose architecture must reserve room beforehand.
     """
 
     backbone: Backbone
     training: TrainingOptions
     seed: int
     task: str
-    tasks_total: int
 
 
 class Sequential(Method):
