@@ -1,0 +1,166 @@
+"""A fitted router of one task, and several of them together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from casam_cache.errors import CasamError, OptionError
+from casam_cache.routers.base import Scorer
+from casam_cache.routers.mahalanobis import MahalanobisScorer, share_covariance
+from casam_cache.routers.options import RULES, RouterOptions
+from casam_cache.routers.routing import Decision, decision, route
+from casam_cache.routers.thresholds import threshold
+
+
+@dataclass(frozen=True)
+class FittedRouter:
+    """One task's density, fitted on all its training vectors, with what its threshold comes from.
+
+    Attributes:
+        task: its name.
+        options: it was fitted with.
+        seed: of every random choice.
+        scorer: the density.
+        held_out: float64 (N,), the score of each training image by the density fitted without its fold; empty
+            where one group leaves nothing to hold out: thresholds are then infinite.
+        fold: int64 (N,), which fold held it out; empty likewise.
+        images, groups: it was fitted on.
+        channels: D.
+    """
+
+    task: str
+    options: RouterOptions
+    seed: int
+    scorer: Scorer
+    held_out: np.ndarray
+    fold: np.ndarray
+    images: int
+    groups: int
+    channels: int
+
+    @property
+    def folds(self) -> int:
+        """K that was used: min(folds, groups), or 0 where nothing could be held out."""
+        return int(self.fold.max()) + 1 if len(self.fold) else 0
+
+    def threshold(self, rule: str | None = None) -> float:
+        """Tau by a rule; None: the one in the options."""
+        return threshold(self.held_out, rule or self.options.threshold)
+
+    def thresholds(self) -> dict[str, float]:
+        """Tau by every rule (Table 9)."""
+        return {rule: self.threshold(rule) for rule in RULES}
+
+    def calibrated(self, rule: str | None = None) -> bool:
+        """Whether the rule's threshold is a finite one: the report says so where it is not."""
+        return math.isfinite(self.threshold(rule))
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """(M, D) -> float64 (M,), lower is more like the task.
+
+        Raises:
+            CasamError: for features of another width, or that are not finite.
+        """
+        array = np.asarray(features)
+        if array.ndim != 2 or array.shape[1] != self.channels:
+            raise CasamError(
+                f"the router of {self.task} takes {self.channels} features an image, not {array.shape[1:]}",
+                "use the backbone and pooling that it was fitted with",
+            )
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if len(bad):
+            raise CasamError(f"router of {self.task}: the features of image {bad[0]} are not finite")
+        return self.scorer.score(np.ascontiguousarray(array, dtype=np.float32))
+
+
+class TaskRouters:
+    """The routers of the tasks seen so far. In which order they were seen has no part in any result.
+
+    Args:
+        fitted: one a task, of one kind. Their shared covariance, where they have one, is built here.
+
+    Raises:
+        OptionError: for a task given twice, or routers of different kinds or options.
+    """
+
+    def __init__(self, fitted: Sequence[FittedRouter]) -> None:
+        routers = sorted(fitted, key=lambda router: router.task)
+        names = [router.task for router in routers]
+        if len(set(names)) < len(names):
+            raise OptionError(f"two routers for one task among {', '.join(names)}")
+        if len({str(router.options.decisive()) for router in routers}) > 1:
+            raise OptionError("routers that were fitted with different options cannot be compared")
+        self.names = tuple(names)
+        self.fitted = tuple(combined(routers))
+
+    def scores(self, features: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
+        """The score of every image under every task.
+
+        Args:
+            features: float32 (M, D); or one such array a task, where each task pools in its own way.
+
+        Returns:
+            float64 (M, T), columns in sorted order of the names.
+        """
+        columns = [
+            router.score(features[router.task] if isinstance(features, Mapping) else features)
+            for router in self.fitted
+        ]
+        if columns:
+            return np.stack(columns, axis=1)
+        return np.zeros((0 if isinstance(features, Mapping) else len(features), 0))
+
+    def thresholds(self, rule: str | None = None) -> np.ndarray:
+        """Tau of every task, float64 (T,)."""
+        return np.array([router.threshold(rule) for router in self.fitted], dtype=np.float64)
+
+    def route(self, scores: np.ndarray, rule: str | None = None, *, fallback: bool = True) -> np.ndarray:
+        """`routing.route` of scores (M, T): int64 (M,), a column or -1."""
+        return route(scores, self.thresholds(rule), fallback=fallback, strict=self._strict)
+
+    def decide(self, features: np.ndarray | Mapping[str, np.ndarray], rule: str | None = None) -> Decision:
+        """Where one image goes: its vector (D,), or one a task.
+
+        Raises:
+            OptionError: if no task has been seen.
+        """
+        if not self.names:
+            raise OptionError("there is no router to choose with")
+        if isinstance(features, Mapping):
+            rows: np.ndarray | Mapping[str, np.ndarray] = {name: f[None] for name, f in features.items()}
+        else:
+            rows = features[None]
+        return decision(self.names, self.scores(rows)[0], self.thresholds(rule), strict=self._strict)
+
+    @property
+    def _strict(self) -> bool:
+        return bool(self.fitted) and self.fitted[0].options.strict
+
+
+def combined(routers: Sequence[FittedRouter]) -> list[FittedRouter]:
+    """The routers as they are among each other: those that share a covariance in its metric, others unchanged.
+
+    Args:
+        routers: in sorted order of their tasks.
+
+    Raises:
+        OptionError: if a covariance is to be shared by features of different width.
+    """
+    sharing = [
+        router.scorer
+        for router in routers
+        if isinstance(router.scorer, MahalanobisScorer) and router.scorer.options.covariance == "shared"
+    ]
+    if len(sharing) < len(routers) or not routers:
+        return list(routers)
+    if len({router.channels for router in routers}) > 1:
+        raise OptionError("tasks with features of different width cannot share a covariance")
+    moved = share_covariance(sharing, [router.held_out for router in routers])
+    return [
+        replace(router, scorer=scorer, held_out=held_out)
+        for router, (scorer, held_out) in zip(routers, moved, strict=True)
+    ]

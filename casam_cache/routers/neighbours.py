@@ -1,0 +1,55 @@
+"""k nearest neighbours: an upper reference that breaks the rule, since it keeps every training vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self, cast
+
+import numpy as np
+from pydantic import BaseModel
+
+from casam_cache.routers.base import Job, Scorer
+from casam_cache.routers.options import NeighbourOptions
+
+
+class NeighbourScorer(Scorer):
+    """s(f) = mean over the k nearest training vectors x of ||f - x||^2 / D.
+
+    Not exemplar-free in spirit: one vector of every training image stays behind (`stored_bytes` counts them).
+
+    Args:
+        kept: float32 (N, D), the training vectors.
+        neighbours: k.
+    """
+
+    kind = "knn"
+
+    def __init__(self, kept: np.ndarray, neighbours: int) -> None:
+        self.kept = kept
+        self.neighbours = min(neighbours, len(kept))
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """(M, D) -> float64 (M,)."""
+        kept = self.kept.astype(np.float64)
+        scores = np.empty(len(features))
+        for row, feature in enumerate(features.astype(np.float64)):
+            distances = np.square(kept - feature).mean(axis=1)
+            scores[row] = np.sort(distances)[: self.neighbours].mean()
+        return scores
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The training vectors."""
+        return {"kept": self.kept}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
+        """The scorer that gave `state`."""
+        return cls(state["kept"], cast(NeighbourOptions, options).neighbours)
+
+
+def fit_many(jobs: Sequence[Job]) -> list[NeighbourScorer]:
+    """One set of kept vectors a job."""
+    return [
+        NeighbourScorer(job.features[job.rows], cast(NeighbourOptions, job.options).neighbours)
+        for job in jobs
+    ]
