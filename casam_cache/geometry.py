@@ -54,6 +54,14 @@ class Geometry:
         """Rows and columns of the embedding grid that hold image, not only padding."""
         return -(-self.input_height // self.patch_size), -(-self.input_width // self.patch_size)
 
+    def valid_cells(self) -> np.ndarray:
+        """The same as bool (g, g): which cells of the embedding grid hold image."""
+        grid = self.image_size // self.patch_size
+        rows, columns = self.valid_grid
+        cells = np.zeros((grid, grid), dtype=bool)
+        cells[:rows, :columns] = True
+        return cells
+
     def to_input(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) as x, y in original pixels -> float32 (..., 2) in input pixels."""
         scale = np.array([self.input_width / self.width, self.input_height / self.height])

@@ -237,7 +237,7 @@ def test_the_feed_unpacks_targets_and_weights(monkeypatch):
 
     options = TrainingOptions(masks_per_image=2)
     batches = draw_epoch(masks, options, 0, 0)
-    (pairs,) = Feed(masks, Kept(), Fake()).epoch(batches)
+    (pairs,) = Feed(masks, {"embedding": Kept()}, Fake()).epoch(batches)
     assert pairs.image_index.tolist() == [0, 0]
     for row, target in zip(batches[0].masks, pairs.target, strict=True):
         expected = low_res_target(source.bitmaps[0][row].bitmap, source.items[0].geometry)

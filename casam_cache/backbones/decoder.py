@@ -162,9 +162,6 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """SAM's MaskDecoder over P prompts on B images.
 
-    Gradients flow to the embeddings, the prompt embeddings, and to decoder parameters that ask for them.
-    Under bf16 autocast normalisation and the final product of mask tokens and pixels stay float32.
-
     Args:
         backbone: whose mask decoder to use.
         image_embeddings: (B, C, g, g).
@@ -177,9 +174,54 @@ def decode(
         low_res: float32 logits (P, 3 or 1, 4g, 4g).
         iou: float32 (P, 3 or 1), the decoder's own estimate of each mask's IoU.
     """
+    decoded = decode_further(backbone, image_embeddings, image_index, sparse, dense, multimask)
+    return decoded.low_res, decoded.iou
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What SAM's mask decoder gives, and what a decoder built on it reads.
+
+    Attributes:
+        low_res: float32 logits (P, 3 or 1, 4g, 4g).
+        iou: float32 (P, 3 or 1).
+        upscaled: (P, C / 8, 4g, 4g), the image features that mask tokens are multiplied with.
+        further: (P, m, C), the further tokens after the transformer.
+    """
+
+    low_res: Tensor
+    iou: Tensor
+    upscaled: Tensor
+    further: Tensor
+
+
+def decode_further(
+    backbone: Backbone,
+    image_embeddings: Tensor,
+    image_index: Tensor | None,
+    sparse: Tensor,
+    dense: Tensor,
+    multimask: bool,
+    further: Tensor | None = None,
+) -> Decoded:
+    """SAM's MaskDecoder with m further output tokens beside its own.
+
+    Gradients flow to the embeddings, the prompt embeddings, and to decoder parameters that ask for them.
+    Under bf16 autocast normalisation and the final product of mask tokens and pixels stay float32.
+
+    Args:
+        backbone: whose mask decoder to use.
+        image_embeddings: (B, C, g, g).
+        image_index: int64 (P,), the image of each prompt; None when prompt i belongs to image i.
+        sparse: (P, n, C).
+        dense: (P, C, g, g), an expanded view where there is no mask prompt.
+        multimask: the three masks for ambiguous prompts instead of the single one.
+        further: (m, C), output tokens that stand behind SAM's own.
+    """
     decoder: Any = backbone.mask_decoder
     count = len(sparse)
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    output = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+    own = torch.cat(output if further is None else [*output, further])
     tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
     if image_index is None and len(image_embeddings) != count:
         raise ValueError(f"{count} prompts on {len(image_embeddings)} images need an image_index")
@@ -196,7 +238,8 @@ def decode(
     with torch.autocast(source.device.type, enabled=False):
         low_res = (hyper.float() @ upscaled.float().flatten(2)).unflatten(2, upscaled.shape[2:])
     iou = decoder.iou_prediction_head(queries[:, 0])[:, chosen.start : chosen.stop]
-    return low_res, iou.float()
+    behind = queries[:, 1 + decoder.num_mask_tokens : len(own)]
+    return Decoded(low_res, iou.float(), upscaled, behind)
 
 
 def decode_prompts(

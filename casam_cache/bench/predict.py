@@ -22,6 +22,7 @@ from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head
 from casam_cache.heads.forward import predict_low_res
+from casam_cache.training.data import VALID
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,13 @@ class Predictor:
         architecture = self._backbone.architecture
         geometry = Geometry.fit(height, width, architecture.image_size, architecture.patch_size, self._resize)
         batch, sizes = stack_inputs([resize_for_encoder(pixels, geometry)], architecture.image_size)
-        encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes))["embedding"]
-        stored = torch.from_numpy(encoded.float().cpu().numpy().astype(self._dtype))
+        names = [name for name in self._head.needs if name != VALID]
+        encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), names)
+        stored = {
+            name: torch.from_numpy(feature.float().cpu().numpy().astype(self._dtype))
+            for name, feature in encoded.items()
+        }
+        stored[VALID] = torch.from_numpy(geometry.valid_cells())[None]
         multimask = box is None and points is not None and len(points) == 1
         low_res, estimates = predict_low_res(
             self._head, self._backbone, stored, _prompts(geometry, box, points), multimask=multimask

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from pydantic import BaseModel
 from torch import nn
 
+from casam_cache.backbones.decoder import decode
+from casam_cache.backbones.sam import Backbone
 from casam_cache.fingerprint import generator
 
 
@@ -19,13 +22,20 @@ class Head(nn.Module):
     sets `mask_decoder`; None means the backbone's frozen one. Everything in `parameters()` that requires a
     gradient is trained, and nothing of the backbone is.
 
+    Most heads define `forward` alone. One that reads more than the embedding names it in `needs` and overrides
+    `align` or `decode`; one that adds prompts overrides `prompt_tokens`. Training, evaluation and prediction all
+    call these through `casam_cache.heads.forward.run_head`.
+
     Attributes:
         name: in the registry, files and tables.
+        needs: what it reads of an image: `embedding` always; `early`, `tokens` of the store; `valid`, which cells of
+            the grid hold image, float32 0 or 1 (B, g, g).
         options: the validated options the head was built from.
         mask_decoder: its own mask decoder (the type of the backbone's), or None.
     """
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("embedding",)
     options: BaseModel
     mask_decoder: nn.Module | None
 
@@ -38,6 +48,38 @@ class Head(nn.Module):
         """Image embeddings (B, C, g, g) -> embeddings (B, C, g, g) for the mask decoder."""
         raise NotImplementedError
 
+    def align(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """All that the head `needs`, by name, (B, ...) each -> embeddings (B, C, g, g) for the mask decoder."""
+        aligned: torch.Tensor = self(features["embedding"])
+        return aligned
+
+    def prompt_tokens(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Tokens (B, n, C) to append to the sparse prompt embeddings of each image's prompts; None for none."""
+        return None
+
+    def decode(
+        self,
+        backbone: Backbone,
+        features: Mapping[str, torch.Tensor],
+        aligned: torch.Tensor,
+        image_index: torch.Tensor | None,
+        sparse: torch.Tensor,
+        dense: torch.Tensor,
+        multimask: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (P, 1 or 3, 4g, 4g) and IoU estimates (P, 1 or 3) of P prompts on the B images.
+
+        Args:
+            backbone: frozen.
+            features: what the head `needs`, by name.
+            aligned: what `align` gave, (B, C, g, g).
+            image_index: int64 (P,), the image of each prompt; None when prompt i belongs to image i.
+            sparse: prompt embeddings (P, n, C), the head's own tokens included.
+            dense: prompt embeddings (P, C, g, g).
+            multimask: three masks a prompt instead of one.
+        """
+        return decode(backbone_for(self, backbone), aligned, image_index, sparse, dense, multimask)
+
     def trained(self) -> Iterator[nn.Parameter]:
         """The parameters that the optimiser steps."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
@@ -45,6 +87,15 @@ class Head(nn.Module):
     def trained_parameters(self) -> int:
         """How many numbers are trained, as the paper counts parameters."""
         return sum(parameter.numel() for parameter in self.trained())
+
+
+def backbone_for(head: Head, backbone: Backbone) -> Backbone:
+    """The backbone a head decodes with: the frozen one, or one that holds the head's own mask decoder."""
+    if head.mask_decoder is None:
+        return backbone
+    own = copy.copy(backbone)
+    own.mask_decoder = head.mask_decoder
+    return own
 
 
 def draw_uniform(module: nn.Module, fan_in: int, *belongs_to: str | int) -> None:

@@ -6,12 +6,13 @@ the test split or another task's images by mistake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
 
 
@@ -25,6 +26,9 @@ class Item:
         group: patient or slide: what intervals resample.
         geometry: how it was put into the encoder's input.
         masks: how many masks it has; 0 for images that only feed routers.
+        visits: mean number of visits an epoch, where it has masks; views that balance tasks set it.
+        purpose: what its random choices belong to besides seed, task, epoch and id; replayed images say for
+            which task they are replayed, so that they do not repeat the prompts of their own task's training.
     """
 
     id: str
@@ -32,6 +36,8 @@ class Item:
     group: str
     geometry: Geometry
     masks: int
+    visits: float = 1.0
+    purpose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,13 @@ class Items(Protocol):
     def embedding(self, index: int) -> np.ndarray:
         """The stored image embedding, float16 (C, g, g)."""
 
+    def feature(self, name: str, index: int) -> np.ndarray:
+        """A stored feature array of an item by name; `embedding` is `embedding(index)`.
+
+        Raises:
+            StoreError: there is no such array; the hint says how to add it.
+        """
+
     def masks(self, index: int) -> Sequence[ItemMask]:
         """The masks of an item, decoded now."""
 
@@ -85,16 +98,19 @@ class ItemsInMemory:
         items: their descriptions.
         embeddings: float16 (N, C, g, g).
         bitmaps: the masks of each item.
+        further: other feature arrays by name, (N, ...) each.
     """
 
     task: str
     items: Sequence[Item]
     embeddings: np.ndarray
     bitmaps: Sequence[Sequence[ItemMask]]
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not len(self.items) == len(self.embeddings) == len(self.bitmaps):
-            raise ValueError("items, embeddings and bitmaps must be as many")
+        arrays = (self.embeddings, self.bitmaps, *self.further.values())
+        if any(len(array) != len(self.items) for array in arrays):
+            raise ValueError("items, embeddings, bitmaps and further features must be as many")
 
     @property
     def embedding_shape(self) -> tuple[int, int, int]:
@@ -115,6 +131,34 @@ class ItemsInMemory:
         row: np.ndarray = self.embeddings[index]
         return row
 
+    def feature(self, name: str, index: int) -> np.ndarray:
+        """The feature given.
+
+        Raises:
+            StoreError: it was not.
+        """
+        if name == "embedding":
+            return self.embedding(index)
+        if name not in self.further:
+            raise StoreError(
+                f"{self.task} has no feature '{name}'", f"give it in further={{'{name}': array}}"
+            )
+        row: np.ndarray = self.further[name][index]
+        return row
+
     def masks(self, index: int) -> Sequence[ItemMask]:
         """The masks given."""
         return self.bitmaps[index]
+
+
+VALID = "valid"
+
+
+def read_feature(items: Items, name: str, index: int) -> np.ndarray:
+    """What a head `needs` of an item: a stored feature array, or `valid`, which its geometry tells.
+
+    `valid` is bool (g, g): the cells of the embedding grid that hold image and not only padding.
+    """
+    if name == VALID:
+        return items.item(index).geometry.valid_cells()
+    return items.embedding(index) if name == "embedding" else items.feature(name, index)

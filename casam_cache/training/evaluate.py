@@ -16,7 +16,7 @@ from casam_cache.heads.base import Head
 from casam_cache.heads.forward import predict_low_res
 from casam_cache.metrics.intervals import Interval, mean_interval
 from casam_cache.metrics.overlap import boundary_iou, dice, iou
-from casam_cache.training.data import Item, ItemMask, Items
+from casam_cache.training.data import Item, ItemMask, Items, read_feature
 
 MASKS_AT_ONCE = 16
 METRICS = ("iou", "biou", "dice")
@@ -154,14 +154,17 @@ def _predict(
     """Logits (P, H, W) at original resolution and IoU estimates (P,) for each part."""
     if not chunk:
         return
-    embedding = torch.from_numpy(np.stack([items.embedding(part.index) for part in chunk]))
+    features = {
+        name: torch.from_numpy(np.stack([read_feature(items, name, part.index) for part in chunk]))
+        for name in head.needs
+    }
     boxes = np.concatenate(
         [part.item.geometry.boxes_to_input(np.stack([mask.box for mask in part.masks])) for part in chunk]
     )
     sizes = [len(part.masks) for part in chunk]
     image = torch.repeat_interleave(torch.arange(len(chunk)), torch.tensor(sizes))
     low_res, estimates = predict_low_res(
-        head, backbone, embedding, Prompts(boxes=torch.from_numpy(boxes)), image
+        head, backbone, features, Prompts(boxes=torch.from_numpy(boxes)), image
     )
     for part, own, estimate in zip(
         chunk, low_res[:, 0].split(sizes), estimates[:, 0].split(sizes), strict=True

@@ -6,7 +6,7 @@ whole fit (targets), so that a step launches the head, the decoder and the loss 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,13 +30,14 @@ class Feed:
 
     Args:
         masks: of the view, prepared.
-        embeddings: of the items that have masks.
+        features: of the items that have masks, by name; the embedding among them.
         backbone: whose prompt encoder embeds the prompts, on the device of training.
     """
 
-    def __init__(self, masks: TrainingMasks, embeddings: Embeddings, backbone: Backbone) -> None:
+    def __init__(self, masks: TrainingMasks, features: Mapping[str, Embeddings], backbone: Backbone) -> None:
         self._masks = masks
-        self._embeddings = embeddings
+        self._embedding = features["embedding"]
+        self._further = {name: feature for name, feature in features.items() if name != "embedding"}
         self._backbone = backbone
         device = backbone.device
         self._targets = torch.from_numpy(masks.targets).to(device)
@@ -59,7 +60,8 @@ class Feed:
         ).to(device)
         sliced = zip(
             batches,
-            self._embeddings.batches([batch.items for batch in batches]),
+            self._embedding.batches([batch.items for batch in batches]),
+            self._batches_of_further([batch.items for batch in batches]),
             sparse.split(sizes),
             dense.split(sizes),
             rows.split(sizes),
@@ -67,7 +69,7 @@ class Feed:
             owners.split(sizes),
             strict=True,
         )
-        for batch, embedding, own_sparse, own_dense, own_rows, image, owner in sliced:
+        for batch, embedding, further, own_sparse, own_dense, own_rows, image, owner in sliced:
             yield Pairs(
                 items=tuple(self._masks.items[index] for index in batch.items),
                 embedding=embedding,
@@ -76,7 +78,15 @@ class Feed:
                 dense=own_dense,
                 target=self._unpack(self._targets.index_select(0, own_rows)),
                 weight=self._weight(owner),
+                further=further,
             )
+
+    def _batches_of_further(self, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, torch.Tensor]]:
+        if not self._further:
+            yield from ({} for _ in batches)
+            return
+        for tensors in zip(*(feature.batches(batches) for feature in self._further.values()), strict=True):
+            yield dict(zip(self._further, tensors, strict=True))
 
     def _unpack(self, packed: torch.Tensor) -> torch.Tensor:
         side = self._masks.row_cover.shape[1]

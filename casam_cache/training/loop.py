@@ -27,7 +27,7 @@ from casam_cache.training.epochs import Batch, TrainingMasks, draw_epoch
 from casam_cache.training.feed import Feed
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.residency import Embeddings, Residency
+from casam_cache.training.residency import Residency, place_features
 from casam_cache.training.step import Pairs, Penalty, Step, forward_pairs
 
 REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
@@ -153,8 +153,8 @@ def fit_head(
         raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
     precision = choose_precision(options.precision, where)
     masks = TrainingMasks.prepare(items, on_prepare)
-    embeddings = Embeddings(items, masks.trained, where, residency, memory_limit)
-    feed = Feed(masks, embeddings, backbone)
+    features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
+    feed = Feed(masks, features, backbone)
     run = _Run(head, backbone, options, penalty or Penalty(), precision, len(masks.trained))
     key = _key(head, masks, options, seed, precision, run.penalty)
     saved = read_checkpoint(checkpoint_dir, key) if checkpoint_dir else None
@@ -182,7 +182,7 @@ def fit_head(
         samples_per_second=run.speed,
         device=str(where),
         precision=precision,
-        residency=embeddings.residency,
+        residency=", ".join(sorted({feature.residency for feature in features.values()})),
         threads=torch.get_num_threads(),
     )
 

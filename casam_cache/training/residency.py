@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from casam_cache.training.data import Items
+from casam_cache.training.data import Items, read_feature
 
 Residency = Literal["auto", "device", "host", "stream"]
 SHARE = 0.5  # of the free memory that embeddings may take; activations and the system need the rest
@@ -26,7 +26,7 @@ READ_AHEAD = 2  # batches
 
 
 class Embeddings:
-    """The embeddings of some items of a view, batch by batch on the device.
+    """One feature array of some items of a view, batch by batch on the device.
 
     Args:
         items: the view.
@@ -34,6 +34,7 @@ class Embeddings:
         device: where batches are needed.
         residency: `device`, `host`, `stream`, or `auto` for the first of these that fits.
         memory_limit: bytes that may be taken on the device and on the host; None is half of what is free.
+        name: which feature: the embedding unless given.
     """
 
     def __init__(
@@ -43,24 +44,28 @@ class Embeddings:
         device: torch.device,
         residency: Residency = "auto",
         memory_limit: int | None = None,
+        name: str = "embedding",
     ) -> None:
         self._items = items
+        self._name = name
         self._device = device
         self._place = {index: place for place, index in enumerate(indexes)}
-        first = items.embedding(indexes[0])
-        needed = first.nbytes * len(indexes)
-        self.residency = choose_residency(needed, device, memory_limit) if residency == "auto" else residency
+        first = read_feature(items, name, indexes[0])
+        self.bytes = first.nbytes * len(indexes)
+        self.residency = (
+            choose_residency(self.bytes, device, memory_limit) if residency == "auto" else residency
+        )
         self._all: torch.Tensor | None = None
         if self.residency != "stream":
             on = device if self.residency == "device" else torch.device("cpu")
             dtype = torch.from_numpy(first[:0].copy()).dtype
             self._all = torch.empty((len(indexes), *first.shape), dtype=dtype, device=on)
             for index, place in self._place.items():
-                stored = items.embedding(index)
+                stored = read_feature(items, name, index)
                 self._all[place].copy_(torch.from_numpy(stored.copy()))  # stores give read-only views
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-        """For each batch of item indexes in turn, float32 (B, C, g, g) on the device."""
+        """For each batch of item indexes in turn, float32 (B, ...) on the device."""
         kept = self._all
         if kept is None:
             yield from self._ahead(batches, self._read)
@@ -72,7 +77,7 @@ class Embeddings:
             yield from self._ahead(batches, self._gather)
 
     def _read(self, batch: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([self._items.embedding(index) for index in batch]))
+        return torch.from_numpy(np.stack([read_feature(self._items, self._name, index) for index in batch]))
 
     def _gather(self, batch: Sequence[int]) -> torch.Tensor:
         assert self._all is not None
@@ -113,6 +118,23 @@ class Embeddings:
         finally:
             stopped.set()
             reader.join()
+
+
+def place_features(
+    items: Items,
+    indexes: Sequence[int],
+    device: torch.device,
+    names: Sequence[str],
+    residency: Residency = "auto",
+    memory_limit: int | None = None,
+) -> dict[str, Embeddings]:
+    """Several feature arrays by name, the first ones first where memory does not hold all of them."""
+    placed: dict[str, Embeddings] = {}
+    for name in names:
+        placed[name] = one = Embeddings(items, indexes, device, residency, memory_limit, name)
+        if memory_limit is not None and one.residency != "stream":
+            memory_limit = max(0, memory_limit - one.bytes)
+    return placed
 
 
 def choose_residency(needed: int, device: torch.device, memory_limit: int | None) -> Residency:

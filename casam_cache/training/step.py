@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from casam_cache.backbones.decoder import decode
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
-from casam_cache.heads.forward import backbone_for
+from casam_cache.heads.forward import run_head
 from casam_cache.training.data import Item
 
 
@@ -26,6 +25,7 @@ class Pairs:
         sparse, dense: prompt embeddings (P, 2, C) and (P, C, g, g).
         target: bool (P, L, L), the mask on the low-res grid.
         weight: float32 (P, L, L), share of each cell that holds image.
+        further: the other features that the head `needs`, by name, float32 (B, ...).
     """
 
     items: tuple[Item, ...]
@@ -35,6 +35,12 @@ class Pairs:
     dense: torch.Tensor
     target: torch.Tensor
     weight: torch.Tensor
+    further: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def features(self) -> dict[str, torch.Tensor]:
+        """All features of the B images by name, the embedding among them."""
+        return {"embedding": self.embedding, **self.further}
 
     def __len__(self) -> int:
         """P, the number of pairs."""
@@ -92,8 +98,7 @@ def forward_pairs(
     Returns:
         The head's output (B, C, g, g), low-res logits (P, L, L) and IoU estimates (P,).
     """
-    aligned = head(pairs.embedding)
-    low_res, iou = decode(
-        backbone_for(head, backbone), aligned, pairs.image_index, pairs.sparse, pairs.dense, multimask=False
+    aligned, low_res, iou = run_head(
+        head, backbone, pairs.features, pairs.image_index, pairs.sparse, pairs.dense, multimask=False
     )
     return aligned, low_res[:, 0], iou[:, 0]

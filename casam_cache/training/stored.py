@@ -9,6 +9,7 @@ import numpy as np
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.store import Annotations, EmbeddingStore
+from casam_cache.store.schema import EMBEDDING
 from casam_cache.training.data import Item, ItemMask
 
 
@@ -33,7 +34,7 @@ class SplitView:
         items: Sequence[Item],
         embedding_shape: tuple[int, int, int],
         content: str,
-        read_embedding: Callable[[int], np.ndarray],
+        read_feature: Callable[[str, int], np.ndarray],
         read_masks: Callable[[int], list[ItemMask]],
     ) -> None:
         self.task = task
@@ -41,7 +42,7 @@ class SplitView:
         self.embedding_shape = embedding_shape
         self.content = content
         self._items = tuple(items)
-        self._read_embedding = read_embedding
+        self._read_feature = read_feature
         self._read_masks = read_masks
 
     def __len__(self) -> int:
@@ -54,7 +55,15 @@ class SplitView:
 
     def embedding(self, index: int) -> np.ndarray:
         """The stored image embedding, float16 (C, g, g), read-only."""
-        return self._read_embedding(self._own(index))
+        return self._read_feature(EMBEDDING, self._own(index))
+
+    def feature(self, name: str, index: int) -> np.ndarray:
+        """A stored feature array by name (`embedding`, `early`, `tokens`), read-only.
+
+        Raises:
+            StoreError: the store lacks it; the hint says how to add it.
+        """
+        return self._read_feature(name, self._own(index))
 
     def masks(self, index: int) -> Sequence[ItemMask]:
         """The masks of an item, decoded now."""
@@ -115,7 +124,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> Sp
         items=items,
         embedding_shape=(channels, height, width),
         content=_content(store, annotations, items, rows, places),
-        read_embedding=lambda index: store.read(places[index]),
+        read_feature=lambda feature, index: store.read(places[index], feature),
         read_masks=read_masks,
     )
 
