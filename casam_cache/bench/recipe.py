@@ -1,0 +1,219 @@
+"""Recipes: a bench as one YAML file, checked before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from casam_cache.errors import OptionError
+from casam_cache.metrics.continual import Forgetting, Weight
+
+Scalar = bool | int | float | str | None
+TableName = Literal[
+    "table1", "table2", "table3_7", "table4", "table5", "table6_9", "table8", "table10", "table11", "figure6"
+]
+
+
+class MethodEntry(BaseModel):
+    """One method of a recipe, or a grid of them.
+
+    Attributes:
+        method: a registered name, or FILE.py:CLASS.
+        label: its name in tables; the method's own unless given. The values of a grid are added to it.
+        set: options of the method, its router or its training; a list of values is a grid.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(min_length=1)
+    label: str = ""
+    set: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        return _with_numbers(values)
+
+    @field_validator("set")
+    @classmethod
+    def _some_values(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, value in values.items():
+            if value == []:
+                raise ValueError(f"option '{name}' has an empty list of values")
+        return values
+
+    def configurations(self) -> list[tuple[str, dict[str, Scalar]]]:
+        """(label, options) of every combination of values, the last option varying fastest.
+
+        Where an option has several values, the label names the one it has: `ca-sam, beta=1`.
+        """
+        names = list(self.set)
+        choices = [value if isinstance(value, list) else [value] for value in self.set.values()]
+        varied = [name for name, values in zip(names, choices, strict=True) if len(values) > 1]
+        found = []
+        for combination in itertools.product(*choices):
+            options = dict(zip(names, combination, strict=True))
+            parts = [self.label or self.method, *(f"{name}={_shown(options[name])}" for name in varied)]
+            found.append((", ".join(parts), options))
+        return found
+
+
+class Recipe(BaseModel):
+    """What `casam bench --recipe FILE` runs; options on the command line come before it.
+
+    Attributes:
+        title: over the table.
+        table: the layout that `casam report` prints.
+        tasks: `all` (that are not unseen sets), or names.
+        order: see `orders.read_orders`: `paper`, `table8`, `random`, a file, names, or lists of names.
+        orders: how many.
+        order_seed: of random orders.
+        seeds: how many; runs use the seeds 0, 1, ...
+        unseen: `none`, `paper` (those of the paper's unseen sets that are there), or names.
+        evaluate: split to score.
+        select: choose among the configurations of each method on the validation split by this metric, and report
+            test once; null reports all.
+        weight: of the tasks in equation 8.
+        forgetting: variant of FF.
+        training: options of every fit, unless a method sets its own.
+        reference: folder of stores of adapter-tuned features (Table 4 only).
+        methods: what to compare, in the order of the table's rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = Field(min_length=1)
+    table: TableName = "table1"
+    tasks: Literal["all"] | list[str] = "all"
+    order: str | list[str] | list[list[str]] = "paper"
+    orders: int = Field(default=1, ge=1)
+    order_seed: int = 0
+    seeds: int = Field(default=1, ge=1)
+    unseen: Literal["none", "paper"] | list[str] = "none"
+    evaluate: Literal["test", "val"] = "test"
+    select: Literal["iou", "biou"] | None = None
+    weight: Weight = "images"
+    forgetting: Forgetting = "paper"
+    training: dict[str, Scalar] = Field(default_factory=dict)
+    reference: str | None = None
+    methods: list[MethodEntry] = Field(min_length=1)
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        return _with_numbers(values)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names(cls, entries: Any) -> Any:
+        """A method without options may be just its name."""
+        if not isinstance(entries, list):
+            return entries
+        return [{"method": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        OptionError: the file cannot be read, or has an unknown key or a wrong value; names file, key and fix.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(
+            f"recipe {path} cannot be read: {error.strerror}", "give a YAML file to --recipe"
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OptionError(f"recipe {path} is not YAML: {error}", "correct the file at that place") from None
+    if not isinstance(content, Mapping):
+        raise OptionError(
+            f"recipe {path} is not a mapping of keys to values", f"keys: {', '.join(Recipe.model_fields)}"
+        )
+    return read_recipe(content, str(path))
+
+
+def read_recipe(content: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe of a mapping; `source` is its name in errors.
+
+    Raises:
+        OptionError: as `load_recipe`.
+    """
+    try:
+        return Recipe.model_validate(dict(content))
+    except ValidationError as error:
+        raise _explained(error, source) from None
+
+
+def _explained(error: ValidationError, source: str) -> OptionError:
+    """One error that names every wrong key, where it is, and what may stand there."""
+    wrong: dict[str, str] = {}
+    hints: dict[str, None] = {}
+    for entry in error.errors():
+        place, name, keys = _place(entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            wrong[place] = f"unknown key '{place}'"
+            hints[f"keys: {', '.join(keys)}"] = None
+        elif entry["type"] == "missing":
+            wrong[place] = f"'{place}' is missing"
+            hints["see recipes/ for complete files"] = None
+        elif entry["type"] == "value_error":
+            wrong[place] = f"{place}: {entry['msg'].removeprefix('Value error, ')}"
+            hints[f"correct '{place}' in {source}"] = None
+        elif place in wrong or name in _EXPECTED:  # one entry for each member of a union
+            wrong[place] = f"wrong value for '{place}': {entry['input']!r}"
+            hints[f"'{name}' takes {_EXPECTED[name]}" if name in _EXPECTED else f"correct '{place}'"] = None
+        else:
+            wrong[place] = f"{place}: {entry['msg']}, not {entry['input']!r}"
+            hints[f"correct '{place}' in {source}"] = None
+    return OptionError(f"recipe {source}: {'; '.join(wrong.values())}", "; ".join(hints))
+
+
+def _place(location: Sequence[int | str]) -> tuple[str, str, list[str]]:
+    """Where an error is, the key it is about, and the keys there are at that level."""
+    path = list(location)
+    if path[0] == "methods" and len(path) > 1 and isinstance(path[1], int):
+        which = f"method {path[1] + 1}"
+        if len(path) == 2:
+            return which, "methods", list(MethodEntry.model_fields)
+        key = str(path[2])
+        option = f".{path[3]}" if key == "set" and len(path) > 3 else ""
+        return f"{which}: {key}{option}", key, list(MethodEntry.model_fields)
+    key = str(path[0])
+    option = f".{path[1]}" if key == "training" and len(path) > 1 else ""
+    return key + option, key, list(Recipe.model_fields)
+
+
+_EXPECTED = {
+    "tasks": "all, or a list of names",
+    "order": "paper, table8, random, a file, a list of names, or a list of such lists",
+    "unseen": "none, paper, or a list of names",
+    "training": "options with one value each",
+    "set": "options with one value each, or a list of values for a grid",
+    "methods": "a list of names, or of mappings with method, label and set",
+}
+
+
+def _shown(value: Scalar) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def _with_numbers(values: Any) -> Any:
+    """Text that is a number becomes one: YAML 1.1 reads 1e-4, without a dot, as text."""
+    if isinstance(values, Mapping):
+        return {name: _with_numbers(value) for name, value in values.items()}
+    if isinstance(values, str):
+        try:
+            number = float(values)
+        except ValueError:
+            return values
+        return number if math.isfinite(number) else values
+    if isinstance(values, list):
+        return [_with_numbers(value) for value in values]
+    return values
