@@ -2,13 +2,15 @@
 
 Every choice belongs to (seed, task, epoch, sample) through a generator of its own. The order is by a random
 number that each sample draws, so that adding an image, joining tasks or resuming changes no other image's
-choices.
+choices. Views that balance tasks have images visited more or less than once an epoch: then which images, too, is
+drawn anew in each epoch, and each further visit draws for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -99,9 +101,19 @@ class TrainingMasks:
             np.stack([column for _, column in covers]),
         )
 
+    @property
+    def visits(self) -> int:
+        """Visits in an epoch, of all items together: the items that have masks, unless the view weighs them."""
+        return sum(round(sum(self.items[index].visits for index in own)) for own in self.by_task())
+
+    def by_task(self) -> list[list[int]]:
+        """The items that have a mask, by task in sorted order."""
+        ordered = sorted(self.trained, key=lambda index: self.items[index].task)
+        return [list(own) for _, own in groupby(ordered, key=lambda index: self.items[index].task)]
+
 
 def draw_epoch(masks: TrainingMasks, options: TrainingOptions, seed: int, epoch: int) -> list[Batch]:
-    """The batches of one epoch, each image that has masks once.
+    """The batches of one epoch: each image that has masks once, or as often as the view says.
 
     Args:
         masks: of the view.
@@ -109,32 +121,72 @@ def draw_epoch(masks: TrainingMasks, options: TrainingOptions, seed: int, epoch:
         seed: of the run.
         epoch: from 0.
     """
-    drawn = [_draw_sample(masks, index, options, seed, epoch) for index in masks.trained]
+    drawn = []
+    for index, visit in _visits(masks, seed, epoch):
+        item = masks.items[index]
+        again = (visit,) if visit else ()
+        drawn.append(
+            draw_sample(
+                masks, index, options, generator(seed, item.task, epoch, item.id, *item.purpose, *again)
+            )
+        )
     drawn.sort(key=lambda sample: (sample.turn, masks.items[sample.item].task, masks.items[sample.item].id))
     size = options.batch_size
-    return [_join(drawn[start : start + size]) for start in range(0, len(drawn), size)]
+    return [join_samples(drawn[start : start + size]) for start in range(0, len(drawn), size)]
+
+
+def _visits(masks: TrainingMasks, seed: int, epoch: int) -> list[tuple[int, int]]:
+    """(item, number of the visit) for each visit of an epoch.
+
+    Each item gets the whole part of its mean number; what is left of a task's total goes to items in turns that are
+    drawn for this epoch, so that the total is the same in every epoch and over the epochs all have their share.
+    """
+    drawn = [(index, visit) for index in masks.trained for visit in range(int(masks.items[index].visits))]
+    for own in masks.by_task():
+        rest = [index for index in own if masks.items[index].visits % 1]
+        turns = {
+            index: generator(seed, masks.items[index].task, "visits", epoch, masks.items[index].id).random()
+            for index in rest
+        }
+        share = 0.5
+        for index in sorted(rest, key=lambda index: (turns[index], masks.items[index].id)):
+            visits = masks.items[index].visits
+            before, share = share, share + visits % 1
+            if int(share) > int(before):
+                drawn.append((index, int(visits)))
+    return drawn
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
+    """One visit of one image.
+
+    Attributes:
+        turn: in [0, 1); visits are ordered by it.
+        item: index into the view.
+        masks: rows of `TrainingMasks`.
+        prompts: for each mask, whether it is a box, and float32 (4,) in input pixels.
+    """
+
     turn: float
     item: int
     masks: list[int]
     prompts: list[tuple[bool, np.ndarray]]
 
 
-def _draw_sample(
-    masks: TrainingMasks, index: int, options: TrainingOptions, seed: int, epoch: int
-) -> _Sample:
+def draw_sample(
+    masks: TrainingMasks, index: int, options: TrainingOptions, rng: np.random.Generator
+) -> Sample:
+    """A visit's turn, masks and prompts, all from the generator that belongs to it."""
     item, rows = masks.items[index], masks.rows[index]
-    rng = generator(seed, item.task, epoch, item.id)
     turn = float(rng.random())
     chosen = [rows[int(k)] for k in rng.permutation(len(rows))[: options.masks_per_image]]
     prompts = [draw_prompt(masks.runs[row], item.geometry, options, rng) for row in chosen]
-    return _Sample(turn, index, chosen, prompts)
+    return Sample(turn, index, chosen, prompts)
 
 
-def _join(samples: Sequence[_Sample]) -> Batch:
+def join_samples(samples: Sequence[Sample]) -> Batch:
+    """The batch of some visits, in their order."""
     prompts = [prompt for sample in samples for prompt in sample.prompts]
     return Batch(
         items=tuple(sample.item for sample in samples),

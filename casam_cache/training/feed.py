@@ -78,6 +78,8 @@ class Feed:
                 dense=own_dense,
                 target=self._unpack(self._targets.index_select(0, own_rows)),
                 weight=self._weight(owner),
+                is_box=batch.is_box,
+                coordinates=batch.coordinates,
                 further=further,
             )
 

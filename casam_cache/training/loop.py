@@ -155,7 +155,7 @@ def fit_head(
     masks = TrainingMasks.prepare(items, on_prepare)
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
     feed = Feed(masks, features, backbone)
-    run = _Run(head, backbone, options, penalty or Penalty(), precision, len(masks.trained))
+    run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits)
     key = _key(head, masks, options, seed, precision, run.penalty)
     saved = read_checkpoint(checkpoint_dir, key) if checkpoint_dir else None
     if saved:
@@ -197,7 +197,7 @@ class _Run:
         options: TrainingOptions,
         penalty: Penalty,
         precision: str,
-        images: int,
+        visits: int,
     ) -> None:
         self.head, self.backbone, self.options, self.penalty = head, backbone, options, penalty
         self.history: list[EpochRecord] = []
@@ -205,7 +205,7 @@ class _Run:
         self.seconds = 0.0
         self._pairs_here = self._steps_here = 0
         self._autocast = precision == "bf16"
-        per_epoch = -(-images // options.batch_size)
+        per_epoch = -(-visits // options.batch_size)
         self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
         self._optimiser = torch.optim.Adam(
             head.trained(), lr=options.learning_rate, fused=backbone.device.type in ("cpu", "cuda")
@@ -306,7 +306,7 @@ def _key(
         {
             "head": [head.name, head.options.model_dump(mode="json")],
             "options": options.model_dump(mode="json"),
-            "items": [[item.task, item.id] for item in masks.items],
+            "items": [[item.task, item.id, item.visits, *item.purpose] for item in masks.items],
             "targets": digest_arrays([("targets", masks.targets)]),
             "seed": seed,
             "precision": precision,

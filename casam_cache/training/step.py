@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from casam_cache.backbones.sam import Backbone
@@ -25,6 +26,8 @@ class Pairs:
         sparse, dense: prompt embeddings (P, 2, C) and (P, C, g, g).
         target: bool (P, L, L), the mask on the low-res grid.
         weight: float32 (P, L, L), share of each cell that holds image.
+        is_box: bool (P,), on the host: the form of each prompt.
+        coordinates: float32 (P, 4), on the host, in input pixels: a box, or a point twice.
         further: the other features that the head `needs`, by name, float32 (B, ...).
     """
 
@@ -35,6 +38,8 @@ class Pairs:
     dense: torch.Tensor
     target: torch.Tensor
     weight: torch.Tensor
+    is_box: np.ndarray
+    coordinates: np.ndarray
     further: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
