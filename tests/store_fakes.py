@@ -34,13 +34,16 @@ def encode(batch: Batch, fails: set[int] = FAILS) -> list[ItemResult]:
     return results
 
 
-def open_writer(path: Path, commit_seconds: float = 30.0, shard_items: int = 4) -> StoreWriter:
+def open_writer(
+    path: Path, commit_seconds: float = 30.0, shard_items: int = 4, dtype: str = "float16"
+) -> StoreWriter:
     return StoreWriter.open_or_create(
         path,
         IDENTITY,
         embedding_shape=SHAPES["embedding"],
         image_size=64,
         patch_size=16,
+        dtype=dtype,
         shard_items=shard_items,
         commit_seconds=commit_seconds,
     )
@@ -65,14 +68,15 @@ def fill(
     arrays: Sequence[str] = ("embedding", "early"),
     commit_seconds: float = 30.0,
     pause: Callable[[], None] = lambda: None,
+    dtype: str = "float16",
 ) -> None:
     """Everything a whole life of a store has: two segments, failures, a second array, annotations."""
-    with open_writer(path, commit_seconds) as writer:
+    with open_writer(path, commit_seconds, dtype=dtype) as writer:
         for part in (ITEMS[:10], ITEMS[10:]):
             known = set(writer.ids())
             writer.plan([item for item in part if item[0] not in known], 3)
         for name in arrays[1:]:
-            writer.add_array(name, SHAPES[name])
+            writer.add_array(name, SHAPES[name], dtype)
         for batch in writer.pending(arrays):
             pause()
             writer.append(batch, encode(batch), arrays)

@@ -219,13 +219,13 @@ def test_everything_is_synced_before_what_makes_it_count(path: Path, monkeypatch
 
 def test_a_store_of_another_format(filled: Path) -> None:
     meta = store_schema.read_meta(filled)
-    body = {**meta.to_json(), "format": 2}
+    body = {**meta.to_json(), "format": 3}
     body.pop("digest")
     body["digest"] = digest(body)
     (filled / "zarr.json").write_bytes(store_schema.render(store_schema.group_document({"casam": body})))
-    with pytest.raises(StoreError, match="store format 2; this release reads format 1"):
+    with pytest.raises(StoreError, match="store format 3; this release reads formats 1 and 2"):
         EmbeddingStore.open(filled)
-    with pytest.raises(StoreError, match="store format 2"):
+    with pytest.raises(StoreError, match="store format 3"):
         open_writer(filled)
 
 

@@ -62,8 +62,8 @@ def test_killed_at_many_random_instants(tmp_path: Path) -> None:
     assert total >= 50
 
 
-def every_step(folder: Path, stride: int) -> None:
-    process = run("every", folder, stride)
+def every_step(folder: Path, stride: int, dtype: str = "float16") -> None:
+    process = run("every", folder, stride, dtype)
     output, error = process.communicate(timeout=280)
     assert process.returncode == 0, error
     assert int(output) > 200
@@ -73,6 +73,15 @@ def test_killed_at_every_25th_change_to_the_disk(tmp_path: Path) -> None:
     every_step(tmp_path, 25)
 
 
+def test_an_int8_store_killed_at_every_67th_change_to_the_disk(tmp_path: Path) -> None:
+    every_step(tmp_path, 67, "int8")
+
+
 @pytest.mark.slow
 def test_killed_at_every_third_change_to_the_disk(tmp_path: Path) -> None:
     every_step(tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_an_int8_store_killed_at_every_fifth_change_to_the_disk(tmp_path: Path) -> None:
+    every_step(tmp_path, 5, "int8")

@@ -46,13 +46,13 @@ def check_shard(
     """Check everything of one shard: records, side arrays, features.
 
     Returns:
-        The problems, and the number of committed items of each array.
+        The problems, and the number of committed items of each array that has records of its own.
     """
     problems: list[Problem] = []
     counts: dict[str, int] = {}
     start = shard * meta.shard
     bounds = {0, *(batch.stop - start for batch in batches_of(meta, shard))}
-    for name in meta.arrays:
+    for name in meta.features:
         file = relative(path, record_path(path, name, shard))
         try:
             counts[name] = read_record(path, name, shard)
@@ -85,9 +85,10 @@ def check_shard(
             unfinished.append(file)
         if name == "status":
             status = side[:count]
-    for name in meta.arrays:
+    for name in meta.features:
         if name not in unreadable:
-            problems += _check_features(path, meta, name, shard, counts[name], status, unfinished)
+            for own in meta.with_companions(name):
+                problems += _check_features(path, meta, own, shard, counts[name], status, unfinished)
     return problems, counts
 
 
@@ -134,7 +135,8 @@ def _check_features(
         lost_items = tuple(first + i for i in bad)
         yield Problem(file, FEATURES, "checksums differ", name, shard, lost_items)
     if good is not None:
-        wrong = present[:count] != good if name == EMBEDDING else present[:count] & ~good
+        whole = meta.sources.get(name, name) == EMBEDDING
+        wrong = present[:count] != good if whole else present[:count] & ~good
         if wrong.any():
             items = tuple(first + int(i) for i in np.flatnonzero(wrong))
             yield Problem(file, FEATURES, "does not agree with `status`", name, shard, items)

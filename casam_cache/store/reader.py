@@ -14,6 +14,7 @@ import numpy as np
 from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store.items import read_items, read_side
+from casam_cache.store.quantise import dequantise
 from casam_cache.store.records import read_record, read_records
 from casam_cache.store.schema import EMBEDDING, FAILED, OK, ArraySpec, StoreMeta, chunk_name, read_meta
 from casam_cache.store.shard import Shard
@@ -62,7 +63,7 @@ class EmbeddingStore:
         return self.meta.items
 
     def __repr__(self) -> str:
-        return f"EmbeddingStore({str(self.path)!r}, {len(self)} items, arrays {', '.join(self.meta.arrays)})"
+        return f"EmbeddingStore({str(self.path)!r}, {len(self)} items, arrays {', '.join(self.arrays)})"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -76,8 +77,8 @@ class EmbeddingStore:
 
     @property
     def arrays(self) -> dict[str, ArraySpec]:
-        """The feature arrays: name -> shape and dtype of one item."""
-        return self.meta.arrays
+        """The feature arrays: name -> shape and stored dtype of one item."""
+        return self.meta.features
 
     @property
     def embedding_shape(self) -> tuple[int, ...]:
@@ -86,8 +87,8 @@ class EmbeddingStore:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the embeddings."""
-        return self.meta.arrays[EMBEDDING].dtype
+        """Of the embeddings as they are read; `arrays` says how they are stored."""
+        return self.meta.arrays[EMBEDDING].read_dtype
 
     @cached_property
     def ids(self) -> list[str]:
@@ -178,10 +179,30 @@ class EmbeddingStore:
             )
 
     def read(self, index: int, array: str = EMBEDDING) -> np.ndarray:
-        """One item as a read-only view of the page cache, checked at its first use.
+        """One item, read-only, its checksum checked at its first use.
+
+        A view of the page cache; float16 values made from the stored integers where the array is int8.
 
         Raises:
             StoreError: where it is not encoded yet, failed, or is damaged.
+        """
+        stored = self.read_stored(index, array)
+        if not self.meta.arrays[array].quantised:
+            return stored
+        scale, offset = (self.read_stored(index, f"{array}_{part}") for part in ("scale", "offset"))
+        values = dequantise(stored, scale, offset)
+        values.flags.writeable = False
+        return values
+
+    def read_stored(self, index: int, array: str = EMBEDDING) -> np.ndarray:
+        """One item as it is stored, a read-only view of the page cache: for int8 arrays the integers.
+
+        Args:
+            index: the item.
+            array: a feature array, or `A_scale`, `A_offset` or `A_error` of an int8 array A.
+
+        Raises:
+            StoreError: see `read`.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
@@ -207,10 +228,23 @@ class EmbeddingStore:
         """
         spec = self._known(array)
         if out is None:
-            out = np.empty((len(indices), *spec.shape), dtype=spec.dtype)
+            out = np.empty((len(indices), *spec.shape), dtype=spec.read_dtype)
         for row, index in enumerate(indices):
             out[row] = self.read(int(index), array)
         return out
+
+    def quantisation_errors(self, array: str = EMBEDDING) -> np.ndarray:
+        """float32 (n, 2) of the available items of an int8 array, see `quantise.relative_error`.
+
+        Raises:
+            StoreError: where the array is not int8.
+        """
+        if not self._known(array).quantised:
+            raise StoreError(
+                f"{self.path}: '{array}' is not quantised", "only int8 arrays have such an error"
+            )
+        rows = [self.read_stored(int(i), f"{array}_error") for i in np.flatnonzero(self.available(array))]
+        return np.array(rows, dtype=np.float32).reshape(-1, 2)
 
     def iterate(self, array: str = EMBEDDING) -> Iterator[tuple[int, np.ndarray]]:
         """(index, view) of every available item in order."""
@@ -238,7 +272,7 @@ class EmbeddingStore:
     def _known(self, array: str) -> ArraySpec:
         if array not in self.meta.arrays:
             raise StoreError(
-                f"{self.path} has no array '{array}' (it has: {', '.join(self.meta.arrays)})",
+                f"{self.path} has no array '{array}' (it has: {', '.join(self.arrays)})",
                 f"add it with `casam encode --with {array}`",
             )
         return self.meta.arrays[array]
@@ -249,7 +283,7 @@ class EmbeddingStore:
         if found is None:
             spec = self._known(array)
             path = self.path / array / chunk_name(shard, len(spec.shape) + 1)
-            count = read_record(self.path, array, shard)
+            count = read_record(self.path, self.meta.sources.get(array, array), shard)
             try:
                 found = (Shard(path, spec, self.meta.shard), count)
             except FileNotFoundError:

@@ -1,4 +1,7 @@
-"""Commit records: how many items of a shard count as written, one tiny file a shard and array."""
+"""Commit records: how many items of a shard count as written, one tiny file a shard and array.
+
+Companions of an int8 array (`schema.COMPANIONS`) have none of their own: that of their array counts for them.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ def read_records(store: Path, meta: StoreMeta, array: str, damaged: bool = False
         DamagedError: where a record is not what was written, unless `damaged`: those count as absent then.
     """
     counts = np.zeros(meta.shards, dtype=np.int64)
+    array = meta.sources.get(array, array)
     for shard in range(meta.shards):
         try:
             counts[shard] = read_record(store, array, shard)

@@ -150,12 +150,12 @@ def replace_items(
     write_all(files)
     files = []
     for name in {p.array for p in problems if p.kind == FEATURES}:
-        spec = meta.arrays[name]
+        spec, source = meta.arrays[name], meta.sources.get(name, name)
         lost = {item for p in problems if p.kind == FEATURES and p.array == name for item in p.items}
-        chunks = salvage(path, meta, name, shard, counts[name])
+        chunks = salvage(path, meta, name, shard, counts[source])
         for item in lost:
             result = fresh[item]
-            chunks[item - first] = None if result.failure else seal(result.feature(name, spec))
+            chunks[item - first] = None if result.failure else seal(result.stored(source, meta)[name])
         chunks += [None] * (meta.shard - len(chunks))
         files.append((path / name / chunk_name(shard, len(spec.shape) + 1), encode_shard(chunks)))
     write_all(files)
@@ -173,7 +173,8 @@ def infer_count(path: Path, meta: StoreMeta, array: str, shard: int) -> int:
     except DamagedError:
         return 0
     status = sides["status"]
-    whole = np.array([chunk is not None for chunk in salvage(path, meta, array, shard, meta.shard)])
+    found = [salvage(path, meta, own, shard, meta.shard) for own in meta.with_companions(array)]
+    whole = np.array([[chunk is not None for chunk in chunks] for chunks in found]).all(axis=0)
     described = (sides["geometry"] > 0).all(axis=1) & sides["source_sha256"].any(axis=1)
     done = ((status == OK) & whole & described) | ((status == FAILED) & sides["failure"].any(axis=1))
     count = 0
@@ -190,7 +191,8 @@ def _damage_of(path: Path, meta: StoreMeta, shard: int) -> ShardDamage | None:
     if not problems:
         return None
     items = tuple(sorted({item for problem in problems for item in problem.items}))
-    arrays = tuple(name for name in meta.arrays if any(p.array == name and p.items for p in problems))
+    lost = {meta.sources.get(p.array, p.array) for p in problems if p.items}
+    arrays = tuple(name for name in meta.features if name in lost)
     batches = tuple(b for b in batches_of(meta, shard) if any(b.start <= item < b.stop for item in items))
     return ShardDamage(shard, arrays, batches, items)
 

@@ -10,7 +10,8 @@ import numpy as np
 from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store.pooling import attention_pool
-from casam_cache.store.schema import EMBEDDING, FAILED, FAILURE_BYTES, OK, ArraySpec, StoreMeta
+from casam_cache.store.quantise import dequantise, quantise, relative_error
+from casam_cache.store.schema import COMPANIONS, EMBEDDING, FAILED, FAILURE_BYTES, OK, StoreMeta
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ItemResult:
         arrays: features by array name, of that array's shape (any float dtype; rounded to the stored one).
         geometry: how the image was put into the input; None if it failed.
         source_sha256: 32 bytes, SHA-256 of the image file; empty if it could not be read.
-        pooled: float32 (C,), `attention_pool` of the stored embedding; None: computed here.
+        pooled: float32 (C,), `attention_pool` of the embedding as a float16 store holds it; None: computed here.
         failure: why there are no features; empty if there are.
     """
 
@@ -48,19 +49,25 @@ class ItemResult:
         """The image's hash as the store keeps it: 32 bytes, zeros where unknown."""
         return self.source_sha256.ljust(32, b"\0")
 
-    def feature(self, name: str, spec: ArraySpec) -> np.ndarray:
-        """One array rounded to the stored dtype.
+    def stored(self, name: str, meta: StoreMeta) -> dict[str, np.ndarray]:
+        """A feature array as it is stored, and its companions: rounded, or quantised.
 
         Raises:
+            StoreError: where it cannot be quantised, not being finite.
             ValueError: where it is missing or of another shape.
         """
+        spec = meta.arrays[name]
         if name not in self.arrays:
             raise ValueError(f"a result lacks the array '{name}'")
         value = np.asarray(self.arrays[name])
         if value.shape != spec.shape:
             raise ValueError(f"'{name}' has shape {value.shape} instead of {spec.shape}")
-        with np.errstate(over="ignore", invalid="ignore"):
-            return value.astype(spec.dtype, copy=False)
+        if not spec.quantised:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return {name: value.astype(spec.dtype, copy=False)}
+        levels, scale, offset = quantise(value)
+        parts = (scale, offset, relative_error(value, dequantise(levels, scale, offset)))
+        return {name: levels, **{f"{name}_{k}": part for k, part in zip(COMPANIONS, parts, strict=True)}}
 
     def side_row(self, meta: StoreMeta, name: str) -> dict[str, np.ndarray]:
         """This item's row of every side array. `name` says who it is, for messages.
@@ -86,7 +93,8 @@ class ItemResult:
         pooled = self.pooled
         if pooled is None:
             with np.errstate(all="ignore"):
-                pooled = attention_pool(self.feature(EMBEDDING, spec), geometry.valid_grid)
+                exact = np.asarray(self.arrays[EMBEDDING]).astype(spec.read_dtype, copy=False)
+                pooled = attention_pool(exact, geometry.valid_grid)
         if not np.isfinite(pooled).all():
             raise StoreError(
                 f"the embedding of {name} is not finite",

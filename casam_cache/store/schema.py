@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from casam_cache.errors import IdentityMismatchError, StoreError
 from casam_cache.fingerprint import canonical_json, digest
 
 FORMAT = 1
+QUANTISED_FORMAT = 2  # of stores with int8 features, which a reader of format 1 would misread
 ROOT = "zarr.json"
 MIRROR = "mirror/zarr.json"  # a copy of the root attributes
 EMBEDDING = "embedding"
@@ -34,16 +36,31 @@ ABSENT, OK, FAILED = 0, 1, 2
 SIDE_ARRAYS = ("status", "geometry", "pooled", "source_sha256", "failure")
 POOLING = {"pooling": "attention", "temperature": 1.0, "cells": "valid"}
 
+COMPANIONS = ("scale", "offset", "error")  # of an int8 feature array A: arrays A_scale, A_offset, A_error
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = {*SIDE_ARRAYS, *ITEM_TABLES, "commit", "annotations"}
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One feature array: the shape and dtype of one item's part of it."""
+    """One feature array: the shape and dtype of one item's part of it.
+
+    An int8 array is quantised (`quantise`): three arrays of its name, the companions, belong to it.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def quantised(self) -> bool:
+        """Whether scale and offset turn the stored integers into values."""
+        return self.dtype == np.int8
+
+    @property
+    def read_dtype(self) -> np.dtype:
+        """Of what a reader gives: float16 for quantised arrays."""
+        return np.dtype(np.float16) if self.quantised else self.dtype
 
     @property
     def item_bytes(self) -> int:
@@ -91,20 +108,39 @@ class StoreMeta:
         """First item of a shard and one past its last planned item."""
         return shard * self.shard, min((shard + 1) * self.shard, self.items)
 
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Every companion array -> the int8 array it belongs to, whose commit record counts for both."""
+        quantised = [name for name, spec in self.arrays.items() if spec.quantised]
+        return {f"{name}_{part}": name for name in quantised for part in COMPANIONS}
+
+    @property
+    def features(self) -> dict[str, ArraySpec]:
+        """The arrays without their companions: what there is to encode."""
+        return {name: spec for name, spec in self.arrays.items() if name not in self.sources}
+
+    def with_companions(self, name: str) -> list[str]:
+        """A feature array and the arrays that are written, counted and lost with it."""
+        return [name, *(own for own, source in self.sources.items() if source == name)]
+
     def with_array(self, name: str, spec: ArraySpec) -> StoreMeta:
-        """A copy with one more feature array.
+        """A copy with one more feature array, and its companions.
 
         Raises:
             StoreError: for a name that is not a plain lower-case word or means something else.
         """
-        if not _NAME.fullmatch(name) or name in _RESERVED:
-            raise StoreError(f"'{name}' cannot name a feature array", "use lower-case letters, digits and _")
-        return replace(self, arrays={**self.arrays, name: spec})
+        if not _NAME.fullmatch(name) or name in _RESERVED or name.rpartition("_")[2] in COMPANIONS:
+            raise StoreError(
+                f"'{name}' cannot name a feature array",
+                f"use lower-case letters, digits and _, no name of the store's own and none that ends in "
+                f"{', '.join('_' + part for part in COMPANIONS)}",
+            )
+        return replace(self, arrays={**self.arrays, **_with_companions(name, spec)})
 
     def to_json(self) -> dict[str, Any]:
         """The attribute `casam` of the root group, with a digest of itself."""
         body = {
-            "format": FORMAT,
+            "format": QUANTISED_FORMAT if self.sources else FORMAT,
             "identity": self.identity,
             "fingerprint": self.fingerprint,
             "image_size": self.image_size,
@@ -126,9 +162,10 @@ class StoreMeta:
         body = {key: value for key, value in data.items() if key != "digest"}
         if data.get("digest") != digest(body):
             raise StoreError(f"{where}: its attributes are damaged", "restore them with `casam store repair`")
-        if data["format"] != FORMAT:
+        if data["format"] not in (FORMAT, QUANTISED_FORMAT):
             raise StoreError(
-                f"{where}: written in store format {data['format']}; this release reads format {FORMAT}",
+                f"{where}: written in store format {data['format']}; "
+                f"this release reads formats {FORMAT} and {QUANTISED_FORMAT}",
                 "use the release that wrote it, or encode into another --store folder",
             )
         return cls(
@@ -157,6 +194,14 @@ class StoreMeta:
             f"{where} holds features made otherwise (stored -> asked for):{''.join(lines)}",
             "nothing was changed; choose another --name for these settings, or another --store folder",
         )
+
+
+def _with_companions(name: str, spec: ArraySpec) -> dict[str, ArraySpec]:
+    if not spec.quantised:
+        return {name: spec}
+    number = np.dtype(np.float32)
+    shapes = {"scale": spec.shape[:1], "offset": spec.shape[:1], "error": (2,)}
+    return {name: spec, **{f"{name}_{part}": ArraySpec(shapes[part], number) for part in COMPANIONS}}
 
 
 def read_meta(path: Path) -> StoreMeta:
@@ -304,6 +349,7 @@ def documents(meta: StoreMeta) -> dict[str, bytes]:
     for name, spec in meta.arrays.items():
         shape = (meta.items, *spec.shape)
         found[f"{name}/{ROOT}"] = array_document(spec.dtype, shape, meta.shard, sharded=True)
-        found[f"commit/{name}/{ROOT}"] = array_document(np.dtype(np.uint32), (meta.shards,), 1)
+        if name not in meta.sources:
+            found[f"commit/{name}/{ROOT}"] = array_document(np.dtype(np.uint32), (meta.shards,), 1)
     found[MIRROR] = group_document(attributes)  # last, so that it tells whether the others are up to date
     return {path: render(document) for path, document in found.items()}

@@ -49,7 +49,7 @@ class Report:
     Attributes:
         path: the store.
         meta: its root attributes (from the mirror where the root itself is damaged).
-        committed: items done of each feature array, as far as the records can be read.
+        committed: items done of each feature array (companions not named), as far as the records can be read.
         problems: everything damaged.
         unfinished: what an interrupted run left, relative paths; not damage: the next run takes care of it.
     """
@@ -138,7 +138,7 @@ def verify(path: Path, progress: Progress | None = None) -> Report:
     meta, _ = recover_meta(path)
     check = _Check(path, meta)
     problems = [*check.metadata(), *check.tables()]
-    committed = dict.fromkeys(meta.arrays, 0)
+    committed = dict.fromkeys(meta.features, 0)
     for shard in range(meta.shards):
         found, counts = check_shard(path, meta, shard, check.unfinished)
         problems += found
@@ -283,7 +283,8 @@ class _Check:
             )
             for name, spec in self.meta.arrays.items():
                 self.known.add(f"{name}/{chunk_name(shard, len(spec.shape) + 1)}")
-                self.known.add(f"commit/{name}/{chunk_name(shard)}")
+                if name not in self.meta.sources:
+                    self.known.add(f"commit/{name}/{chunk_name(shard)}")
         for file in sorted(_files(self.path, self.path)):
             if any(part.startswith(TEMPORARY) for part in file.split("/")):
                 self.unfinished.append(file)

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json
+from casam_cache.store.buffer import Buffer, shard_files
 from casam_cache.store.files import TEMPORARY, make_directory, remove_temporary, seal, write_all, write_file
 from casam_cache.store.items import append_items, read_items, read_side, trim_items
 from casam_cache.store.lock import StoreLock
@@ -25,26 +26,14 @@ from casam_cache.store.schema import (
     EMBEDDING,
     FAILED,
     ROOT,
-    SIDE_ARRAYS,
     ArraySpec,
     StoreMeta,
-    chunk_name,
     documents,
     read_meta,
     shard_length,
 )
-from casam_cache.store.shard import encode_shard, open_shard
 
 __all__ = ["Batch", "ItemResult", "StoreWriter"]
-
-
-@dataclass
-class _Buffer:
-    """Items of one shard that wait for their commit."""
-
-    chunks: list[bytes | None] = field(default_factory=list)
-    side: dict[str, list[np.ndarray]] = field(default_factory=lambda: {name: [] for name in SIDE_ARRAYS})
-    since: float = field(default_factory=time.monotonic)
 
 
 class StoreWriter:
@@ -61,11 +50,11 @@ class StoreWriter:
         self.commit_seconds = commit_seconds
         self.lock = lock
         self._mutex = threading.Lock()
-        self._buffers: dict[tuple[str, int], _Buffer] = {}
+        self._buffers: dict[tuple[str, int], Buffer] = {}
         remove_temporary(path)
         trim_items(path, meta)
         self._write_documents()
-        self._counts = {name: read_records(path, meta, name, damaged) for name in meta.arrays}
+        self._counts = {name: read_records(path, meta, name, damaged) for name in meta.features}
 
     @classmethod
     def open_or_create(
@@ -88,7 +77,7 @@ class StoreWriter:
             embedding_shape: (C, h, w) of one embedding.
             image_size: side of the backbone's input, pixels.
             patch_size: side of a grid cell, input pixels.
-            dtype: of the stored embedding.
+            dtype: of the stored embedding: float16, float32, or int8 for quantised ones (`quantise`).
             shard_items: items a shard of a new store; None: about 32 MiB of embeddings.
             commit_seconds: a shard that fills more slowly is committed in parts this often.
 
@@ -97,9 +86,10 @@ class StoreWriter:
             StoreError: where it is locked, damaged, of another format, or cannot be written.
         """
         spec = ArraySpec(tuple(embedding_shape), np.dtype(dtype))
+        quantisation = {"quantisation": "affine, channel and image"} if spec.quantised else {}
         described = {
             **identity,
-            "embedding": {"shape": list(embedding_shape), "dtype": spec.dtype.name},
+            "embedding": {"shape": list(embedding_shape), "dtype": spec.dtype.name, **quantisation},
             "input": {"image_size": image_size, "patch_size": patch_size},
         }
         plain = _plain(described)
@@ -113,7 +103,7 @@ class StoreWriter:
             else:
                 _refuse_foreign(path)
                 shard = shard_items or shard_length(spec.item_bytes)
-                meta = StoreMeta(plain, image_size, patch_size, shard, {EMBEDDING: spec})
+                meta = StoreMeta(plain, image_size, patch_size, shard, {}).with_array(EMBEDDING, spec)
                 make_directory(path)
                 write_file(path / ROOT, documents(meta)[ROOT])
             return cls(path, meta, lock, commit_seconds)
@@ -251,16 +241,17 @@ class StoreWriter:
                     continue
                 if self._next_item(name, batch.shard) != batch.start:
                     raise ValueError(f"{batch} of '{name}' is out of order")
-                buffer = self._buffers.get((name, batch.shard), _Buffer())
+                buffer = self._buffers.get((name, batch.shard), Buffer())
             if name != EMBEDDING:
                 self._check_same(batch, results)
-            spec = self.meta.arrays[name]
-            chunks = [None if r.failure else seal(r.feature(name, spec)) for r in results]
+            stored = [None if r.failure else r.stored(name, self.meta) for r in results]
             side = []
             if name == EMBEDDING:
                 side = [r.side_row(self.meta, f"item {batch.start + i}") for i, r in enumerate(results)]
             with self._mutex:
-                buffer.chunks.extend(chunks)
+                for own in self.meta.with_companions(name):
+                    chunks = [None if values is None else seal(values[own]) for values in stored]
+                    buffer.chunks.setdefault(own, []).extend(chunks)
                 for row in side:
                     for column, value in row.items():
                         buffer.side[column].append(value)
@@ -279,14 +270,14 @@ class StoreWriter:
 
     def commit(self, shard: int) -> None:
         """Write the buffered items of one shard: data first, then the record that makes them count."""
-        for name in sorted(self.meta.arrays, key=lambda name: name != EMBEDDING):
+        for name in sorted(self.meta.features, key=lambda name: name != EMBEDDING):
             with self._mutex:
                 buffer = self._buffers.get((name, shard))
             if buffer is None:
                 continue
             before = int(self._counts[name][shard])
-            write_all(self._shard_files(name, shard, before, buffer))
-            count = before + len(buffer.chunks)
+            write_all(shard_files(self.path, self.meta, name, shard, before, buffer))
+            count = before + len(buffer)
             write_file(record_path(self.path, name, shard), encode_record(count))
             with self._mutex:
                 self._counts[name][shard] = count
@@ -298,7 +289,8 @@ class StoreWriter:
             first = min(item for item in items if item // self.meta.shard == shard)
             batch = next(batch for batch in self.batches(shard) if batch.start <= first < batch.stop)
             keep = batch.start - shard * self.meta.shard
-            for name, counts in self._counts.items():
+            # The embedding last: only it tells, after a kill in between, that an image has changed.
+            for name, counts in reversed(self._counts.items()):
                 if counts[shard] > keep:
                     self.set_count(name, shard, keep)
 
@@ -309,33 +301,7 @@ class StoreWriter:
 
     def _next_item(self, array: str, shard: int) -> int:
         waiting = self._buffers.get((array, shard))
-        return (
-            shard * self.meta.shard
-            + int(self._counts[array][shard])
-            + (len(waiting.chunks) if waiting else 0)
-        )
-
-    def _shard_files(
-        self, name: str, shard: int, before: int, buffer: _Buffer
-    ) -> Iterator[tuple[Path, list[bytes]]]:
-        spec, length = self.meta.arrays[name], self.meta.shard
-        path = self.path / name / chunk_name(shard, len(spec.shape) + 1)
-        chunks: list[bytes | None] = []
-        if before:
-            old = open_shard(path, spec, length)
-            chunks = [old.raw(i) if old.has(i) else None for i in range(before)]
-        chunks += buffer.chunks
-        chunks += [None] * (length - len(chunks))
-        yield path, encode_shard(chunks)
-        if name != EMBEDDING:
-            return
-        for column in SIDE_ARRAYS:
-            side = read_side(self.path, self.meta, column, shard, required=before > 0)
-            side[before:] = 0
-            side[before : before + len(buffer.chunks)] = buffer.side[column]
-            if column != "failure" or side.any():
-                shape = side.shape
-                yield self.path / column / chunk_name(shard, len(shape)), [seal(side)]
+        return shard * self.meta.shard + int(self._counts[array][shard]) + (len(waiting) if waiting else 0)
 
     def _check_same(self, batch: Batch, results: Sequence[ItemResult]) -> None:
         """Further arrays must come from the image that the embedding came from."""

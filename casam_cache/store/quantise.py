@@ -1,0 +1,68 @@
+"""Features as int8: affine per channel and image, so that every channel uses all 256 levels.
+
+With q the stored integer, x the value the encoder gave and one scale s and offset o for each channel of each image,
+
+    x ~ s q + o,    s = (max x - min x) / 255,    o = min x + 128 s,    q = round((x - min x) / s) - 128
+
+The error of a value is at most s / 2. What a reader gets is s q + o in float32, rounded to float16.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from casam_cache.errors import StoreError
+
+LEVELS = 255
+
+
+def quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The integers, scales and offsets of one item.
+
+    Args:
+        values: (C, ...), any float dtype.
+
+    Returns:
+        int8 (C, ...), float32 (C,), float32 (C,). A channel that holds one value has scale 0 and that offset.
+
+    Raises:
+        StoreError: for values that are not finite in float16, which is what is read back.
+    """
+    cells = np.asarray(values, dtype=np.float32).reshape(len(values), -1)
+    low, high = cells.min(axis=1), cells.max(axis=1)
+    if not max(np.abs(low).max(), np.abs(high).max()) <= np.finfo(np.float16).max:
+        raise StoreError(
+            "a feature is not finite", "the precision may be too low for this backbone: try --precision fp32"
+        )
+    scale = ((high - low) / np.float32(LEVELS)).astype(np.float32)
+    flat = scale < np.finfo(np.float32).tiny  # also where the range is too small to divide by
+    scale[flat] = 0
+    steps = np.rint((cells - low[:, None]) / np.where(flat, 1, scale)[:, None].astype(np.float32))
+    steps[flat] = 128
+    offset = np.where(flat, low, low + np.float32(128) * scale).astype(np.float32)
+    return (steps - 128).clip(-128, 127).astype(np.int8).reshape(values.shape), scale, offset
+
+
+def dequantise(stored: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """float16 (C, ...) from what `quantise` gave."""
+    shape = (-1, *(1,) * (stored.ndim - 1))
+    values = np.multiply(stored, scale.reshape(shape), dtype=np.float32)
+    values += offset.reshape(shape)
+    return values.astype(np.float16)
+
+
+def relative_error(values: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """float32 (2,): the largest error over the largest value, and the RMS error over the RMS value.
+
+    Args:
+        values: what the encoder gave.
+        read: the same as `dequantise` gives it back.
+    """
+    wanted = np.asarray(values, dtype=np.float64)
+    error = read.astype(np.float64) - wanted
+    largest, square = np.abs(wanted).max(), np.square(wanted).mean()
+    if not largest:
+        return np.zeros(2, dtype=np.float32)
+    return np.array(
+        [np.abs(error).max() / largest, np.sqrt(np.square(error).mean() / square)], dtype=np.float32
+    )
