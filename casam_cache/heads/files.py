@@ -15,6 +15,7 @@ from casam_cache.errors import CasamError, unknown_name
 from casam_cache.heads.alignment import AlignmentLayer
 from casam_cache.heads.base import Head
 from casam_cache.heads.decoder import DecoderTuning
+from casam_cache.heads.hq import HQDecoder
 from casam_cache.heads.identity import Identity
 from casam_cache.heads.options import OPTIONS
 
@@ -29,6 +30,10 @@ class Dimensions(Protocol):
     @property
     def channels(self) -> int:
         """C of the image embedding."""
+
+    @property
+    def width(self) -> int:
+        """Of the ViT, and of the early feature."""
 
 
 class HasDecoder(Protocol):
@@ -139,8 +144,15 @@ def _decoder(options: Any, backbone: HasDecoder, seed: int) -> Head:
     return DecoderTuning(backbone.mask_decoder, options)
 
 
+def _hq(options: Any, backbone: HasDecoder, seed: int) -> Head:
+    return HQDecoder(
+        backbone.mask_decoder, backbone.architecture.channels, backbone.architecture.width, options, seed
+    )
+
+
 _BUILDERS: dict[str, Callable[[Any, HasDecoder, int], Head]] = {
     "alignment": _alignment,
     "decoder": _decoder,
+    "hq-sam": _hq,
     "identity": _identity,
 }

@@ -39,8 +39,23 @@ class DecoderOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class HQOptions(BaseModel):
+    """HQ-SAM's decoder; see `heads/hq.py`.
+
+    Attributes:
+        train_decoder: whether SAM's decoder trains too, as the paper's parameter count says; HQ-SAM freezes it.
+        init: the added mask is `random` and small at first, as in HQ-SAM, or `zero`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_decoder: bool = True
+    init: Literal["random", "zero"] = "random"
+
+
 OPTIONS: dict[str, type[BaseModel]] = {
     "alignment": AlignmentOptions,
     "decoder": DecoderOptions,
+    "hq-sam": HQOptions,
     "identity": IdentityOptions,
 }
