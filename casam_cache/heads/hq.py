@@ -16,10 +16,10 @@ as for every head, since prompts are embedded once an epoch: 5,129,444 numbers a
 HQ-SAM trains the added mask alone and adds SAM's at test. Here the loss sees the sum, which is what is tested: with a
 decoder that trains, SAM's part would otherwise have no loss.
 
-Training does not begin with SAM's own mask in HQ-SAM: the added mask is random (its MLP has torch's default initialisation)
-though small beside SAM's logits, and the further token takes part in the attention between tokens. That is `init=random`,
-the default. With `init=zero` the last layer of the MLP starts at zero, so the added mask does, and the token's part in the
-attention is all that differs from SAM.
+In HQ-SAM training does not begin with SAM's own mask: the added one is random (its MLP has torch's default
+initialisation) though small beside SAM's logits, and the further token takes part in the attention between tokens.
+That is `init=random`, the default. With `init=zero` the last layer of the MLP starts at zero, and so does the added
+mask; the token's part in the attention is all that then differs from SAM.
 """
 
 from __future__ import annotations
