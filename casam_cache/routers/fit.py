@@ -128,7 +128,7 @@ def _assemble(
     if not np.isfinite(held_out).all():
         raise CasamError(
             f"router of {request.task}: held-out scores are not finite",
-            "a smaller learning_rate, or standardise=task, keeps the training stable",
+            "a smaller vae_learning_rate, or standardise=task, keeps the training stable",
         )
     return FittedRouter(
         task=request.task,

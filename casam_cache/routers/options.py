@@ -43,10 +43,10 @@ class VAEOptions(BaseModel):
         hidden: width between the two layers of encoder and decoder; the paper does not say.
         beta: weight of the KL divergence.
         kl: `sum` over the latent dimensions as equation 6 is written, or their `mean`.
-        epochs: passes over the task's training vectors.
-        steps: optimiser steps, in place of `epochs`: tasks of few images need more than ten passes.
-        learning_rate: of Adam.
-        batch_size: vectors a step; the paper states 6 for its experiments in general.
+        vae_epochs: passes over the task's training vectors.
+        vae_steps: optimiser steps, in place of `vae_epochs`: tasks of few images need more than ten passes.
+        vae_learning_rate: of Adam.
+        vae_batch_size: vectors a step; the paper states 6 for its experiments in general.
         standardise: `task` subtracts the mean and divides by the deviation of the task's own training
             vectors; the paper states nothing: `none`.
     """
@@ -57,10 +57,10 @@ class VAEOptions(BaseModel):
     hidden: int = Field(default=128, ge=1)
     beta: float = Field(default=16.5, ge=0)
     kl: Literal["sum", "mean"] = "sum"
-    epochs: int = Field(default=10, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    batch_size: int = Field(default=6, ge=1)
+    vae_epochs: int = Field(default=10, ge=1)
+    vae_steps: int | None = Field(default=None, ge=1)
+    vae_learning_rate: float = Field(default=5e-4, gt=0)
+    vae_batch_size: int = Field(default=6, ge=1)
     standardise: Literal["none", "task"] = "none"
 
 
@@ -134,8 +134,8 @@ class RouterOptions(VAEOptions, MahalanobisOptions, NeighbourOptions, MixtureOpt
     def decisive(self) -> dict[str, Any]:
         """What a fit depends on, as plain JSON: thresholds and the options of other kinds have no part in it."""
         scorer = self.scorer().model_dump(mode="json")
-        if scorer.get("steps") is not None:
-            del scorer["epochs"]
+        if scorer.get("vae_steps") is not None:
+            del scorer["vae_epochs"]
         return {"router": self.router, "folds": self.folds, **scorer}
 
 

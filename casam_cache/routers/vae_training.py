@@ -3,9 +3,9 @@
 `torch.func` differentiates the loss of one model and `vmap` runs it over the stack. What a model computes depends on
 its own job alone, to the last bit on a CPU:
 
-- every batch is padded to `batch_size` rows and masked, so that no matrix has another shape in other company;
+- every batch is padded to `vae_batch_size` rows and masked, so that no matrix has another shape in other company;
 - batches, noise and initial weights are drawn from what they belong to;
-- a model that has taken its steps leaves the stack;
+- a model's weights are taken when it has made its own number of steps;
 - one thread computes, so that no sum is cut where the number of threads says.
 """
 
@@ -19,17 +19,17 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.routers.base import Job
 from casam_cache.routers.options import VAEOptions
-from casam_cache.routers.vae import VAEScorer, initial_weights
+from casam_cache.routers.vae import VAEScorer, initial_weights, shapes
 
 Weights = dict[str, torch.Tensor]
-STACK_FLOATS = 4 * 2**20  # parameters in one stack: with Adam's moments and gradients about 64 MB
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
+STACK_FLOATS = 4 * 2**20  # parameters in one stack
+ALIGNED = 64  # numbers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def fit_many(jobs: Sequence[Job], *, progress: Callable[[int, int], None] | None
     stacks: dict[tuple[object, ...], list[int]] = {}
     for number, model in enumerate(models):
         o = model.options
-        key = (model.features.shape[1], o.latent, o.hidden, o.batch_size, o.learning_rate)
+        key = (model.features.shape[1], o.latent, o.hidden, o.vae_batch_size, o.vae_learning_rate)
         stacks.setdefault(key, []).append(number)
     total, done = sum(model.steps for model in models), 0
     scorers: dict[int, VAEScorer] = {}
@@ -85,7 +85,7 @@ def fit_many(jobs: Sequence[Job], *, progress: Callable[[int, int], None] | None
 
 def _prepare(job: Job) -> _Model:
     options = cast(VAEOptions, job.options)
-    steps = options.steps or options.epochs * math.ceil(len(job.rows) / options.batch_size)
+    steps = options.vae_steps or options.vae_epochs * math.ceil(len(job.rows) / options.vae_batch_size)
     if options.standardise == "none":
         return _Model(job, options, job.features, None, None, steps)
     seen = job.features[job.rows].astype(np.float64)
@@ -107,32 +107,52 @@ def _chunks(numbers: Sequence[int], models: Sequence[_Model]) -> Iterator[Sequen
 def _train(models: Sequence[_Model]) -> list[dict[str, np.ndarray]]:
     """Train a stack of equal shape, longest first; returns each model's weights."""
     options, channels = models[0].options, models[0].features.shape[1]
-    start = {m.job.seed: initial_weights(channels, options, m.job.seed) for m in models}
-    weights: Weights = {
-        name: torch.from_numpy(np.stack([start[m.job.seed][name] for m in models]))
-        for name in start[models[0].job.seed]
-    }
-    moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
+    flat = torch.zeros(len(models), _padded_size(channels, options))
+    flat.grad = torch.zeros_like(flat)
+    weights, slopes = _views(flat, channels, options), _views(flat.grad, channels, options)
+    for seed in {m.job.seed for m in models}:
+        same = torch.tensor([place for place, m in enumerate(models) if m.job.seed == seed])
+        for name, array in initial_weights(channels, options, seed).items():
+            weights[name][same] = torch.from_numpy(array)
+    for w in weights.values():
+        w.requires_grad_()
+    optimiser = torch.optim.Adam([flat], lr=options.vae_learning_rate, fused=True)
     divergence = torch.tensor(
         [m.options.beta / 2 / (m.options.latent if m.options.kl == "mean" else 1) for m in models]
     )
-    feed = _Feed(models)
-    gradient = vmap(grad(_loss))
+    feed, loss = _Feed(models), vmap(_loss)
+    trained: dict[int, dict[str, np.ndarray]] = {}
     for step in range(models[0].steps):
-        active = sum(model.steps > step for model in models)
-        f, noise, mask = feed.batch(step, active)
-        found = gradient({n: w[:active] for n, w in weights.items()}, f, noise, mask, divergence[:active])
-        for name, slope in found.items():
-            first, second = moments[name]
-            _adam(weights[name][:active], slope, first[:active], second[:active], step, options.learning_rate)
-    trained = [{name: w[i].numpy().copy() for name, w in weights.items()} for i in range(len(models))]
-    for model, arrays in zip(models, trained, strict=True):
-        if not all(np.isfinite(array).all() for array in arrays.values()):
+        # Each model's loss knows its own weights only: the gradient of the sum is every model's own.
+        total = loss(weights, *feed.batch(step), divergence).sum()
+        for name, slope in zip(weights, torch.autograd.grad(total, list(weights.values())), strict=True):
+            slopes[name].copy_(slope)
+        optimiser.step()
+        for place, model in enumerate(models):
+            if model.steps == step + 1:  # it may be carried along, but what counts is taken now
+                trained[place] = {name: w[place].detach().numpy().copy() for name, w in weights.items()}
+    for place, model in enumerate(models):
+        if not all(np.isfinite(array).all() for array in trained[place].values()):
             raise CasamError(
                 f"the VAE of {model.job.task} diverged",
-                "a smaller learning_rate, or standardise=task, keeps the training stable",
+                "a smaller vae_learning_rate, or standardise=task, keeps the training stable",
             )
-    return trained
+    return [trained[place] for place in range(len(models))]
+
+
+def _padded_size(channels: int, options: VAEOptions) -> int:
+    """Parameters of a model, filled up to whole vector registers: no model's last ones are computed otherwise."""
+    size = sum(math.prod(shape) for shape in shapes(channels, options).values())
+    return -(-size // ALIGNED) * ALIGNED
+
+
+def _views(flat: torch.Tensor, channels: int, options: VAEOptions) -> Weights:
+    """The named parameters (M, *shape) within (M, `_padded_size`), which the optimiser steps as one tensor."""
+    views, end = {}, 0
+    for name, shape in shapes(channels, options).items():
+        views[name] = flat[:, end : end + math.prod(shape)].view(len(flat), *shape)
+        end += math.prod(shape)
+    return views
 
 
 def _loss(
@@ -160,16 +180,6 @@ def _linear(w: Weights, layer: str, x: torch.Tensor) -> torch.Tensor:
     return x @ w[f"{layer}.weight"] + w[f"{layer}.bias"]
 
 
-def _adam(
-    w: torch.Tensor, slope: torch.Tensor, first: torch.Tensor, second: torch.Tensor, step: int, rate: float
-) -> None:
-    """One step of Adam, in place."""
-    first.mul_(BETAS[0]).add_(slope, alpha=1 - BETAS[0])
-    second.mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
-    scale = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** (step + 1))).add_(EPSILON)
-    w.addcdiv_(first, scale, value=-rate / (1 - BETAS[0] ** (step + 1)))
-
-
 class _Feed:
     """Batches for a stack: rows in an order drawn for each epoch, and noise drawn for each epoch and row.
 
@@ -177,7 +187,7 @@ class _Feed:
     """
 
     def __init__(self, models: Sequence[_Model]) -> None:
-        self._batch = models[0].options.batch_size
+        self._batch = models[0].options.vae_batch_size
         latent = models[0].options.latent
         steps, count = models[0].steps, len(models)
         self._features_at = np.zeros((steps, count, self._batch), dtype=np.int64)
@@ -210,11 +220,11 @@ class _Feed:
         self._features = torch.from_numpy(np.concatenate([array for _, array in features.values()]))
         self._noise = torch.from_numpy(np.concatenate([n for d in draws.values() for n in d.noise]))
 
-    def batch(self, step: int, active: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features (M, B, D), noise (M, B, latent) and mask (M, B) of the first `active` models."""
-        f = self._features[torch.from_numpy(self._features_at[step, :active])]
-        noise = self._noise[torch.from_numpy(self._noise_at[step, :active])]
-        return f, noise, torch.from_numpy(self._mask[step, :active])
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features (M, B, D), noise (M, B, latent) and mask (M, B); for a model that has finished anything."""
+        f = self._features[torch.from_numpy(self._features_at[step])]
+        noise = self._noise[torch.from_numpy(self._noise_at[step])]
+        return f, noise, torch.from_numpy(self._mask[step])
 
 
 class _Draws:
