@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head
@@ -17,4 +19,10 @@ class Alignment(Method):
 
     def build(self, backbone: Backbone, seed: int) -> Head:
         """N CAResBlocks of the backbone's channels."""
-        return build_head(self.name, self.options, backbone, seed)
+        return build_alignment(self.options, backbone, seed)
+
+
+def build_alignment(options: BaseModel, backbone: Backbone, seed: int) -> Head:
+    """An Alignment Layer from those of a method's options that are the layer's."""
+    own = {name: getattr(options, name) for name in AlignmentOptions.model_fields}
+    return build_head("alignment", AlignmentOptions(**own), backbone, seed)

@@ -70,6 +70,47 @@ def dice_loss(
     return 1 - (2 * both + smooth) / (probability.sum((1, 2)) + truth.sum((1, 2)) + smooth)
 
 
+def distillation_loss(
+    logits: torch.Tensor,
+    teacher: torch.Tensor,
+    weight: torch.Tensor,
+    temperature: float,
+    dice_smooth: float | None,
+) -> torch.Tensor:
+    """Pixelwise distillation (P,) of a student's masks from a teacher's (L_mask of Algorithm 1).
+
+    Cross-entropy to the teacher's probabilities, the weighted mean over cells, plus Dice to them; both at the
+    temperature T and scaled by T^2, which keeps the size of the gradient. Neither is zero where the two agree, unless
+    the teacher is certain: only the gradient of the cross-entropy is.
+
+    Args:
+        logits: of the student, (P, L, L).
+        teacher: logits of the teacher, (P, L, L), without gradients.
+        weight: share of each low-res cell that holds image, (P, L, L).
+        temperature: T; logits are divided by it.
+        dice_smooth: constant of the Dice fraction; None leaves Dice out.
+    """
+    student, weight = logits.float() / temperature, weight.float()
+    wanted = (teacher.float() / temperature).sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(student, wanted, reduction="none")
+    loss = (weight * entropy).sum((1, 2)) / weight.sum((1, 2))
+    if dice_smooth is not None:
+        loss = loss + dice_loss(student, wanted, weight, dice_smooth)
+    return temperature**2 * loss
+
+
+def log_likelihood(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Log p(mask) (P,), each low-res cell an independent coin: minus the weighted sum of cross-entropies."""
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+    return -(weight.float() * entropy).sum((1, 2))
+
+
+def squared_error(logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Squared difference (P,) of logits (P, L, L), the weighted mean over cells."""
+    difference = (logits.float() - wanted.float()).square()
+    return (weight.float() * difference).sum((1, 2)) / weight.float().sum((1, 2))
+
+
 @torch.no_grad()
 def mask_iou(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The IoU (P,) of the thresholded prediction (logit > 0), which the IoU head has to foresee.

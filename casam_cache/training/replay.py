@@ -1,0 +1,83 @@
+"""Batches of remembered images, each a pure function of (seed, task, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from casam_cache.backbones.sam import Backbone
+from casam_cache.fingerprint import generator
+from casam_cache.training.data import Items
+from casam_cache.training.epochs import Batch, Sample, TrainingMasks, draw_sample, join_samples
+from casam_cache.training.feed import Feed
+from casam_cache.training.options import TrainingOptions
+from casam_cache.training.residency import place_features
+from casam_cache.training.step import Pairs
+
+AHEAD = 16  # steps whose prompts are embedded together
+
+
+class Replay:
+    """An endless supply of batches from a view of exemplars.
+
+    The images of a step are drawn by (seed, task, step), without replacement; the masks and prompts of each by
+    (seed, its own task, its id) and the step they are replayed in.
+
+    Args:
+        items: the exemplars.
+        backbone: whose prompt encoder embeds the prompts, on the device of training.
+        options: batch size, masks an image, prompts.
+        needs: features that the head reads.
+        seed: of the run.
+        task: the one being learnt meanwhile.
+
+    Raises:
+        CasamError: no exemplar has a mask.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        backbone: Backbone,
+        options: TrainingOptions,
+        needs: Sequence[str],
+        seed: int,
+        task: str,
+    ) -> None:
+        self._masks = TrainingMasks.prepare(items)
+        features = place_features(items, self._masks.trained, backbone.device, needs)
+        self._feed = Feed(self._masks, features, backbone)
+        self._options, self._seed, self._task = options, seed, task
+        self._next = 0
+        self._pairs = self._from(0)
+
+    def at(self, step: int) -> Pairs:
+        """The batch of a step of training: as many images as a step has, or all where there are fewer."""
+        if step != self._next:
+            self._pairs = self._from(step)
+        self._next = step + 1
+        return next(self._pairs)
+
+    def draw(self, step: int) -> Batch:
+        """What `at` gives, before any tensor is made."""
+        trained = self._masks.trained
+        size = min(self._options.batch_size, len(trained))
+        chosen = generator(self._seed, self._task, "replay", step).choice(len(trained), size, replace=False)
+        return join_samples([self._sample(trained[place], step) for place in np.sort(chosen)])
+
+    def _sample(self, index: int, step: int) -> Sample:
+        item = self._masks.items[index]
+        rng = generator(self._seed, item.task, "replay", self._task, step, item.id)
+        return draw_sample(self._masks, index, self._options, rng)
+
+    def _from(self, step: int) -> Iterator[Pairs]:
+        # From the start of the block, so that a resumed run multiplies matrices of the same sizes.
+        start = step - step % AHEAD
+        return islice(self._blocks(start), step - start, None)
+
+    def _blocks(self, step: int) -> Iterator[Pairs]:
+        while True:
+            yield from self._feed.epoch([self.draw(number) for number in range(step, step + AHEAD)])
+            step += AHEAD

@@ -1,0 +1,198 @@
+"""Logits kept along the trajectory of training: a reservoir of (image, prompt, what the model said then).
+
+Every image-mask pair that training visits is offered and draws a number from (seed, task, epoch, sample); the pairs
+with the smallest numbers stay. At each instant that is a uniform choice of all pairs offered so far, as reservoir
+sampling makes it, and needs no count of them: contents do not depend on where in an order a task stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from casam_cache.backbones.decoder import embed_prompts
+from casam_cache.backbones.sam import Backbone
+from casam_cache.errors import CasamError
+from casam_cache.fingerprint import generator
+from casam_cache.heads.base import Head
+from casam_cache.heads.forward import run_head
+from casam_cache.training.data import Item, Items, read_feature
+from casam_cache.training.feed import pack_prompts
+from casam_cache.training.join import positions
+from casam_cache.training.residency import Residency, choose_residency
+from casam_cache.training.resize import low_res_cover
+from casam_cache.training.step import Step
+
+
+class Reservoir:
+    """At most `size` pairs with their logits; features stay on the device where they fit, or are read again.
+
+    Args:
+        size: pairs in all.
+        views: where features are read: the current task's training view and the replay view, if there is one.
+        backbone: on the device of training.
+        needs: features that the head reads.
+        seed: of the run.
+        task: the one being learnt.
+        residency: `device` keeps features there, `stream` reads them at each draw; does not change the numbers.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        views: Sequence[Items],
+        backbone: Backbone,
+        needs: Sequence[str],
+        seed: int,
+        task: str,
+        residency: Residency = "auto",
+    ) -> None:
+        self._views, self._backbone = tuple(views), backbone
+        self._where = {name: (view, index) for view in views for name, index in positions(view).items()}
+        self._seed, self._task = seed, task
+        side = 4 * backbone.architecture.grid
+        device = backbone.device
+        self.entries: list[tuple[str, str]] = []
+        self._keys = np.full(size, np.inf)
+        self._is_box = np.zeros(size, dtype=bool)
+        self._coordinates = np.zeros((size, 4), dtype=np.float32)
+        self._logits = torch.zeros((size, side, side), dtype=torch.float16, device=device)
+        self._cover = torch.zeros((2, size, side), device=device)
+        samples = {name: torch.from_numpy(read_feature(views[0], name, 0)[None].copy()) for name in needs}
+        needed = size * sum(sample.nbytes for sample in samples.values())
+        chosen = choose_residency(needed, device, None) if residency == "auto" else residency
+        self._needs = tuple(needs)
+        self._features: dict[str, torch.Tensor] | None = None
+        if chosen == "device":
+            self._features = {
+                name: torch.zeros((size, *sample.shape[1:]), dtype=sample.dtype, device=device)
+                for name, sample in samples.items()
+            }
+
+    def __len__(self) -> int:
+        """Pairs held."""
+        return len(self.entries)
+
+    def offer(self, step: Step) -> None:
+        """Takes in those pairs of a step whose numbers are among the smallest, with the step's own logits."""
+        pairs = step.pairs
+        images = range(len(pairs)) if pairs.image_index is None else pairs.image_index.tolist()
+        taken: dict[int, int] = {}
+        seen: dict[int, int] = {}
+        for pair, image in enumerate(images):
+            number = seen[image] = seen.get(image, -1) + 1
+            item = pairs.items[image]
+            key = generator(self._seed, item.task, "reservoir", step.epoch, item.id, number).random()
+            slot = int(np.argmax(self._keys))
+            if key >= self._keys[slot]:
+                continue
+            self._put(slot, key, (item.task, item.id), bool(pairs.is_box[pair]), pairs.coordinates[pair])
+            taken[slot] = pair
+        if not taken:
+            return
+        slots = torch.tensor(list(taken), device=self._logits.device)
+        chosen = torch.tensor(list(taken.values()), device=self._logits.device)
+        self._logits[slots] = step.low_res.detach().index_select(0, chosen).half()
+        self._place(list(taken))
+
+    def draw(self, step: int, count: int) -> np.ndarray:
+        """Slots of `count` pairs (or all there are), drawn by (seed, task, step) without replacement."""
+        rng = generator(self._seed, self._task, "replay", step)
+        return np.sort(rng.choice(len(self), min(count, len(self)), replace=False))
+
+    def replay(self, head: Head, slots: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the head says now of some pairs, with gradients, and what was said then.
+
+        Args:
+            head: in training.
+            slots: which pairs, (P,).
+
+        Returns:
+            Logits now (P, L, L), logits then (P, L, L), and the share of each cell that holds image (P, L, L).
+        """
+        device = self._logits.device
+        chosen = torch.from_numpy(slots).to(device)
+        is_box, corners = torch.from_numpy(self._is_box[slots]), torch.from_numpy(self._coordinates[slots])
+        with torch.no_grad():
+            sparse, dense = embed_prompts(self._backbone, pack_prompts(is_box, corners).to(device))
+        if self._features is None:
+            features = {name: self._read(name, slots.tolist()) for name in self._needs}
+        else:
+            features = {name: kept.index_select(0, chosen) for name, kept in self._features.items()}
+        floats = {name: feature.float() for name, feature in features.items()}
+        _, low_res, _ = run_head(head, self._backbone, floats, None, sparse, dense)
+        rows, columns = self._cover[:, chosen]
+        return (
+            low_res[:, 0],
+            self._logits.index_select(0, chosen).float(),
+            rows[:, :, None] * columns[:, None],
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Tensors on the CPU and names: everything but the features, which their views still have."""
+        held = len(self)
+        return {
+            "logits": self._logits[:held].cpu(),
+            "keys": torch.from_numpy(self._keys[:held].copy()),
+            "is_box": torch.from_numpy(self._is_box[:held].copy()),
+            "coordinates": torch.from_numpy(self._coordinates[:held].copy()),
+            "entries": [list(entry) for entry in self.entries],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` gave, of this task or of the one before.
+
+        Raises:
+            CasamError: an image is in none of the views.
+        """
+        self.entries = []
+        self._keys[:] = np.inf
+        columns = (
+            state["keys"].tolist(),
+            state["entries"],
+            state["is_box"].tolist(),
+            state["coordinates"].numpy(),
+        )
+        for slot, (key, (task, item), is_box, coordinates) in enumerate(zip(*columns, strict=True)):
+            self._put(slot, key, (task, item), is_box, coordinates)
+        held = len(self)
+        self._logits[:held] = state["logits"].to(self._logits.device)
+        self._place(list(range(held)))
+
+    def _put(
+        self, slot: int, key: float, entry: tuple[str, str], is_box: bool, coordinates: np.ndarray
+    ) -> None:
+        if entry not in self._where:
+            raise CasamError(
+                f"remembered image {entry[0]}/{entry[1]} is in no view of this task", "run the sequence anew"
+            )
+        if slot == len(self.entries):
+            self.entries.append(entry)
+        else:
+            self.entries[slot] = entry
+        self._keys[slot], self._is_box[slot], self._coordinates[slot] = key, is_box, coordinates
+
+    def _place(self, slots: Sequence[int]) -> None:
+        """Copies to the device what belongs to newly filled slots."""
+        if not slots:
+            return
+        at = torch.tensor(slots, device=self._logits.device)
+        covers = [low_res_cover(self._item(slot).geometry) for slot in slots]
+        for axis in (0, 1):
+            self._cover[axis, at] = torch.from_numpy(np.stack([cover[axis] for cover in covers])).to(
+                at.device
+            )
+        for name, kept in (self._features or {}).items():
+            kept[at] = self._read(name, slots)
+
+    def _item(self, slot: int) -> Item:
+        view, index = self._where[self.entries[slot]]
+        return view.item(index)
+
+    def _read(self, name: str, slots: Sequence[int]) -> torch.Tensor:
+        found = [self._where[self.entries[slot]] for slot in slots]
+        stacked = np.stack([read_feature(view, name, index) for view, index in found])
+        return torch.from_numpy(stacked).to(self._logits.device)
