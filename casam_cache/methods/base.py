@@ -23,13 +23,13 @@ class Method(ABC):
         name: in tables, run folders and `--method`.
         Options: model of its options; `--set key=value` is checked against it by name and type.
         revision: raised when the same options would give another result.
-        needs: feature arrays of the store that it reads.
+        needs: feature arrays of the store that it reads; an option may add to them.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[BaseModel]]
     revision: ClassVar[int] = 1
-    needs: ClassVar[tuple[str, ...]] = ("embedding",)
+    needs: tuple[str, ...] = ("embedding",)
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from casam_cache.backbones.sam import Backbone
+from casam_cache.config import validated
 from casam_cache.heads.base import Head
 from casam_cache.methods.base import Method
 
@@ -36,6 +37,20 @@ class Routed(Method):
         """
         return "density"
 
+    def expert_method(self) -> Method:
+        """The single-task method of the heads, with those of this method's options that it has."""
+        from casam_cache.methods.registry import method_class
+
+        made = method_class(self.expert)
+        own = self.options.model_dump(mode="json")
+        return made(
+            validated(made.Options, {key: own[key] for key in made.Options.model_fields if key in own})
+        )
+
+    def build(self, backbone: Backbone, seed: int) -> Head:
+        """The head that training of every task begins with."""
+        return self.expert_method().build(backbone, seed)
+
     def merge(self, backbone: Backbone, seed: int, heads: Mapping[str, Head]) -> dict[str, Head]:
         """Heads by task -> the heads used instead after these tasks; only called if `merges`.
 
@@ -45,3 +60,16 @@ class Routed(Method):
             heads: fitted experts of the tasks seen, in sorted name order (sums run in that order).
         """
         raise NotImplementedError
+
+    def bytes_kept(self, heads: Mapping[str, Head]) -> int:
+        """Bytes of weights that must be kept to use the heads of these tasks; routers are counted apart.
+
+        Args:
+            heads: fitted experts by task.
+        """
+        return sum(
+            parameter.numel() * parameter.element_size()
+            for head in heads.values()
+            for parameter in head.parameters()
+            if parameter.requires_grad
+        )
