@@ -221,6 +221,9 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     yield "doctor", casam.json("doctor")
     store = casam.folder / "casam_store" / "discs" / "tiny.zarr"
     yield "store info", casam.json("store", "info", store)
+    casam("encode", discs, "--checkpoint", checkpoint, "--name", "small8", "--dtype", "int8")
+    small = store.with_name("small8.zarr")
+    yield "store info --compare", casam.json("store", "info", small, "--compare", store)["compare"]
     flip_a_bit(next((store / "embedding").glob("c.*")))
     yield "store verify", casam.json("store", "verify", store)
     yield "store repair", casam.json("store", "repair", store, discs)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from casam_cache.backbones.attention import AUTO
 from casam_cache.backbones.decoder import Prompts, upscale
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
@@ -22,6 +23,7 @@ from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head
 from casam_cache.heads.forward import predict_low_res
+from casam_cache.store.quantise import as_read
 from casam_cache.training.data import VALID
 
 
@@ -68,7 +70,8 @@ class Predictor:
         where = choose_device(device)
         self.task = ""
         self._resize, self._intensity = "longest", "auto"
-        self._dtype = np.dtype(np.float16)
+        self._dtype = "float16"
+        attention = AUTO
         if run is None:
             self._backbone = load_backbone(model, checkpoint, device=where)
             self._head: Head = build_head("identity", None, self._backbone, seed=0)
@@ -88,10 +91,11 @@ class Predictor:
             self.task = recorded["task"]
             self._resize = identity["preprocessing"]["resize"]
             self._intensity = identity["preprocessing"]["intensity"]
-            self._dtype = np.dtype(identity["embedding"]["dtype"])
+            self._dtype = identity["embedding"]["dtype"]
             precision = identity["precision"]
+            attention = identity.get("attention", AUTO)
         self._head.to(where).eval()
-        self._encoder = FrozenEncoder(self._backbone, precision)
+        self._encoder = FrozenEncoder(self._backbone, precision, attention)
 
     def predict(
         self,
@@ -120,7 +124,7 @@ class Predictor:
         names = [name for name in self._head.needs if name != VALID]
         encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), names)
         stored = {
-            name: torch.from_numpy(feature.float().cpu().numpy().astype(self._dtype))
+            name: torch.from_numpy(as_read(feature[0].float().cpu().numpy(), self._dtype))[None]
             for name, feature in encoded.items()
         }
         stored[VALID] = torch.from_numpy(geometry.valid_cells())[None]

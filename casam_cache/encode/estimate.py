@@ -19,9 +19,10 @@ from casam_cache.backbones.registry import known_model
 from casam_cache.backbones.sam import load_backbone
 from casam_cache.datasets import read_dataset
 from casam_cache.encode.options import EncodeOptions
-from casam_cache.encode.task import batch_size_of, precision_of
+from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precision_of
 from casam_cache.store import EmbeddingStore, store_path
-from casam_cache.store.schema import EMBEDDING
+from casam_cache.store.quantise import stored_dtype
+from casam_cache.store.schema import EMBEDDING, ROOT, ArraySpec
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Estimate:
         task: name of the dataset.
         images: usable images of the dataset.
         pending: images still to encode.
-        store_bytes: bytes their features will take.
+        store_bytes: bytes their features will take, without checksums and scales.
         seconds: estimated time of the encoder, from a timed pass on this machine; None if nothing is pending or the
             checkpoint is not here.
         download: file that would be downloaded first; empty if the checkpoint is here.
@@ -79,10 +80,16 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
     if architecture is None:
         architecture, per_image = _timed(path, options, arrays) if pending else (_architecture(options), 0.0)
         seconds = per_image * pending if pending else None
-    item_bytes = sum(2 * int(np.prod(feature_shape(name, architecture))) for name in arrays)
+    dtype = dtype_of(options, path)
+    specs = [_spec(feature_shape(name, architecture), dtype) for name in arrays]
+    item_bytes = sum(spec.item_bytes for spec in specs)
     return Estimate(
         dataset.task, len(dataset.samples), pending, item_bytes * pending, seconds, download, str(path)
     )
+
+
+def _spec(shape: tuple[int, ...], dtype: str) -> ArraySpec:
+    return ArraySpec(shape, np.dtype(stored_dtype(shape, dtype)))
 
 
 def _encoded(path: Path, arrays: Sequence[str]) -> set[str]:
@@ -104,7 +111,10 @@ def _timed(path: Path, options: EncodeOptions, arrays: Sequence[str]) -> tuple[A
     """Dimensions, and seconds an image of one pass after a first one that does not count."""
     backbone = load_backbone(options.model, options.checkpoint, device=choose_device(options.device))
     architecture = backbone.architecture
-    encoder = FrozenEncoder(backbone, precision_of(options, path, backbone.device))
+    if (path / ROOT).exists():
+        encoder = encoder_of(path, backbone)
+    else:
+        encoder = FrozenEncoder(backbone, precision_of(options, path, backbone.device))
     count, side = batch_size_of(options, architecture, backbone.device), architecture.image_size
     batch = torch.zeros((count, 3, side, side), dtype=torch.uint8)
     sizes = torch.full((count, 2), side)

@@ -23,6 +23,7 @@ class EncodeOptions(BaseModel):
         name: name of the backbone's store; the model's name unless given.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: of the encoder: `auto` (what the store has; else bf16 on CUDA, fp32 elsewhere), `fp32`, `bf16`.
+        dtype: of the stored features: `auto` (what the store has, else float16), `float16`, `int8`.
         batch_size: images a forward pass; None chooses by device. Fixed once the items are planned.
         resize: `longest` is SAM's own, `stretch` the paper's; part of the store's identity.
         intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
@@ -40,6 +41,7 @@ class EncodeOptions(BaseModel):
     name: str | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    dtype: Literal["auto", "float16", "int8"] = "auto"
     batch_size: int | None = Field(default=None, ge=1, le=1024)
     resize: Literal["longest", "stretch"] = "longest"
     intensity: str = "auto"

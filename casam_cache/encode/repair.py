@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from casam_cache.backbones.attention import AUTO
 from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.datasets.sample import DatasetOptions
@@ -71,7 +72,7 @@ def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, devic
     backbone = whole_backbone(
         store.parent.parent, identity["backbone"]["weights"], checkpoint, choose_device(device)
     )
-    return FrozenEncoder(backbone, identity["precision"])
+    return FrozenEncoder(backbone, identity["precision"], identity.get("attention", AUTO))
 
 
 def _again(

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from casam_cache.backbones.architecture import Architecture
+from casam_cache.backbones.attention import AUTO
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, feature_shape
 from casam_cache.backbones.preprocess import preprocessing_identity
+from casam_cache.backbones.race import attention_for
 from casam_cache.backbones.sam import Backbone, load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
 from casam_cache.encode.annotate import Annotated, annotate
@@ -23,7 +25,8 @@ from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import remember_backbone
 from casam_cache.errors import DatasetError, StoreError
 from casam_cache.store import EmbeddingStore, StoreWriter, store_path
-from casam_cache.store.schema import EMBEDDING, FAILED
+from casam_cache.store.quantise import stored_dtype
+from casam_cache.store.schema import EMBEDDING, FAILED, ROOT
 
 Warn = Callable[[str], None]
 
@@ -67,14 +70,14 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
-    precision = precision_of(options, path, device)
-    with _open_writer(path, backbone, options, precision) as writer:
+    with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)
         forget(path)
         remember_backbone(stores, backbone)
         for name in options.extra:
-            writer.add_array(name, feature_shape(name, backbone.architecture))
-        encoded = _encode_missing(writer, dataset, backbone, precision, options, previously, progress, warn)
+            shape = feature_shape(name, backbone.architecture)
+            writer.add_array(name, shape, stored_dtype(shape, dtype_of(options, path)))
+        encoded = _encode_missing(writer, dataset, backbone, options, previously, progress, warn)
         annotated = annotate(dataset, writer)
     report = _report(path, dataset, encoded, annotated)
     remember(root, path, options, report)
@@ -99,12 +102,25 @@ def _downloading(progress: Progress | None) -> Callable[[int, int], None] | None
     return lambda done, total: shown(done // 10**6, total // 10**6, "MB of the checkpoint", None)
 
 
+def _identity_of(path: Path) -> dict[str, Any] | None:
+    """The identity of the store at `path`, None where none has been begun."""
+    return EmbeddingStore.open(path).identity if (path / ROOT).exists() else None
+
+
 def precision_of(options: EncodeOptions, path: Path, device: torch.device) -> str:
     """The encoder's precision: `auto` goes on with what the store was begun with, also on another device."""
-    if options.precision == "auto" and path.exists():
-        stated: str = EmbeddingStore.open(path).identity["precision"]
-        return stated
+    stated = _identity_of(path)
+    if options.precision == "auto" and stated is not None:
+        return str(stated["precision"])
     return choose_precision(options.precision, device)
+
+
+def dtype_of(options: EncodeOptions, path: Path) -> str:
+    """Of the stored embeddings: `auto` goes on with what the store was begun with."""
+    stated = _identity_of(path)
+    if options.dtype == "auto" and stated is not None:
+        return str(stated["embedding"]["dtype"])
+    return "float16" if options.dtype == "auto" else options.dtype
 
 
 def batch_size_of(options: EncodeOptions, architecture: Architecture, device: torch.device) -> int:
@@ -115,13 +131,30 @@ def batch_size_of(options: EncodeOptions, architecture: Architecture, device: to
     return 8 if device.type != "cpu" or architecture.image_size < 512 else 1
 
 
-def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> StoreWriter:
+def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
+    """The encoder that computes what the store at `path` lacks as it computed the rest."""
+    identity = EmbeddingStore.open(path).identity
+    return FrozenEncoder(backbone, identity["precision"], identity.get("attention", AUTO))
+
+
+def _attention_of(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> dict[str, str]:
+    """The attention form as a part of the identity; stores of before it was one stay as they are."""
+    stated = _identity_of(path)
+    if stated is not None:
+        return {"attention": stated["attention"]} if "attention" in stated else {}
+    size = batch_size_of(options, backbone.architecture, backbone.device)
+    return {"attention": attention_for(backbone, precision, size)}
+
+
+def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> StoreWriter:
     architecture = backbone.architecture
+    precision = precision_of(options, path, backbone.device)
     identity = {
         "backbone": {"weights": backbone.fingerprint, "architecture": architecture.to_json()},
         "preprocessing": preprocessing_identity(architecture.image_size, options.resize, options.intensity),
         "precision": precision,
         "extra": {name: feature_identity(name, architecture) for name in EXTRA_ARRAYS},
+        **_attention_of(path, backbone, options, precision),
     }
     return StoreWriter.open_or_create(
         path,
@@ -129,6 +162,7 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, precisi
         embedding_shape=feature_shape(EMBEDDING, architecture),
         image_size=architecture.image_size,
         patch_size=architecture.patch_size,
+        dtype=dtype_of(options, path),
     )
 
 
@@ -136,7 +170,6 @@ def _encode_missing(
     writer: StoreWriter,
     dataset: Dataset,
     backbone: Backbone,
-    precision: str,
     options: EncodeOptions,
     previously: dict[str, tuple[int, int]],
     progress: Progress | None,
@@ -175,7 +208,7 @@ def _encode_missing(
         options.intensity,
         options.dataset.max_pixels,
     )
-    encoder = FrozenEncoder(backbone, precision)
+    encoder = encoder_of(writer.path, backbone)
     names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)
     for missing, batches in by_missing.items():

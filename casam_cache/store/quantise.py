@@ -9,6 +9,8 @@ The error of a value is at most s / 2. What a reader gets is s q + o in float32,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from casam_cache.errors import StoreError
@@ -49,6 +51,17 @@ def dequantise(stored: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.
     values = np.multiply(stored, scale.reshape(shape), dtype=np.float32)
     values += offset.reshape(shape)
     return values.astype(np.float16)
+
+
+def stored_dtype(shape: Sequence[int], dtype: str) -> str:
+    """Of an array of that shape an item in a store of `dtype`: vectors are small and are never quantised."""
+    return "float16" if dtype == "int8" and len(shape) != 3 else dtype
+
+
+def as_read(values: np.ndarray, dtype: str) -> np.ndarray:
+    """A feature of one image as a store of `dtype` would give it back."""
+    dtype = stored_dtype(values.shape, dtype)
+    return dequantise(*quantise(values)) if dtype == "int8" else values.astype(dtype)
 
 
 def relative_error(values: np.ndarray, read: np.ndarray) -> np.ndarray:

@@ -24,6 +24,9 @@ def encode(
     device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
     batch_size: int | None = typer.Option(None, help="Images a forward pass; chosen by device unless given."),
     precision: str = typer.Option("auto", help="auto | fp32 | bf16"),
+    dtype: str = typer.Option(
+        "auto", help="auto (what the store has, else float16) | float16 | int8 (half the bytes)"
+    ),
     resize: str = typer.Option("longest", help="longest (SAM's own) | stretch (the paper's)"),
     intensity: str = typer.Option(
         "auto", help="auto (0.5-99.5 percentiles an image) | LOW,HIGH, for >8-bit images"
@@ -54,7 +57,7 @@ def encode(
         options = EncodeOptions.model_validate(
             {
                 "model": model, "checkpoint": checkpoint, "name": name, "device": device, "batch_size": batch_size,
-                "precision": precision, "resize": resize, "intensity": intensity, "workers": workers,
+                "precision": precision, "dtype": dtype, "resize": resize, "intensity": intensity, "workers": workers,
                 "extra": tuple(sorted({entry.strip() for entry in with_.split(",") if entry.strip()})),
                 "strict": strict, "update": update,
                 "dataset": DatasetOptions(

@@ -16,6 +16,11 @@ store_app = typer.Typer(help="Look at a store, verify every byte of it, repair i
 @store_app.command()
 def info(
     store: Path = typer.Argument(..., help="DIR/TASK/BACKBONE.zarr"),
+    compare: Path | None = typer.Option(
+        None,
+        help="Another store of the same images: compare the frozen SAM's IoU, every mask by its stored box.",
+    ),
+    device: str = typer.Option("auto", help="Where --compare computes: auto | cpu | cuda | cuda:N | mps"),
     json_: bool = console.JsonOption,
 ) -> None:
     """Say what a store holds: items, arrays, identity, annotations."""
@@ -35,6 +40,8 @@ def info(
         "failures": failures,
         "bytes": sum(file.stat().st_size for file in store.rglob("*") if file.is_file()),
         "annotations": _annotations(opened),
+        "quantisation": _quantisation(opened),
+        "compare": None if compare is None else _compare(store, compare, device),
     }
     if json_:
         console.print_json(report)
@@ -55,6 +62,22 @@ def info(
     table.add_row(
         "annotations", ", ".join(f"{key} {value}" for key, value in report["annotations"].items()) or "none"
     )
+    for name, error in report["quantisation"].items():
+        if error["rms"] is None:
+            continue
+        table.add_row(
+            f"{name} as int8",
+            f"error {100 * error['rms']:.2f} % (RMS error / RMS value; worst image {100 * error['worst_rms']:.2f} %), "
+            f"largest {100 * error['largest']:.2f} % of an image's largest value",
+        )
+    if report["compare"]:
+        told = report["compare"]
+        table.add_row(
+            "frozen SAM, box prompts",
+            f"{_points(told['iou'])} here, {_points(told['other_iou'])} in {told['store']}; difference "
+            f"{_points(told['difference'])} points over {told['masks']} masks, "
+            f"largest of a mask {_points(told['largest'])}",
+        )
     table.add_row("precision", str(opened.identity.get("precision")))
     table.add_row("resize", str(opened.identity.get("preprocessing", {}).get("resize")))
     table.add_row("weights", str(opened.identity.get("backbone", {}).get("weights")))
@@ -106,6 +129,34 @@ def repair(
     console.show_line(
         f"{store}: {report['repaired']} items encoded again" if report["repaired"] else f"{store}: whole"
     )
+
+
+def _quantisation(opened: Any) -> dict[str, Any]:
+    """For each int8 array: means and worst of the errors recorded while encoding; null before there are any."""
+    found: dict[str, Any] = {}
+    for name, spec in opened.arrays.items():
+        if spec.quantised:
+            errors = opened.quantisation_errors(name)
+            some = len(errors) > 0
+            found[name] = {
+                "rms": float(errors[:, 1].mean()) if some else None,
+                "worst_rms": float(errors[:, 1].max()) if some else None,
+                "largest": float(errors[:, 0].max()) if some else None,
+            }
+    return found
+
+
+def _compare(store: Path, other: Path, device: str) -> dict[str, Any]:
+    from casam_cache.bench.compare_stores import compare_stores
+
+    with console.bar("compare") as bar:
+        return compare_stores(
+            store, other, device=device, progress=lambda done, total: bar.update(done, total)
+        )
+
+
+def _points(share: float | None) -> str:
+    return "undefined" if share is None else f"{100 * share:.2f}"
 
 
 def _annotations(opened: Any) -> dict[str, Any]:

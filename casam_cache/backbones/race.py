@@ -1,0 +1,82 @@
+"""Which attention form is fastest on a device: every one of them timed on a batch of the real size.
+
+Run once on a GPU, before the first item of a store; the winner is written into the store's identity and used again
+whenever it is resumed or repaired, so that all its items are computed in one form. On a CPU nothing is raced: `bias` is
+the fastest there, and another form on a busy day would only give other last bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from casam_cache.backbones.attention import AUTO, FORMS, choose_form
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.sam import Backbone
+from casam_cache.errors import CasamError
+
+REPEAT = 3
+Clock = Callable[[Callable[[], object], torch.device], float]
+"""(what to run, its device) -> seconds it took."""
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """The time of one call, waiting for the device before and after."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def race(
+    backbone: Backbone, precision: str, batch_size: int, *, repeat: int = REPEAT, clock: Clock = seconds
+) -> dict[str, float]:
+    """Seconds a batch of every form that the device's memory holds, the best of `repeat` after one that warms up.
+
+    Args:
+        backbone: with its encoder, on its device.
+        precision: of the encoder.
+        batch_size: images in a batch.
+        repeat: timed runs of each form.
+        clock: times one run.
+
+    Raises:
+        CasamError: where a batch of that size fits in no form.
+    """
+    side = backbone.architecture.image_size
+    pixels = torch.zeros((batch_size, 3, side, side), dtype=torch.uint8)
+    sizes = torch.full((batch_size, 2), side)
+    found: dict[str, float] = {}
+    for form in FORMS:
+        encoder = FrozenEncoder(backbone, precision, form)
+
+        def run(encoder: FrozenEncoder = encoder) -> object:
+            return encoder(pixels, sizes)
+
+        try:
+            run()
+            found[form] = min(clock(run, backbone.device) for _ in range(repeat))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    if not found:
+        raise CasamError(
+            f"a batch of {batch_size} images does not fit into the memory of {backbone.device}",
+            "give a smaller --batch-size",
+        )
+    return found
+
+
+def attention_for(backbone: Backbone, precision: str, batch_size: int, *, clock: Clock = seconds) -> str:
+    """The form that a new store is encoded with: the winner of the race on CUDA, else the device's own."""
+    if backbone.device.type != "cuda":
+        return choose_form(AUTO, backbone.device)
+    found = race(backbone, precision, batch_size, clock=clock)
+    return min(found, key=lambda form: found[form])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
