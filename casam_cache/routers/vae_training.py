@@ -30,6 +30,9 @@ from casam_cache.routers.vae import VAEScorer, initial_weights, shapes
 Weights = dict[str, torch.Tensor]
 STACK_FLOATS = 4 * 2**20  # parameters in one stack
 ALIGNED = 64  # numbers
+LEAST_ROWS = (
+    4  # of a padded batch: a product with a single row goes through code whose bits depend on alignment
+)
 
 
 @dataclass(frozen=True)
@@ -190,9 +193,10 @@ class _Feed:
         self._batch = models[0].options.vae_batch_size
         latent = models[0].options.latent
         steps, count = models[0].steps, len(models)
-        self._features_at = np.zeros((steps, count, self._batch), dtype=np.int64)
-        self._noise_at = np.zeros((steps, count, self._batch), dtype=np.int64)
-        self._mask = np.zeros((steps, count, self._batch), dtype=np.float32)
+        padded = (steps, count, max(LEAST_ROWS, self._batch))
+        self._features_at = np.zeros(padded, dtype=np.int64)
+        self._noise_at = np.zeros(padded, dtype=np.int64)
+        self._mask = np.zeros(padded, dtype=np.float32)
         features: dict[int, tuple[int, np.ndarray]] = {}
         draws: dict[tuple[int, str, int], _Draws] = {}
         for model in models:
@@ -214,9 +218,9 @@ class _Feed:
             rows, epoch = draws[key].batches(job.rows, self._batch, model.steps)
             real = rows >= 0
             rows = np.maximum(rows, 0)
-            self._features_at[: model.steps, place] = features[id(model.features)][0] + rows
-            self._noise_at[: model.steps, place] = noise_start[key] + epoch * key[2] + rows
-            self._mask[: model.steps, place] = real
+            self._features_at[: model.steps, place, : self._batch] = features[id(model.features)][0] + rows
+            self._noise_at[: model.steps, place, : self._batch] = noise_start[key] + epoch * key[2] + rows
+            self._mask[: model.steps, place, : self._batch] = real
         self._features = torch.from_numpy(np.concatenate([array for _, array in features.values()]))
         self._noise = torch.from_numpy(np.concatenate([n for d in draws.values() for n in d.noise]))
 
