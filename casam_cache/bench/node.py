@@ -1,7 +1,8 @@
-"""A stage as a job: what to call, on which finished stages, where the data lies. Plain data, so that any executor can run it."""
+"""A stage as a job: what to call, on which finished stages, where the data lies; plain data for any executor."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,13 +166,17 @@ def run_nodes(
             module, _, name = claimed[0][2]["function"].partition(":")
             function = getattr(import_module(module), name)
             works = [work for _, work, _ in claimed]
+            began = time.monotonic()
             if getattr(function, "takes_many", False):
                 recorded = function(works)
             else:
                 recorded = [function(work) for work in works]
+            seconds = round(
+                (time.monotonic() - began) / len(works), 3
+            )  # a stage's share, where many ran as one
             for (claim, work, payload), facts in zip(claimed, recorded, strict=True):
                 facts = {**facts, "cost": payload["cost"], "device": str(work.device)}
-                claim.finish({**facts, "threads": torch.get_num_threads()})
+                claim.finish({**facts, "threads": torch.get_num_threads(), "seconds": seconds})
     return states
 
 

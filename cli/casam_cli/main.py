@@ -11,6 +11,7 @@ import typer
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+from casam_cli.bench import bench
 from casam_cli.data import data_app
 from casam_cli.demo import demo
 from casam_cli.doctor import doctor
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, fit, predict, demo, doctor):
+for command in (encode, fit, bench, predict, demo, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")

@@ -1,0 +1,274 @@
+"""Rows of results: Last, Avg, FF, routing and sizes from finished stages; plain data, written beside the stages."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casam_cache.bench.lines import SCORES, Line, means
+from casam_cache.bench.nodes import PROMPT
+from casam_cache.bench.orders import Order
+from casam_cache.bench.recipe import Recipe
+from casam_cache.bench.stages import Runs
+from casam_cache.bench.tables import OutcomeTable, Tables
+from casam_cache.errors import CasamError
+from casam_cache.fingerprint import digest
+from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
+from casam_cache.metrics.continual import summarise
+
+FILE = "results.json"
+FOLDER = "bench"
+FIGURES = (
+    "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "routing_accuracy", "ood_accuracy", "ood_iou",
+    "ood_biou", "bwt", "fwt",
+)  # fmt: skip
+
+
+def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
+    """One result as plain JSON: metrics in [0, 1], null where they do not apply."""
+    config, course = line.config, line.course
+    matrix = line.matrix(tables)
+    images = [line.splits[task].scored for task in course.order]
+    masks = [sum(line.splits[task].masks) for task in course.order]
+    frozen = [means(tables.outcomes(line.frozen[task])) for task in course.order]
+    extra = line.extra(tables)
+    oracle = extra.pop("oracle", None)
+    row: dict[str, Any] = {
+        "key": line.key,
+        "method": config.method.name,
+        "label": config.label,
+        "model": line.make.site.place.model,
+        "router": None,
+        "options": config.to_json(),
+        "chosen": dict(config.chosen),
+        "weight": recipe.weight,
+        "forgetting": recipe.forgetting,
+        "evaluate": course.evaluate,
+        "prompt": PROMPT,
+        "order": list(course.order),
+        "seed": course.seed,
+        **dict.fromkeys(FIGURES),
+        "parameters": None,
+        "bytes_kept": None,
+        "seconds": round(tables.seconds(line.nodes), 3),
+    }
+    described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
+    for name in SCORES:
+        values = [[means(cell)[name] for cell in cells] for cells in matrix]
+        base = [entry[name] for entry in frozen]
+        figures = summarise(
+            values,
+            images=images,
+            masks=masks,
+            weight=recipe.weight,
+            forgetting=recipe.forgetting,
+            frozen=base,
+        )
+        row |= {f"last_{name}": figures.last, f"avg_{name}": figures.avg, f"ff_{name}": figures.ff}
+        described |= {name: values, f"frozen_{name}": base}
+        if name == "iou":
+            row |= {"bwt": figures.bwt, "fwt": figures.fwt}
+        if oracle is not None:
+            told = summarise(
+                [[means(cell)[name] for cell in cells] for cells in oracle], images=images, masks=masks,
+                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base,
+            )  # fmt: skip
+            row |= {f"oracle_last_{name}": told.last, f"oracle_ff_{name}": told.ff}
+    row |= extra
+    row["matrix"] = described
+    row["unseen"] = _unseen(line, tables, extra.get("confusion", {}))
+    _pooled_unseen(row)
+    cleaned: dict[str, Any] = plain(row)
+    return cleaned
+
+
+def _unseen(line: Line, tables: Tables, confusion: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Each unseen set: the method beside the frozen SAM, and the share of images sent to it."""
+    found: dict[str, Any] = {}
+    for name, table in line.on_unseen(tables).items():
+        split = line.unseen[name]
+        base = means(tables.outcomes(line.frozen[name]))
+        found[name] = {
+            **means(table),
+            **{f"frozen_{score}": base[score] for score in SCORES},
+            "images": split.scored,
+            "masks": sum(split.masks),
+        }
+        if name in confusion:
+            sent = confusion[name]
+            found[name]["accuracy"] = sent.get("frozen", 0) / sum(sent.values())
+    return found
+
+
+def _pooled_unseen(row: dict[str, Any]) -> None:
+    """Mean over the unseen sets, weighted as the row says."""
+    sets = row["unseen"].values()
+    if not sets:
+        return
+    weights = [
+        {"images": entry["images"], "masks": entry["masks"], "tasks": 1}[row["weight"]] for entry in sets
+    ]
+    for name in SCORES:
+        values = [entry[name] for entry in sets]
+        kept = [
+            (weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)
+        ]
+        total = sum(weight for weight, _ in kept)
+        row[f"ood_{name}"] = sum(weight * value for weight, value in kept) / total if total else None
+
+
+def summarise_rows(
+    lines: Sequence[Line], rows: Sequence[Mapping[str, Any]], tables: Tables
+) -> dict[str, Any]:
+    """For each configuration the mean and interval over orders and seeds; and paired tests between configurations.
+
+    Tests are over the masks of all tasks after the last one, each mask's score averaged over the runs first, with
+    groups (patients, slides) as what was drawn; p-values are Holm's, over all pairs.
+    """
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    estimates = {}
+    for label in labels:
+        own = [row for row in rows if row["label"] == label]
+        seeds, orders = [row["seed"] for row in own], [tuple(row["order"]) for row in own]
+        estimates[label] = {
+            name: vars(over_runs([row[name] for row in own], seeds, orders))
+            for name in FIGURES
+            if any(row[name] is not None for row in own)
+        }
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    groups: list[str] = []
+    for label in labels:
+        last = [_last_row(line, tables) for line in lines if line.config.label == label]
+        groups = [group for table in last[0] for group in table.group]
+        columns[label] = {
+            name: average_columns([np.concatenate([getattr(t, name) for t in row]) for row in last])
+            for name in SCORES
+        }
+    return plain({"estimates": estimates, "tests": _tests(labels, columns, groups)})
+
+
+def _last_row(line: Line, tables: Tables) -> list[OutcomeTable]:
+    """Outcomes after the last task, tasks in sorted order so that every order has the same masks."""
+    by_task = dict(zip(line.course.order, line.matrix(tables)[-1], strict=True))
+    return [by_task[task] for task in sorted(by_task)]
+
+
+MOST_TESTED = 20  # configurations; a grid of hundreds is no family of hypotheses
+
+
+def _tests(
+    labels: Sequence[str], columns: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[str]
+) -> list[dict[str, Any]]:
+    if not 2 <= len(labels) <= MOST_TESTED:
+        return []
+    found: list[dict[str, Any]] = []
+    for place, first in enumerate(labels):
+        for second in labels[place + 1 :]:
+            result = compare(columns[first]["iou"], columns[second]["iou"], groups)
+            found.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "metric": "iou",
+                    "difference": result.difference.mean,
+                    "low": result.difference.low,
+                    "high": result.difference.high,
+                    "p_sign_flip": result.sign_flip,
+                    "groups": result.groups,
+                }
+            )
+    for entry, p in zip(found, holm([entry["p_sign_flip"] for entry in found]), strict=True):
+        entry["p_holm"] = p
+    return found
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a bench ends with.
+
+    Attributes:
+        recipe: what was asked.
+        model: the backbone's stores.
+        orders, unseen: what was run on.
+        rows: `make_row` of every line.
+        stages: requested (what a framework without sharing would run), distinct, computed, reused.
+        summary: means and intervals, and paired tests.
+        selection: what was chosen on the validation split, where something was.
+        skipped: methods that could not run on these stores.
+        mixtures: devices, thread counts and versions of the stages, where there is more than one of something.
+    """
+
+    recipe: Recipe
+    model: str
+    orders: Sequence[Order]
+    unseen: Sequence[str]
+    rows: list[dict[str, Any]]
+    stages: dict[str, int]
+    summary: dict[str, Any]
+    selection: dict[str, Any] | None
+    skipped: list[dict[str, str]]
+    mixtures: dict[str, list[str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "title": self.recipe.title,
+            "table": self.recipe.table,
+            "model": self.model,
+            "orders": {order.name: list(order.tasks) for order in self.orders},
+            "unseen": list(self.unseen),
+            "results": self.rows,
+            "stages": self.stages,
+            "summary": self.summary,
+            "selection": self.selection,
+            "skipped": self.skipped,
+            "mixtures": self.mixtures,
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+    def write(self, runs: Runs) -> Path:
+        """Writes results.json into a folder named by the rows; what a rerun writes differs only in `stages`."""
+        name = digest([self.recipe.model_dump(mode="json"), [row["key"] for row in self.rows]])[:20]
+        folder = runs.root / FOLDER / name
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        partial.replace(folder / FILE)
+        return folder
+
+
+def read_results(runs: Path) -> list[dict[str, Any]]:
+    """Every results.json of a runs folder, the oldest first; or the one in the folder given.
+
+    Raises:
+        CasamError: there is none, or one is damaged.
+    """
+    paths = [runs / FILE] if (runs / FILE).is_file() else list((runs / FOLDER).glob(f"*/{FILE}"))
+    if not paths:
+        raise CasamError(f"no results in {runs}", f"casam bench --runs {runs} makes them")
+    found = []
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path))):
+        try:
+            found.append({**json.loads(path.read_text()), "folder": str(path.parent)})
+        except (OSError, ValueError) as error:
+            raise CasamError(
+                f"{path} cannot be read: {error}", "run the bench again: it computes nothing twice"
+            ) from None
+    return found
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON data: NaN and infinity are null, numpy numbers are Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

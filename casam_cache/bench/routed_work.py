@@ -1,0 +1,121 @@
+"""What stages of routing compute: pooled vectors, densities, merged heads, and the description of a routed model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casam_cache.bench.node import Work, takes_many
+from casam_cache.bench.work import method_of
+from casam_cache.config import validated
+from casam_cache.errors import CasamError
+from casam_cache.heads.files import load_head, save_head
+from casam_cache.methods.routed import Routed
+from casam_cache.routers.files import load_router, save_router
+from casam_cache.routers.fit import FitRequest, fit_routers
+from casam_cache.routers.options import PoolingOptions, RouterOptions
+from casam_cache.routers.pooling import pool as pool_embedding
+
+FEATURES = "features.npy"
+MODEL = "model.json"
+
+
+@takes_many
+def pool(works: Sequence[Work]) -> list[dict[str, Any]]:
+    """Every image of a split as one vector, in several ways from one reading of the embeddings.
+
+    Writes float32 (N, D), one row an image in the order of the view.
+    """
+    first = works[0]
+    view = first.split(first.task, first.inputs["split"], first.inputs["items"])
+    asked = [_pooling(work) for work in works]
+    rows: list[list[np.ndarray]] = [[] for _ in works]
+    for index in range(len(view)):
+        embedding, valid = view.embedding(index), view.item(index).geometry.valid_grid
+        for found, options in zip(rows, asked, strict=True):
+            found.append(pool_embedding(embedding, valid, options))
+    for work, found in zip(works, rows, strict=True):
+        np.save(work.result / FEATURES, np.stack(found))
+    return [{} for _ in works]
+
+
+@takes_many
+def route(works: Sequence[Work]) -> list[dict[str, Any]]:
+    """The density of each task from its pooled training vectors, many in one go, with held-out scores by group."""
+    requests = []
+    for work in works:
+        view = work.split(work.task, "train", work.inputs["items"])
+        options = validated(RouterOptions, work.inputs["router"])
+        assert isinstance(options, RouterOptions)
+        groups = [view.item(index).group for index in range(len(view))]
+        features = read_features(work.parents["features"])
+        requests.append(FitRequest(features, groups, options, work.inputs["seed"], work.task))
+    fitted = fit_routers(requests)
+    for work, router in zip(works, fitted, strict=True):
+        save_router(router, work.result, pooling=work.inputs["pooling"])
+    return [
+        {
+            "parameters": router.scorer.trained_parameters,
+            "bytes": router.scorer.stored_bytes,
+            "folds": router.folds,
+        }
+        for router in fitted
+    ]
+
+
+def merge(work: Work) -> dict[str, Any]:
+    """The heads that a merging method uses after a set of tasks, one folder a task."""
+    method = method_of(work)
+    assert isinstance(method, Routed)
+    backbone = work.backbone()
+    heads = {task: load_head(work.parents[task], backbone) for task in sorted(work.parents)}
+    merged = method.merge(backbone, work.inputs["seed"], heads)
+    for task, head in merged.items():
+        folder = work.result / task
+        folder.mkdir()
+        save_head(head, folder, task=task, method=method.name)
+    first = next(iter(heads.values()))
+    return {"parameters": first.trained_parameters()}
+
+
+def model(work: Work) -> dict[str, Any]:
+    """Which heads and routers make one routed model: what `casam predict --run` reads."""
+    described = {key: work.inputs[key] for key in ("method", "options", "pooling", "tasks")}
+    folders = {role: [path.parent.name, path.name] for role, path in work.parents.items()}
+    text = json.dumps({**described, "stages": folders}, indent=1, sort_keys=True)
+    (work.result / MODEL).write_text(text + "\n")
+    task = work.inputs["tasks"][0]
+    store = work.store(task)
+    return {
+        "store": str(store.path.resolve()),
+        "identity": store.identity,
+        "method": described["method"]["name"],
+    }
+
+
+def read_features(folder: Path) -> np.ndarray:
+    """The vectors a `pool` stage wrote, float32 (N, D).
+
+    Raises:
+        CasamError: missing or damaged.
+    """
+    try:
+        features: np.ndarray = np.load(folder / FEATURES)
+        return features
+    except (OSError, ValueError) as error:
+        raise CasamError(
+            f"the features in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
+        ) from None
+
+
+def _pooling(work: Work) -> PoolingOptions:
+    options = validated(PoolingOptions, work.inputs["pooling"])
+    assert isinstance(options, PoolingOptions)
+    return options
+
+
+__all__ = ["load_router", "merge", "model", "pool", "read_features", "route"]

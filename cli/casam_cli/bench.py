@@ -1,0 +1,228 @@
+"""`casam bench`: continual-learning methods over task orders, every stage computed once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from casam_cli import console
+
+if TYPE_CHECKING:
+    from casam_cache.bench.bench import Bench, BenchProgress
+    from casam_cache.bench.recipe import Recipe
+    from casam_cache.bench.results import Results
+
+
+def bench(
+    tasks: str | None = typer.Option(
+        None, metavar="A,B,...", help="Tasks to learn; all stores unless given."
+    ),
+    order: str | None = typer.Option(
+        None, help="paper | random | table8 | a file | A,B,C: in which order tasks come (paper unless given)."
+    ),
+    orders: int | None = typer.Option(None, min=1, help="How many orders; random ones follow the named."),
+    order_seed: int | None = typer.Option(
+        None, help="Of random orders; more orders begin with the same ones."
+    ),
+    methods: str | None = typer.Option(
+        None, metavar="all|A,B,...", help="Methods; FILE.py:CLASS is one of your own (all unless given)."
+    ),
+    method: list[str] = typer.Option([], help="One more method, or FILE.py:CLASS; may be repeated."),
+    set_: list[str] = typer.Option(
+        [],
+        "--set",
+        metavar="KEY=V1,V2",
+        help="An option of every method that has it; several values are a grid.",
+    ),
+    epochs: int | None = typer.Option(None, min=1, help="Visits of each training image (24 unless given)."),
+    select: str | None = typer.Option(
+        None, metavar="iou|biou", help="Choose from each grid on the validation split; report test once."
+    ),
+    seeds: int | None = typer.Option(None, min=1, help="How many seeds: 0, 1, ..."),
+    unseen: str | None = typer.Option(
+        None, metavar="none|paper|A,B", help="Sets no method trains on, for OOD accuracy and zero-shot IoU."
+    ),
+    evaluate: str | None = typer.Option(None, help="Split to score: test | val"),
+    weight: str | None = typer.Option(None, help="Of tasks in Last and Avg: images | masks | tasks"),
+    forgetting: str | None = typer.Option(None, help="Variant of FF: paper | mammoth | avalanche"),
+    recipe: Path | None = typer.Option(None, help="A recipe (YAML); options given here come before it."),
+    store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
+    runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
+    model: str | None = typer.Option(None, help="Backbone, needed only where stores of several are there."),
+    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    jobs: int | None = typer.Option(
+        None, min=1, help="Processes; one a core on a CPU, one on a GPU unless given."
+    ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Print the plan: stages, what exists, what is shared, time."
+    ),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Compare continual-learning methods over task orders, from cached embeddings; nothing is computed twice."""
+    from casam_cache.bench.bench import Bench
+    from casam_cache.bench.run import default_jobs
+
+    asked = _recipe(
+        recipe,
+        {
+            "tasks": _names(tasks),
+            "order": order,
+            "orders": orders,
+            "order_seed": order_seed,
+            "select": select,
+            "seeds": seeds,
+            "unseen": _names(unseen, "none", "paper"),
+            "evaluate": evaluate,
+            "weight": weight,
+            "forgetting": forgetting,
+        },
+        methods,
+        method,
+        [*set_, *([] if epochs is None else [f"epochs={epochs}"])],
+    )
+    named = methods not in (None, "all") or bool(method)
+    planned = Bench.plan(asked, store, runs, model=model, device=device, lenient=not named)
+    for skipped in planned.skipped:
+        console.show_line(f"left out: {skipped['method']}: {skipped['reason']}", "yellow")
+        console.show_line(f"  {skipped['hint']}")
+    if dry_run:
+        _show_plan(planned, json_)
+        return
+    results = _run(planned, jobs or default_jobs(planned.site.place.device))
+    if json_:
+        console.print_json(results.to_json())
+        return
+    _show_results(results, runs)
+
+
+def _recipe(
+    path: Path | None,
+    given: dict[str, Any],
+    methods: str | None,
+    more: list[str],
+    settings: list[str],
+) -> Recipe:
+    """The recipe of a file, or an empty one, with what the command line says."""
+    from casam_cache.bench.configs import ALL_METHODS, with_settings
+    from casam_cache.bench.recipe import load_recipe, read_recipe
+
+    chosen = {key: value for key, value in given.items() if value is not None}
+    names = ALL_METHODS if methods in (None, "all") else tuple(_names(methods) or ())
+    if path is None:
+        if more and methods is None:
+            names = ()
+        content: dict[str, Any] = {"title": "Continual learning", "methods": [*names, *more]}
+        return with_settings(read_recipe({**content, **chosen}, "of this command line"), settings)
+    base = load_recipe(path).model_dump()
+    if methods is not None:
+        base["methods"] = list(names)
+    base["methods"] = [*base["methods"], *more]
+    return with_settings(read_recipe({**base, **chosen}, str(path)), settings)
+
+
+def _names(text: str | None, *words: str) -> Any:
+    """A comma-separated list; `all` and the given words stay words."""
+    if text is None or text in ("all", *words):
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _run(planned: Bench, jobs: int) -> Results:
+    live = _Live(planned)
+    with live:
+        return planned.run(jobs=jobs, on_progress=live.update, on_inner=None)
+
+
+class _Live:
+    """A table that fills while the bench runs; plain lines where stderr is no terminal."""
+
+    def __init__(self, planned: Bench) -> None:
+        self._labels: list[str] = []
+        self._planned = planned
+        self._live: Any = None
+        self._said = time.monotonic()
+        self._lines: list[str] = []
+
+    def __enter__(self) -> _Live:
+        if console.err.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(console=console.err, refresh_per_second=4, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(*error)
+
+    def update(self, progress: BenchProgress) -> None:
+        plan = progress.plan
+        eta = "" if plan.eta_seconds is None else f"ETA {_duration(plan.eta_seconds)}"
+        status = f"bench {plan.done}/{plan.total} stages {eta}".rstrip()
+        if self._live is not None:
+            self._live.update(self._table(progress, status))
+        elif time.monotonic() - self._said >= console.LINE_SECONDS:
+            self._said = time.monotonic()
+            console.show_line(f"{status} {'; '.join(plan.running)}".rstrip())
+
+    def _table(self, progress: BenchProgress, status: str) -> Any:
+        from rich.table import Table
+
+        table = Table(title=status, caption="; ".join(progress.plan.running[:4]), caption_justify="left")
+        for column in ("method", "stages", "Last-IoU", "Avg-IoU", "FF-IoU", "Last-BIoU"):
+            table.add_column(column, justify="left" if column == "method" else "right")
+        lines = len(progress.rows)
+        labels = [config.label for group in self._planned.groups for config in group.configs]
+        each = max(1, lines // max(1, len(labels)))
+        for place, label in enumerate(labels):
+            own = slice(place * each, (place + 1) * each)
+            rows = [row for row in progress.rows[own] if row is not None]
+            done, total = (sum(part[side] for part in progress.parts[own]) for side in (0, 1))
+            figures = [_mean(rows, name) for name in ("last_iou", "avg_iou", "ff_iou", "last_biou")]
+            table.add_row(label, f"{done}/{total}", *figures)
+        return table
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> str:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return f"{100 * sum(values) / len(values):.2f}" if values else ""
+
+
+def _show_plan(planned: Bench, json_: bool) -> None:
+    summary = planned.summary()
+    if json_:
+        console.print_json(summary.to_json())
+        return
+    console.show_result(f"{'stage':<10}{'requested':>11}{'distinct':>10}{'exist':>8}{'to do':>8}")
+    totals = [0, 0, 0, 0]
+    for kind, counts in summary.kinds.items():
+        row = [counts[name] for name in ("requested", "distinct", "existing", "missing")]
+        totals = [total + value for total, value in zip(totals, row, strict=True)]
+        console.show_result(f"{kind:<10}{row[0]:>11}{row[1]:>10}{row[2]:>8}{row[3]:>8}")
+    console.show_result(f"{'all':<10}{totals[0]:>11}{totals[1]:>10}{totals[2]:>8}{totals[3]:>8}")
+    if summary.seconds is None:
+        console.show_result("time: unknown until a stage of each kind has been timed in this runs folder")
+    else:
+        console.show_result(f"time: about {_duration(summary.seconds)} of work for one process")
+
+
+def _show_results(results: Results, runs: Path) -> None:
+    from casam_cache.report.bench_tables import bench_lines
+
+    for line in bench_lines(results.to_json()):
+        console.show_result(line)
+    counts = results.stages
+    console.show_line(
+        f"{counts['requested']} stages without sharing, {counts['distinct']} distinct:"
+        f" {counts['computed']} computed, {counts['reused']} reused"
+    )
+    console.show_line(f"results: casam report {runs}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
