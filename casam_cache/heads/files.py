@@ -18,6 +18,7 @@ from casam_cache.heads.decoder import DecoderTuning
 from casam_cache.heads.hq import HQDecoder
 from casam_cache.heads.identity import Identity
 from casam_cache.heads.options import OPTIONS
+from casam_cache.heads.prompt_pool import PromptPool
 
 WEIGHTS = "head.safetensors"
 DESCRIPTION = "head.json"
@@ -150,9 +151,14 @@ def _hq(options: Any, backbone: HasDecoder, seed: int) -> Head:
     )
 
 
+def _prompt_pool(options: Any, backbone: HasDecoder, seed: int) -> Head:
+    return PromptPool(backbone.architecture.channels, options, seed, backbone.neck)
+
+
 _BUILDERS: dict[str, Callable[[Any, HasDecoder, int], Head]] = {
     "alignment": _alignment,
     "decoder": _decoder,
     "hq-sam": _hq,
     "identity": _identity,
+    "prompt-pool": _prompt_pool,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class AlignmentOptions(BaseModel):
@@ -53,9 +53,45 @@ class HQOptions(BaseModel):
     init: Literal["random", "zero"] = "random"
 
 
+class PromptPoolOptions(AlignmentOptions):
+    """L2P's pool, with CoSAM's settings; see `heads/prompt_pool.py`. The layer's options count with `alignment=first`.
+
+    Attributes:
+        prompts: M, prompts in the pool.
+        prompt_length: L, tokens of a prompt.
+        top_k: k, prompts an image retrieves.
+        pull_weight: of the key-match loss.
+        slots: whether each task has prompts of its own while it is learnt.
+        slot_size: how many.
+        prompt_scale: prompts start uniform in [-prompt_scale, prompt_scale].
+        alignment: what stands before the decoder: nothing (`identity`), or an Alignment Layer that learns with the
+            `first` task and is frozen afterwards.
+    """
+
+    prompts: int = Field(default=40, ge=1)
+    prompt_length: int = Field(default=5, ge=1)
+    top_k: int = Field(default=5, ge=1)
+    pull_weight: float = Field(default=1.0, ge=0)
+    slots: bool = True
+    slot_size: int = Field(default=5, ge=1)
+    prompt_scale: float = Field(default=1.0, ge=0)
+    alignment: Literal["identity", "first"] = "identity"
+
+    @model_validator(mode="after")
+    def _can_retrieve(self) -> PromptPoolOptions:
+        room = self.slot_size if self.slots else self.prompts
+        if self.top_k > room or (self.slots and self.slot_size > self.prompts):
+            where = "slot_size" if self.slots else "prompts"
+            raise ValueError(
+                f"top_k={self.top_k} needs {where} of as many at least, and slot_size <= prompts with slots"
+            )
+        return self
+
+
 OPTIONS: dict[str, type[BaseModel]] = {
     "alignment": AlignmentOptions,
     "decoder": DecoderOptions,
     "hq-sam": HQOptions,
     "identity": IdentityOptions,
+    "prompt-pool": PromptPoolOptions,
 }
