@@ -16,7 +16,17 @@ from casam_cache.metrics.continual import Forgetting, Weight
 
 Scalar = bool | int | float | str | None
 TableName = Literal[
-    "table1", "table2", "table3_7", "table4", "table5", "table6_9", "table8", "table10", "table11", "figure6"
+    "table1",
+    "table2",
+    "table3_7",
+    "table4",
+    "table5",
+    "table6_9",
+    "table8",
+    "table10",
+    "table11",
+    "figure6",
+    "routers",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The paper's own figures (Wang et al., "Continual Alignment for SAM"), every value as printed: one YAML file a table."""
+"""The paper's own figures, every value as printed; one YAML file a table."""
 
 from __future__ import annotations
 

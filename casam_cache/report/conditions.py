@@ -1,0 +1,184 @@
+"""What stands under every table: what the numbers are, and where the conditions differ from the paper's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from casam_cache.bench.catalogue import TASKS, UNSEEN, paper_name
+from casam_cache.metrics.continual import Forgetting
+from casam_cache.report.runs import Row, Runs, at
+
+_FORGETTING: dict[str, str] = {
+    "paper": "equation 11 (largest score before the last task minus the last score)",
+    "mammoth": "Mammoth's (the largest score includes the last one, so it is never negative)",
+    "avalanche": "Avalanche's (score right after training minus the last one)",
+}
+_MOST_TOLD = 6  # configurations; a grid has no room for it
+_PAPER_TRAINING = {"epochs": 24, "learning_rate": 1e-4, "batch_size": 6}
+
+
+def conditions(runs: Sequence[Runs], recipe: Mapping[str, Any]) -> list[str]:
+    """The notes of any table of results.
+
+    Args:
+        runs: everything in the table.
+        recipe: what was run, as `Recipe.model_dump`; an empty mapping where it is not known.
+    """
+    rows = [row for each in runs for row in each.rows]
+    if not rows:
+        return ["No results of ours yet: only the paper's figures."]
+    notes = [_sources(rows), _datasets(rows), _means(rows), _prompts(rows), _training(runs)]
+    notes += [
+        _selection(recipe),
+        _bounds(runs),
+        _task_ids(runs),
+        _told(runs),
+        _thresholds(runs),
+        _undefined(runs),
+    ]
+    return [note for note in notes if note]
+
+
+def _sources(rows: Sequence[Row]) -> str:
+    models = ", ".join(sorted({str(row.get("model")) for row in rows}))
+    seeds = len({row.get("seed", 0) for row in rows})
+    orders = len({tuple(row.get("order") or ()) for row in rows})
+    spread = (
+        f"mean ± half of the 95 % interval over {_count(seeds, 'seed')} and {_count(orders, 'order')} (the wider of "
+        "the t-intervals of the means by seed and by order)"
+        if seeds > 1 or orders > 1
+        else "a single seed and order, so no interval"
+    )
+    return (
+        f"ours: backbone {models}; {spread}. paper: as printed there, SAM's ViT-B by its parameter counts, one run a "
+        "method, no intervals."
+    )
+
+
+def _datasets(rows: Sequence[Row]) -> str:
+    tasks = sorted({task for row in rows for task in row.get("order") or ()})
+    unseen = sorted({name for row in rows for name in row.get("unseen") or {}})
+    parts = []
+    if tasks:
+        parts.append(f"{_count(len(tasks), 'task')}: {', '.join(tasks)} (the paper: {', '.join(TASKS)})")
+    if unseen:
+        parts.append(f"unseen: {', '.join(unseen)} (the paper: {', '.join(UNSEEN)})")
+    same = [name for name in [*tasks, *unseen] if paper_name(name)]
+    if same:
+        parts.append(f"named as in the paper, with our images and splits: {', '.join(same)}")
+    else:
+        parts.append(
+            "none of these sets is one of the paper's: no value can be compared with the paper's directly"
+        )
+    return "Datasets: " + "; ".join(parts) + "." if tasks or unseen else ""
+
+
+def _means(rows: Sequence[Row]) -> str:
+    weights = sorted({str(row["weight"]) for row in rows if row.get("weight")})
+    forgetting: list[Forgetting] = sorted({row["forgetting"] for row in rows if row.get("forgetting")})
+    if not weights:
+        return ""
+    text = f"Means over tasks weighted by {', '.join(weights)}"
+    if weights != ["tasks"]:
+        text += " of the test sets"
+    text += " (the paper states images, and its averages fit mask counts better)"
+    if forgetting:
+        text += f"; FF: {', '.join(_FORGETTING[name] for name in forgetting)}, unweighted"
+    splits = sorted({str(row["evaluate"]) for row in rows if row.get("evaluate")} - {"test"})
+    return text + (f"; scored on the {', '.join(splits)} split" if splits else "") + "."
+
+
+def _prompts(rows: Sequence[Row]) -> str:
+    prompts = sorted({str(row.get("prompt") or "oracle box") for row in rows})
+    box = "oracle box: the tight box of the true mask, as in the paper"
+    return f"Test prompts: {', '.join(box if prompt == 'oracle box' else prompt for prompt in prompts)}."
+
+
+def _training(runs: Sequence[Runs]) -> str:
+    """Where the training differs from section 4.1.2."""
+    found = []
+    for name, paper in _PAPER_TRAINING.items():
+        ours = sorted({each.options[name] for each in runs if each.options.get(name) is not None})
+        if ours and ours != [paper]:
+            found.append(f"{name} {', '.join(f'{value:g}' for value in ours)} (the paper: {paper:g})")
+    limits = sorted({each.options["max_steps"] for each in runs if each.options.get("max_steps")})
+    if limits:
+        found.append(f"at most {', '.join(map(str, limits))} optimiser steps (the paper: no limit)")
+    shares = sorted({each.options["box_share"] for each in runs if each.options.get("box_share") is not None})
+    if shares and shares != [0.5]:
+        found.append(
+            f"share of box prompts in training {', '.join(f'{share:g}' for share in shares)} (the paper: mixed)"
+        )
+    return f"Training: {'; '.join(found)}." if found else ""
+
+
+def _selection(recipe: Mapping[str, Any]) -> str:
+    metric = recipe.get("select")
+    return (
+        f"Configurations were chosen by {metric} on the validation split; test was scored once."
+        if metric
+        else ""
+    )
+
+
+def _bounds(runs: Sequence[Runs]) -> str:
+    names = sorted({each.label for each in runs if not each.ranked and not each.oracle})
+    return f"Not ranked, since it sees all tasks at once: {', '.join(names)}." if names else ""
+
+
+def _task_ids(runs: Sequence[Runs]) -> str:
+    told = sorted({each.label for each in runs if each.oracle})
+    emr = sorted(
+        {str(each.rows[0].get("router")) for each in runs if each.method == "emr" and not each.oracle}
+    )
+    parts = [f"told the task of each test image (not ranked): {', '.join(told)}"] if told else []
+    parts += [f"emr: task ids from the {', '.join(emr)} router"] if emr else []
+    return f"Task ids: {'; '.join(parts)}; the paper does not say where EMR's come from." if parts else ""
+
+
+def _told(runs: Sequence[Runs]) -> str:
+    """What routing costs: Last with the true task told, of the same heads."""
+    found = []
+    for each in runs:
+        routed, told = each.estimate(at("last_iou")).mean, each.estimate(at("oracle_last_iou")).mean
+        if math.isfinite(told) and math.isfinite(routed):
+            found.append(f"{each.label} {100 * told:.2f} ({100 * (routed - told):+.2f} by routing)")
+    return f"Last-IoU had the task been told: {', '.join(found)}." if 0 < len(found) <= _MOST_TOLD else ""
+
+
+def _thresholds(runs: Sequence[Runs]) -> str:
+    """Conformal quantiles need enough scores: with fewer, the threshold is infinite and nothing falls back."""
+    labels: dict[tuple[str, ...], list[str]] = {}
+    with_thresholds = [each for each in runs if any(row.get("thresholds") for row in each.rows)]
+    for each in with_thresholds:
+        listed = (row.get("thresholds") or {} for row in each.rows)
+        infinite = sorted({task for thresholds in listed for task, tau in thresholds.items() if tau is None})
+        if infinite and each.options.get("threshold") != "none":
+            labels.setdefault(tuple(infinite), []).append(each.label)
+    if not labels:
+        return ""
+    everywhere = len(labels) == 1 and len(next(iter(labels.values()))) == len(with_thresholds)
+    said = [", ".join(tasks) + ("" if everywhere else f" ({', '.join(of)})") for tasks, of in labels.items()]
+    return f"Infinite thresholds (too few calibration scores for the rule, so never a fallback): {'; '.join(said)}."
+
+
+def _undefined(runs: Sequence[Runs]) -> str:
+    """Test sets with no defined score."""
+    empty: set[str] = set()
+    for each in runs:
+        for row in each.rows:
+            matrix = row.get("matrix") or {}
+            if matrix.get("iou"):
+                columns = zip(matrix.get("tasks", ()), zip(*matrix["iou"], strict=True), strict=False)
+                empty |= {task for task, column in columns if all(value is None for value in column)}
+    return (
+        f"Without any mask with a defined score, left out of every mean: {', '.join(sorted(empty))}."
+        if empty
+        else ""
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -1,0 +1,205 @@
+"""A table as terminal text, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+
+from casam_cache.report.layout import Cell, Column, Section, Table, flat_labels
+from casam_cache.report.tables import markdown_table
+
+BEST, SECOND = "*", "+"
+LEGEND = f"{BEST} best, {SECOND} second best of ours."
+
+
+def to_text(table: Table) -> str:
+    """Aligned columns; spanning headers on a line of their own."""
+    parts = [table.title, ""]
+    for section in table.sections:
+        parts += [*([section.title] if section.title else []), *_text_section(table, section), ""]
+    notes = [*([LEGEND] if _marked(table) else []), *table.notes]
+    return "\n".join([*parts, *notes]).rstrip() + "\n"
+
+
+def _text_section(table: Table, section: Section) -> list[str]:
+    columns = section.columns
+    head = [table.heading, "from", *(column.label + column.arrow for column in columns)]
+    body = [
+        [
+            *_names(section, place),
+            *(_text_cell(line.cells.get(column.key), column, section) for column in columns),
+        ]
+        for place, line in enumerate(section.lines)
+    ]
+    grid = [head, *body]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(head))]
+    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in grid]
+    if any(column.group for column in columns):
+        lines.insert(0, _spanning(columns, widths))
+    rule = "-" * max(map(len, lines))
+    return [*lines[: len(lines) - len(body)], rule, *lines[len(lines) - len(body) :]]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(width) if i < 2 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def _spanning(columns: Sequence[Column], widths: Sequence[int]) -> str:
+    """The line of group headers, each cut to the width of its columns."""
+    cells = [" " * (widths[0] + 2 + widths[1])]
+    position = 2
+    for group, members in itertools.groupby(columns, key=lambda column: column.group):
+        count = len(list(members))
+        width = sum(widths[position : position + count]) + 2 * (count - 1)
+        cells.append(group[:width].center(width))
+        position += count
+    return "  ".join(cells).rstrip()
+
+
+def _names(section: Section, place: int) -> tuple[str, str]:
+    """Label and source; a label is not repeated under itself."""
+    line = section.lines[place]
+    before = section.lines[place - 1].label if place else None
+    return ("" if line.label == before else line.label), line.source
+
+
+def _text_cell(cell: Cell | None, column: Column, section: Section) -> str:
+    """The value with its mark, or with a blank where others of the column have one, so that digits stay aligned."""
+    if cell is None:
+        return ""
+    marked = any(line.cells[column.key].mark for line in section.lines if column.key in line.cells)
+    return cell.text + {"best": BEST, "second": SECOND, "": " " if marked else ""}[cell.mark]
+
+
+def to_markdown(table: Table) -> str:
+    """One Markdown table a section; best bold, second best in italics."""
+    parts = [f"### {table.title}", ""]
+    for section in table.sections:
+        if section.title:
+            parts += [f"**{section.title}**", ""]
+        labels = flat_labels(section.columns)
+        arrows = [column.arrow for column in section.columns]
+        header = [table.heading, "from", *(a + b for a, b in zip(labels, arrows, strict=True))]
+        rows = [
+            [
+                _escaped(line.label),
+                line.source,
+                *(_markdown_cell(line.cells.get(c.key)) for c in section.columns),
+            ]
+            for line in section.lines
+        ]
+        parts += [*markdown_table([_escaped(name) for name in header], rows), ""]
+    notes = [
+        *(["**Best** and *second best* of ours."] if _marked(table) else []),
+        *map(_escaped, table.notes),
+    ]
+    return "\n".join([*parts, *(f"- {note}" for note in notes)]).rstrip() + "\n"
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    around = {"best": "**", "second": "*", "": ""}[cell.mark]
+    return f"{around}{_escaped(cell.text)}{around}"
+
+
+def _escaped(text: str) -> str:
+    for character in "\\|*_<":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def to_csv(table: Table) -> str:
+    """All sections under one header, with their titles in the first column."""
+    intervals: dict[str, bool] = {}
+    for section in table.sections:
+        for column, label in zip(section.columns, flat_labels(section.columns), strict=True):
+            cells = [line.cells[column.key] for line in section.lines if column.key in line.cells]
+            intervals[label] = intervals.get(label, False) or any(cell.half is not None for cell in cells)
+    names = [name for label, has in intervals.items() for name in ([label, f"{label} ±"] if has else [label])]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["section", table.heading, "from", *names], lineterminator="\n")
+    writer.writeheader()
+    for section in table.sections:
+        labels = flat_labels(section.columns)
+        for line in section.lines:
+            row = {"section": section.title, table.heading: line.label, "from": line.source}
+            for column, label in zip(section.columns, labels, strict=True):
+                if column.key in line.cells:
+                    row |= _csv_cells(label, line.cells[column.key])
+            writer.writerow(row)
+    return out.getvalue()
+
+
+def _csv_cells(label: str, cell: Cell) -> dict[str, str]:
+    found = {label: cell.text if cell.number is None else repr(round(cell.number, 6))}
+    return found if cell.half is None else {**found, f"{label} ±": repr(round(cell.half, 6))}
+
+
+def to_latex(table: Table) -> str:
+    r"""A `table*` with one booktabs tabular a section; needs \usepackage{booktabs}."""
+    lines = [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{_tex(table.title)}}}",
+        rf"\label{{tab:{table.name}}}",
+    ]
+    for section in table.sections:
+        lines += _latex_section(table, section)
+    notes = [
+        *([r"\textbf{Best} and \underline{second best} of ours."] if _marked(table) else []),
+        *map(_tex, table.notes),
+    ]
+    lines += [r"\par\medskip\begin{minipage}{\textwidth}\footnotesize", " ".join(notes), r"\end{minipage}"]
+    return "\n".join([*lines, r"\end{table*}"]) + "\n"
+
+
+def _latex_section(table: Table, section: Section) -> list[str]:
+    columns = section.columns
+    lines = [rf"\par\medskip {_tex(section.title)}\par"] if section.title else []
+    lines += [rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}", r"\toprule"]
+    if any(column.group for column in columns):
+        spans, rules, position = [], [], 3
+        for group, members in itertools.groupby(columns, key=lambda column: column.group):
+            count = len(list(members))
+            spans.append(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}")
+            if group:
+                rules.append(rf"\cmidrule(lr){{{position}-{position + count - 1}}}")
+            position += count
+        lines += [f" & & {' & '.join(spans)} \\\\", "".join(rules)]
+    head = [table.heading, "from", *(column.label + column.arrow for column in columns)]
+    lines += [f"{' & '.join(map(_tex, head))} \\\\", r"\midrule"]
+    for place, line in enumerate(section.lines):
+        cells = [_latex_cell(line.cells.get(column.key)) for column in columns]
+        lines.append(f"{' & '.join([*map(_tex, _names(section, place)), *cells])} \\\\")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _latex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    text = _tex(cell.text)
+    return {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[cell.mark]
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$",
+    "∞": r"$\infty$", "β": r"$\beta$", "τ": r"$\tau$", "μ": r"$\mu$", "σ": r"$\sigma$", "→": r"$\rightarrow$",
+    "<": r"$<$", ">": r"$>$", "≤": r"$\le$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def _marked(table: Table) -> bool:
+    return any(
+        cell.mark for section in table.sections for line in section.lines for cell in line.cells.values()
+    )

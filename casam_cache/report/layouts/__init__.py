@@ -1,0 +1,1 @@
+"""The shapes of the paper's tables, one kind a file."""

@@ -1,0 +1,44 @@
+"""Figure 6: average IoU and BIoU by the number of blocks and of epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from casam_cache.metrics.compare import Estimate
+from casam_cache.report.layout import Cell, Column, Line, Section, ranked
+from casam_cache.report.runs import Row, at, gather, percent_cell, present
+
+Grid = Mapping[tuple[int, int], Estimate]  # (blocks, epochs) -> average over the tasks, [0, 1]
+
+
+def grid(rows: Sequence[Row], metric: str) -> Grid:
+    """The average of each number of blocks and epochs that was run, `metric` being `iou` or `biou`."""
+    found = {}
+    for runs in gather(rows):
+        blocks, epochs = runs.options.get("blocks"), runs.options.get("epochs")
+        estimate = runs.estimate(at(f"last_{metric}"))
+        if blocks is not None and epochs is not None and not math.isnan(estimate.mean):
+            found[int(blocks), int(epochs)] = estimate
+    return found
+
+
+def figure_6(rows: Sequence[Row]) -> list[Section]:
+    """A row a number of blocks, a column a number of epochs, IoU above BIoU."""
+    sections = []
+    for metric, name in (("iou", "Average IoU"), ("biou", "Average BIoU")):
+        values = grid(rows, metric)
+        epochs = sorted({epoch for _, epoch in values})
+        columns = tuple(Column(str(epoch), f"{epoch} epochs", better="high") for epoch in epochs)
+        lines = tuple(
+            Line(f"{blocks} block" + ("s" if blocks > 1 else ""), "ours", _cells(values, blocks, epochs))
+            for blocks in sorted({blocks for blocks, _ in values})
+        )
+        sections.append(ranked(Section(name, columns, lines)))
+    return sections
+
+
+def _cells(values: Grid, blocks: int, epochs: Sequence[int]) -> dict[str, Cell]:
+    return present(
+        {str(e): percent_cell(values[blocks, e]) if (blocks, e) in values else None for e in epochs}
+    )

@@ -1,0 +1,94 @@
+"""Tables 3 and 7: every task fitted and scored on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from casam_cache.bench.catalogue import TASKS, paper_name
+from casam_cache.report.layout import Cell, Column, Section, ranked
+from casam_cache.report.layouts.continual import same_method
+from casam_cache.report.layouts.paper_lines import columns_of, paper_line, side_by_side
+from casam_cache.report.paper import PaperRow, paper_figures
+from casam_cache.report.runs import Row, Runs, at, gather, gflops_cell, parameter_cell, percent_cell, present
+
+
+def table_3(rows: Sequence[Row]) -> list[Section]:
+    """Averages over the tasks, trained parameters and cost."""
+
+    def cells(runs: Runs) -> dict[str, Cell]:
+        return present(
+            {
+                "parameters": parameter_cell(runs.rows[0]),
+                "gflops": gflops_cell(runs.rows[0]),
+                "iou": percent_cell(runs.estimate(at("last_iou"))),
+                "biou": percent_cell(runs.estimate(at("last_biou"))),
+            }
+        )
+
+    paper = paper_figures("3")
+    lines = side_by_side(paper.rows, gather(rows), same_method, cells)
+    return [ranked(Section("Table 3: averages over the tasks", columns_of(paper.columns), lines))]
+
+
+def table_7(rows: Sequence[Row]) -> list[Section]:
+    """Each task, IoU above BIoU; sets that are not the paper's have columns of their own."""
+    paper, runs = paper_figures("7"), gather(rows)
+    tasks = _in_paper_order({task for row in rows for task in row.get("order") or ()})
+    theirs = {column.label: column.key for column in paper.columns if column.key.startswith("task:")}
+    keys = {task: theirs.get(paper_name(task) or "", f"task:{task}") for task in tasks}
+    columns = (
+        Column("parameters", "Parameters"),
+        *(Column(keys[task], task, better="high") for task in tasks),
+        Column("average", "Average", better="high"),
+    )
+    complete = set(theirs.values()) <= set(keys.values())
+    sections = []
+    for metric, name in (("iou", "IoU"), ("biou", "BIoU")):
+        beside = [_shared(row, set(keys.values()), complete) for row in paper.rows_of(metric=metric)]
+        lines = side_by_side(beside, runs, same_method, _cells(metric, keys))
+        sections.append(ranked(Section(f"Table 7: {name} of each task", columns, lines)))
+    if not complete:
+        title = "Table 7 of the paper, on its own datasets: {}"
+        sections += [
+            Section(
+                title.format(name),
+                columns_of(paper.columns),
+                tuple(map(paper_line, paper.rows_of(metric=metric))),
+            )
+            for metric, name in (("iou", "IoU"), ("biou", "BIoU"))
+        ]
+    return sections if runs else sections[-2:]
+
+
+def task_score(metric: str, task: str) -> Callable[[Row], Any]:
+    """Reads a task's score from the last row of R."""
+
+    def read(row: Row) -> Any:
+        matrix = row.get("matrix") or {}
+        if task not in matrix.get("tasks", ()) or not matrix.get(metric):
+            return None
+        return matrix[metric][-1][matrix["tasks"].index(task)]
+
+    return read
+
+
+def _cells(metric: str, keys: dict[str, str]) -> Callable[[Runs], dict[str, Cell]]:
+    def cells(runs: Runs) -> dict[str, Cell]:
+        scores = {key: percent_cell(runs.estimate(task_score(metric, task))) for task, key in keys.items()}
+        average = percent_cell(runs.estimate(at(f"last_{metric}")))
+        return present({"parameters": parameter_cell(runs.rows[0]), **scores, "average": average})
+
+    return cells
+
+
+def _shared(row: PaperRow, keys: set[str], complete: bool) -> PaperRow:
+    """The paper's values of tasks that are ours too; its average only where all are."""
+    kept = {"parameters", *keys, *(["average"] if complete else [])}
+    values = {key: value for key, value in row.values.items() if key in kept}
+    return PaperRow(row.label, row.section, row.match, values)
+
+
+def _in_paper_order(tasks: set[str]) -> list[str]:
+    rank = {name: place for place, name in enumerate(TASKS)}
+    return sorted(tasks, key=lambda task: (rank.get(paper_name(task) or "", len(rank)), task))
