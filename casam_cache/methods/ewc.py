@@ -66,7 +66,7 @@ class EWC(Naive):
         if self.options.consolidation == "separate":
             terms = [
                 (_under(tensors, f"fisher/{task}/"), _under(tensors, f"weights/{task}/"))
-                for task in sorted(past.tasks)
+                for task in past.memory.facts["tasks"]
             ]
         else:
             last = {name: parameter.detach() for name, parameter in past.head.named_parameters()}
@@ -95,10 +95,11 @@ class EWC(Naive):
         if options.consolidation == "separate":
             weights = {name: parameter.detach() for name, parameter in head.named_parameters()}
             kept |= _named(f"fisher/{setting.task}/", fisher) | _named(f"weights/{setting.task}/", weights)
-            return Memory(kept)
+            before = [] if past is None else past.memory.facts["tasks"]
+            return Memory(kept, {"tasks": sorted([*before, setting.task])})
         if options.consolidation == "online" and kept:
-            before = _under(kept, "fisher/")
-            fisher = {name: options.ewc_gamma * before[name] + new.cpu() for name, new in fisher.items()}
+            sums = _under(kept, "fisher/")
+            fisher = {name: options.ewc_gamma * sums[name] + new.cpu() for name, new in fisher.items()}
         return Memory(_named("fisher/", fisher))
 
 
