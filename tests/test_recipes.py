@@ -1,4 +1,4 @@
-"""Every recipe runs, on a tiny dataset."""
+"""Every recipe is complete and right by name and type; the script runs on a tiny dataset."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
+import pytest
 from conftest import draw_dataset
+
+from casam_cache.bench.configs import expand
+from casam_cache.bench.recipe import TableName, load_recipe
+from casam_cache.report.paper import paper_figures
+from casam_cache.report.paper_tables import SHAPES
+from casam_cache.training.options import TrainingOptions
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -32,5 +40,74 @@ def test_frozen_vs_fitted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert "| discs" in (tmp_path / "out" / "table.md").read_text()
 
 
+TABLES = (
+    "figure6", "routers", "table1", "table10", "table11", "table2", "table3_7", "table4", "table5", "table6_9",
+    "table8",
+)  # fmt: skip
+FILES = [f"{table}{size}.yaml" for table in TABLES for size in ("", "_cpu")]
+
+
 def test_every_recipe_is_tested() -> None:
-    assert sorted(path.name for path in RECIPES.iterdir()) == ["frozen_vs_fitted.sh"]
+    assert sorted(path.name for path in RECIPES.iterdir()) == sorted(["frozen_vs_fitted.sh", *FILES])
+    assert set(TABLES) == set(get_args(TableName)) <= set(SHAPES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_methods_and_options_exist_with_values_of_their_type(name: str) -> None:
+    recipe = load_recipe(RECIPES / name)
+    groups, references = expand(recipe)
+    assert recipe.table == name.removesuffix(".yaml").removesuffix("_cpu")
+    assert not references
+    labels = [config.label for group in groups for config in group.configs]
+    assert len(labels) == len(set(labels))
+    assert f"recipes/{name}\n" in (RECIPES / name).read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_settings_are_the_papers_or_the_small_ones(name: str) -> None:
+    recipe = load_recipe(RECIPES / name)
+    configs = [config for group in expand(recipe)[0] for config in group.configs]
+    for config in configs:
+        training = config.training.model_copy(update={"epochs": 0} if name.startswith("figure6") else {})
+        if name.endswith("_cpu.yaml"):
+            small = TrainingOptions(epochs=12, learning_rate=0.001, box_share=1, focal_alpha=0.5)
+            assert training == small.model_copy(update={"epochs": training.epochs})
+            assert getattr(config.method.options, "vae_steps", 500) in (500, None)
+            routes = getattr(config.method, "routing", None) == "density"
+            assert not routes or getattr(config.method.options, "vae_steps", None) == 500
+        else:
+            assert training == TrainingOptions().model_copy(update={"epochs": training.epochs})
+            assert getattr(config.method.options, "vae_steps", None) is None
+        assert name.startswith("figure6") or config.training.epochs == (12 if "_cpu" in name else 24)
+    assert recipe.seeds == (1 if "_cpu" in name or recipe.table == "table4" else 3)
+    assert recipe.select is None
+    assert (recipe.weight, recipe.forgetting, recipe.evaluate) == ("images", "paper", "test")
+
+
+@pytest.mark.parametrize("size", ["", "_cpu"])
+@pytest.mark.parametrize(
+    ("table", "option"),
+    [("5", "pooling"), ("6", "threshold"), ("10", "temperature"), ("11", "beta")],
+)
+def test_ablations_have_every_value_of_the_paper(table: str, option: str, size: str) -> None:
+    name = {"6": "table6_9"}.get(table, f"table{table}")
+    (group,), _ = expand(load_recipe(RECIPES / f"{name}{size}.yaml"))
+    values = {getattr(config.method.options, option) for config in group.configs}
+    paper = {row.match[option] for row in paper_figures(table).rows}
+    assert values >= paper
+    assert values - paper == {"6": {"conformal"}, "11": {0.5}}.get(table, set())
+    if table == "11":
+        assert len(values) == 37
+
+
+@pytest.mark.parametrize("size", ["", "_cpu"])
+@pytest.mark.parametrize(
+    ("table", "absent"), [("1", set()), ("2", set()), ("3", {"sam-med2d"}), ("8", set())]
+)
+def test_comparisons_have_every_method_of_the_paper(table: str, absent: set[str], size: str) -> None:
+    """SAM-Med2D trains inside the encoder: not on cached features."""
+    recipe = load_recipe(RECIPES / f"{'table3_7' if table == '3' else f'table{table}'}{size}.yaml")
+    paper = {row.match["method"] for row in paper_figures(table).rows}
+    assert {entry.method for entry in recipe.methods} == paper - absent
+    if table == "8":
+        assert (recipe.order, recipe.orders) == ("table8", 3)
