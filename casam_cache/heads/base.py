@@ -80,6 +80,19 @@ class Head(nn.Module):
         """
         return decode(backbone_for(self, backbone), aligned, image_index, sparse, dense, multimask)
 
+    @classmethod
+    def rebuild(cls, options: BaseModel, backbone: Backbone) -> Head:
+        """A head of this class for saved weights to be loaded into.
+
+        Heads of other packages and files are loaded through this; override it where `__init__` takes something else
+        than (options, backbone, seed).
+
+        Args:
+            options: as saved.
+            backbone: of the dimensions it was saved with.
+        """
+        return cls(options, backbone, 0)  # type: ignore[call-arg]
+
     def trained(self) -> Iterator[nn.Parameter]:
         """The parameters that the optimiser steps."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 from torch import nn
 
+from casam_cache.backbones.sam import Backbone
 from casam_cache.config import validated
 from casam_cache.errors import CasamError, unknown_name
 from casam_cache.heads.alignment import AlignmentLayer
@@ -19,6 +20,7 @@ from casam_cache.heads.hq import HQDecoder
 from casam_cache.heads.identity import Identity
 from casam_cache.heads.options import OPTIONS
 from casam_cache.heads.prompt_pool import PromptPool
+from casam_cache.references import describe_class, find_class
 
 WEIGHTS = "head.safetensors"
 DESCRIPTION = "head.json"
@@ -84,6 +86,9 @@ def build_head(
 def save_head(head: Head, folder: Path, **recorded: Any) -> None:
     """Writes head.safetensors and head.json into `folder`, which must exist.
 
+    A head of another package is recorded by its module and class; one from a user's file by the file and its
+    SHA-256, with a copy of the file, so that it can be loaded after the file has changed.
+
     Args:
         head: what to write.
         folder: where.
@@ -96,6 +101,7 @@ def save_head(head: Head, folder: Path, **recorded: Any) -> None:
     description = {
         "version": VERSION,
         "head": head.name,
+        **_foreign(head, folder),
         "options": head.options.model_dump(mode="json"),
         "parameters": head.trained_parameters(),
         "recorded": recorded,
@@ -122,7 +128,7 @@ def load_head(folder: Path, backbone: HasDecoder) -> Head:
             f"the head in {folder} has format {description.get('version')}, this release reads {VERSION}",
             "use the release that wrote it, or fit it again with `casam fit`",
         )
-    head = build_head(description["head"], description["options"], backbone, seed=0).cpu()
+    head = _rebuilt(description, folder, backbone).cpu()
     try:
         head.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -131,6 +137,32 @@ def load_head(folder: Path, backbone: HasDecoder) -> Head:
             "use the --model it was fitted with",
         ) from None
     return head.eval()
+
+
+def _foreign(head: Head, folder: Path) -> dict[str, Any]:
+    """How to find the classes of a head that is not of this package."""
+    if type(head) in _BUILT_IN:
+        return {}
+    return {
+        "class": describe_class(type(head), folder),
+        "options_class": describe_class(type(head.options), folder),
+    }
+
+
+def _rebuilt(description: Mapping[str, Any], folder: Path, backbone: HasDecoder) -> Head:
+    if "class" not in description:
+        return build_head(description["head"], description["options"], backbone, seed=0)
+    made = find_class(description["class"], folder)
+    options = validated(find_class(description["options_class"], folder), description["options"])
+    if not issubclass(made, Head):
+        raise CasamError(f"{made.__name__}, named in {folder / DESCRIPTION}, is not a {Head.__name__}")
+    try:
+        return made.rebuild(options, cast(Backbone, backbone))
+    except TypeError as error:
+        raise CasamError(
+            f"a {made.__name__} cannot be built from its options: {error}",
+            "take (options, backbone, seed) in its __init__, or define the class method rebuild(options, backbone)",
+        ) from error
 
 
 def _alignment(options: Any, backbone: HasDecoder, seed: int) -> Head:
@@ -162,3 +194,4 @@ _BUILDERS: dict[str, Callable[[Any, HasDecoder, int], Head]] = {
     "identity": _identity,
     "prompt-pool": _prompt_pool,
 }
+_BUILT_IN: tuple[type[Head], ...] = (AlignmentLayer, DecoderTuning, HQDecoder, Identity, PromptPool)

@@ -22,13 +22,14 @@ class Method(ABC):
     Attributes:
         name: in tables, run folders and `--method`.
         Options: model of its options; `--set key=value` is checked against it by name and type.
-        revision: raised when the same options would give another result.
+        revision: raised when the same options would give another result; for a method from a user's file, the
+            SHA-256 of that file.
         needs: feature arrays of the store that it reads; an option may add to them.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[BaseModel]]
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int | str] = 1
     needs: tuple[str, ...] = ("embedding",)
 
     def __init__(self, options: BaseModel) -> None:
