@@ -196,7 +196,7 @@ class Bench:
             CasamError: a stage failed; what is finished stays.
         """
         chosen, selection = self.groups, None
-        counts = Counts(0, 0, 0)
+        counts = Counts(0, frozenset())
         requested: list[Line] = []
         if self.recipe.select:
             lines = self.lines("val")

@@ -13,17 +13,18 @@ from pydantic import BaseModel
 from casam_cache.bench.lines import Config, Course, Line
 from casam_cache.bench.node import Node
 from casam_cache.bench.nodes import Nodes
-from casam_cache.bench.routed_work import read_features
+from casam_cache.bench.routed_work import read_choices, read_features
 from casam_cache.bench.site import Split
 from casam_cache.bench.stages import Stage
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.config import validated
 from casam_cache.methods.routed import Routed
+from casam_cache.routers.classifier_options import ClassifierOptions
 from casam_cache.routers.files import load_router
 from casam_cache.routers.fitted import FittedRouter, TaskRouters
 from casam_cache.routers.options import PoolingOptions, RouterOptions
 
-REVISIONS = {"pool": 1, "router": 1, "merge": 1, "model": 1}
+REVISIONS = {"pool": 1, "router": 1, "classifier": 1, "merge": 1, "model": 1}
 _WORK = "casam_cache.bench.routed_work"
 FALLBACK = -1
 Model = TypeVar("Model", bound=BaseModel)
@@ -63,11 +64,28 @@ class RoutedNodes:
             "router", "route", inputs, parents, 1, "router", f"{options.router} router of {task}"
         )
 
+    def classifier(
+        self, options: ClassifierOptions, tasks: Sequence[str], splits: Sequence[Split], seed: int
+    ) -> Node:
+        """MoDA's classifier over a set of tasks, and its choices on `splits`; the tasks' order has no part in it."""
+        trains = [self.nodes.site.split(task, "train") for task in sorted(tasks)]
+        inputs = {
+            "items": [[train.task, train.content] for train in trains],
+            "classifier": options.model_dump(mode="json"),
+            "seed": seed,
+            "splits": sorted([split.task, split.split, split.content] for split in splits),
+        }
+        cost = sum(len(split.images) for split in splits)
+        label = f"classifier of {len(trains)} tasks"
+        return self._node("classifier", "classify", inputs, {}, cost, None, label)
+
     def merge(self, method: Routed, experts: Mapping[str, Node], seed: int) -> Node:
-        """The merged heads of a set of tasks."""
+        """The merged heads of a set of tasks; how images are routed to them has no part in it."""
+        routing = {*RouterOptions.model_fields, *PoolingOptions.model_fields, "routing", "fallback"}
+        options = method.options.model_dump(mode="json")
         inputs = {
             "method": {"name": method.name, "revision": method.revision},
-            "options": method.options.model_dump(mode="json"),
+            "options": {name: value for name, value in options.items() if name not in routing},
             "seed": seed,
             "items": [[task, experts[task].key] for task in sorted(experts)],
         }
@@ -126,8 +144,11 @@ class RoutedLine(Line):
         self.options = pick(RouterOptions, method.options)
         self.routers: dict[str, Node] = {}
         self.features: dict[str, Node] = {}
+        self.classifiers: list[Node] = []
         if method.routing == "density":
             self._plan_density()
+        if method.routing == "classifier":
+            self._plan_classifiers()
         self.merged = [self._merge(course.order[: step + 1]) for step in range(len(course.order))]
         self.model = (
             self.routed.model(method, self.pooling, self.experts, self.routers)
@@ -141,6 +162,13 @@ class RoutedLine(Line):
             for task in self.course.order
         }
         self.features = {name: self.routed.pool(split, self.pooling) for name, split in self.tested.items()}
+
+    def _plan_classifiers(self) -> None:
+        options, order = pick(ClassifierOptions, self.method.options), self.course.order
+        for step in range(len(order)):
+            splits = list((self.tested if step == len(order) - 1 else self.splits).values())
+            node = self.routed.classifier(options, order[: step + 1], splits, self.course.seed)
+            self.classifiers.append(node)
 
     def _merge(self, seen: Sequence[str]) -> Node | None:
         if not self.method.merges:
@@ -162,7 +190,7 @@ class RoutedLine(Line):
     def targets(self) -> list[Node]:
         """Every head on every set, as far as routing can ask for it; routers and features."""
         last = len(self.course.order) - 1
-        found: list[Node] = [*self.routers.values(), *self.features.values()]
+        found: list[Node] = [*self.routers.values(), *self.features.values(), *self.classifiers]
         for step in range(len(self.course.order)):
             seen = self.course.order[: step + 1]
             names = self.tested if step == last else self.splits
@@ -206,7 +234,10 @@ class RoutedLine(Line):
         return {image: int(place) for image, place in zip(images, chosen, strict=True)}
 
     def _chosen(self, step: int, name: str) -> np.ndarray:
-        """int64 (images,) by the densities of the tasks seen."""
+        """int64 (images,) by the classifier over the tasks seen, or by their densities."""
+        if self.classifiers:
+            folder = self._tables.runs.folder(self.classifiers[step].stage)
+            return read_choices(folder, name, self.tested[name].split)
         routers = self._seen_routers[step]
         scores = np.stack([self._score(router, name) for router in routers.fitted], axis=1)
         return routers.route(scores, fallback=bool(getattr(self.method.options, "fallback", True)))
@@ -297,7 +328,8 @@ class RoutedLine(Line):
 
     def _bytes(self, tables: Tables) -> int:
         kept = sum(tables.bytes_kept(node) for node in self.experts.values())
-        return kept + sum(int(tables.recorded(node).get("bytes", 0)) for node in self.routers.values())
+        routing = [*self.routers.values(), *self.classifiers[-1:]]
+        return kept + sum(int(tables.recorded(node).get("bytes", 0)) for node in routing)
 
 
 def pick(model: type[Model], options: BaseModel) -> Model:

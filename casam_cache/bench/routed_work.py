@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from casam_cache.bench.node import Work, takes_many
 from casam_cache.bench.work import method_of
@@ -15,12 +17,16 @@ from casam_cache.config import validated
 from casam_cache.errors import CasamError
 from casam_cache.heads.files import load_head, save_head
 from casam_cache.methods.routed import Routed
-from casam_cache.routers.files import load_router, save_router
+from casam_cache.routers.classifier import choose_exemplars, classifier_input, fit_classifier
+from casam_cache.routers.classifier_options import ClassifierOptions
+from casam_cache.routers.files import save_router
 from casam_cache.routers.fit import FitRequest, fit_routers
 from casam_cache.routers.options import PoolingOptions, RouterOptions
 from casam_cache.routers.pooling import pool as pool_embedding
+from casam_cache.training.stored import SplitView
 
 FEATURES = "features.npy"
+CHOICES = "choices.safetensors"
 MODEL = "model.json"
 
 
@@ -65,6 +71,48 @@ def route(works: Sequence[Work]) -> list[dict[str, Any]]:
         }
         for router in fitted
     ]
+
+
+def classify(work: Work) -> dict[str, Any]:
+    """MoDA's classifier over a set of tasks, from exemplars of each, and where it sends the images of every set."""
+    options = validated(ClassifierOptions, work.inputs["classifier"])
+    assert isinstance(options, ClassifierOptions)
+    seed, exemplars, size = work.inputs["seed"], {}, 0
+    for task, content in work.inputs["items"]:
+        view = work.split(task, "train", content)
+        place = {view.item(index).id: index for index in range(len(view))}
+        kept = choose_exemplars(list(place), options.exemplars, seed, task)
+        exemplars[task] = [_classified(view, place[name], options) for name in kept]
+        size += sum(image.nbytes for image in exemplars[task])
+    classifier = fit_classifier(exemplars, options, seed)
+    classifier.save(work.result)
+    chosen = {}
+    for task, split, content in work.inputs["splits"]:
+        view = work.split(task, split, content)
+        inputs = [_classified(view, index, options) for index in range(len(view))]
+        chosen[f"{task}/{split}"] = classifier.predict(inputs)
+    (work.result / CHOICES).write_bytes(save(chosen))
+    return {"parameters": classifier.trained_parameters, "bytes": classifier.stored_bytes + size}
+
+
+def read_choices(folder: Path, task: str, split: str) -> np.ndarray:
+    """Where a `classify` stage sent the images of a set: places among its sorted tasks, int64 (N,).
+
+    Raises:
+        CasamError: missing or damaged.
+    """
+    try:
+        found: np.ndarray = load((folder / CHOICES).read_bytes())[f"{task}/{split}"]
+        return found
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CasamError(
+            f"the choices in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
+        ) from None
+
+
+def _classified(view: SplitView, index: int, options: ClassifierOptions) -> np.ndarray:
+    valid = view.item(index).geometry.valid_grid
+    return classifier_input(options, lambda name: view.feature(name, index), valid)
 
 
 def merge(work: Work) -> dict[str, Any]:
@@ -116,6 +164,3 @@ def _pooling(work: Work) -> PoolingOptions:
     options = validated(PoolingOptions, work.inputs["pooling"])
     assert isinstance(options, PoolingOptions)
     return options
-
-
-__all__ = ["load_router", "merge", "model", "pool", "read_features", "route"]

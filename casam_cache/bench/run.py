@@ -55,13 +55,16 @@ class Counts:
 
     Attributes:
         distinct: all that the results are made from, each once.
-        computed: by this call.
-        reused: finished before, or by another process meanwhile.
+        keys: of those that this call computed.
     """
 
     distinct: int
-    computed: int
-    reused: int
+    keys: frozenset[str]
+
+    @property
+    def computed(self) -> int:
+        """Stages that this call computed; the others were finished before, or by another process meanwhile."""
+        return len(self.keys)
 
 
 def missing(targets: Iterable[Node], runs: Runs) -> list[Node]:
@@ -94,6 +97,7 @@ def run_plan(
     *,
     jobs: int = 1,
     executor: Executor | None = None,
+    threads: int | None = 1,
     on_progress: Callable[[PlanProgress], None] | None = None,
     on_inner: Callable[[Any], None] | None = None,
 ) -> Counts:
@@ -107,6 +111,7 @@ def run_plan(
         runs: where stages are kept.
         jobs: processes; 1 is this one.
         executor: instead of `jobs`.
+        threads: of torch, where this process is the only one; None leaves them as they are.
         on_progress: called whenever stages finish.
         on_inner: progress within a stage; only in this process.
 
@@ -116,8 +121,8 @@ def run_plan(
     todo = missing(targets, runs)
     state = _Schedule(todo, runs)
     distinct = len({node.key for node in nodes})
-    computed = 0
-    with _workers(jobs if len(todo) > 1 else 1, executor) as pool:
+    computed: set[str] = set()
+    with _workers(jobs if len(todo) > 1 else 1, executor, threads) as pool:
         report = _Report(state, runs, pool.width, on_progress)
         report.show(())
         while not state.finished:
@@ -126,13 +131,15 @@ def run_plan(
             report.show(())
             for batch, outcome in pool.wait(BUSY_SECONDS):
                 done = [node for node, what in zip(batch, outcome, strict=True) if what != "busy"]
-                computed += outcome.count("computed")
+                computed |= {
+                    node.key for node, what in zip(batch, outcome, strict=True) if what == "computed"
+                }
                 state.give_back([node for node, what in zip(batch, outcome, strict=True) if what == "busy"])
                 state.complete(done)
                 report.show(tuple(node.key for node in done))
             if not pool.busy and state.only_busy:
                 time.sleep(BUSY_SECONDS)
-    return Counts(distinct, computed, distinct - computed)
+    return Counts(distinct, frozenset(computed))
 
 
 class _Schedule:
@@ -292,17 +299,17 @@ class _Pool:
 
 
 @contextmanager
-def _workers(jobs: int, executor: Executor | None) -> Iterator[_Inline | _Pool]:
+def _workers(jobs: int, executor: Executor | None, threads: int | None) -> Iterator[_Inline | _Pool]:
     if executor is not None:
         yield _Pool(executor, jobs)
         return
     if jobs == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
         try:
             yield _Inline()
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
         return
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),))
     try:

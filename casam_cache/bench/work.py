@@ -76,7 +76,8 @@ def evaluate(work: Work) -> dict[str, Any]:
     else:
         head = build_head("identity", None, backbone, seed=0)
     items = work.split(work.task, work.inputs["split"], work.inputs["items"])
-    done = (lambda n, total: work.progress(("scoring", n, total))) if work.progress else None
+    progress = work.progress
+    done = None if progress is None else (lambda images, total: progress((images, total)))
     write_outcomes(work.result, evaluate_head(head, backbone, items, progress=done))
     return {}
 

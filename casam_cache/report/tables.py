@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from casam_cache.bench.fit import PROMPT, FitReport
+from casam_cache.bench.fit import FitReport
+from casam_cache.bench.nodes import PROMPT
 from casam_cache.metrics.intervals import Interval
 
 METRICS = {"iou": "IoU", "biou": "BIoU", "dice": "Dice"}
