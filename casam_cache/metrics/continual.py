@@ -107,6 +107,8 @@ def task_weights(weight: Weight, images: Sequence[int], masks: Sequence[int]) ->
 def running(matrix: Table, weights: Sequence[float] | np.ndarray) -> np.ndarray:
     """IoU_t of equation 8, (rows,): the weighted mean over the tasks seen, after each of them.
 
+    Sums are exact before they are rounded: equal scores give equal bits in whatever order the tasks came.
+
     Raises:
         ValueError: not one weight a column, or a negative one.
     """
@@ -117,7 +119,7 @@ def running(matrix: Table, weights: Sequence[float] | np.ndarray) -> np.ndarray:
     seen = np.tri(rows, tasks, tasks - rows, dtype=bool)  # a single row has seen all tasks
     used = seen & np.isfinite(table)
     total = (used * column).sum(axis=1)
-    summed = np.where(used, table * column, 0.0).sum(axis=1)
+    summed = np.array([math.fsum(row) for row in np.where(used, table * column, 0.0)])
     return np.divide(summed, total, out=np.full(rows, np.nan), where=total > 0)
 
 
