@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel
@@ -54,9 +54,7 @@ class Joint(Method):
         """
         assert isinstance(self.options, JointOptions)
         parts = [views[task] for task in sorted(views)]
-        counts = [_with_masks(part) for part in parts]
-        if not any(counts):
-            raise CasamError("joint training needs a task whose training images have masks")
+        counts = _with_masks(parts)
         if self.options.balance == "sample":
             return JoinedItems(parts)
         quota = -(-sum(counts) // sum(count > 0 for count in counts))
@@ -68,9 +66,12 @@ class Joint(Method):
         Args:
             training: of a single task's fit.
             views: the training view of each task.
+
+        Raises:
+            CasamError: no task has a mask.
         """
         size = training.batch_size
-        counts = [_with_masks(view) for view in views.values()]
+        counts = _with_masks(views.values())
         own = [training.epochs * -(-count // size) for count in counts]
         steps = sum(min(one, training.max_steps or one) for one in own)
         visits = sum(counts)
@@ -81,5 +82,9 @@ class Joint(Method):
         return training.model_copy(update={"epochs": -(-steps // per_epoch), "max_steps": steps})
 
 
-def _with_masks(view: Items) -> int:
-    return sum(view.item(index).masks > 0 for index in range(len(view)))
+def _with_masks(views: Iterable[Items]) -> list[int]:
+    """The images of each view that have masks."""
+    counts = [sum(view.item(index).masks > 0 for index in range(len(view))) for view in views]
+    if not any(counts):
+        raise CasamError("joint training needs a task whose training images have masks")
+    return counts
