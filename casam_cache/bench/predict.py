@@ -15,6 +15,7 @@ from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import Backbone, load_backbone
+from casam_cache.bench.routed_model import RoutedModel
 from casam_cache.bench.stages import Runs
 from casam_cache.datasets import load_image
 from casam_cache.encode.sources import whole_backbone
@@ -23,6 +24,7 @@ from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head
 from casam_cache.heads.forward import predict_low_res
+from casam_cache.routers.routing import Decision
 from casam_cache.store.quantise import as_read
 from casam_cache.training.data import VALID
 
@@ -37,6 +39,7 @@ class Prediction:
         predicted_iou: the decoder's own estimate.
         head: `identity` for the frozen SAM, else the fitted head's name.
         task: the task the head was fitted to; empty for the frozen SAM.
+        decision: how a routed model chose the head, or the frozen SAM; None where there was nothing to choose.
     """
 
     mask: np.ndarray
@@ -44,13 +47,15 @@ class Prediction:
     predicted_iou: float
     head: str
     task: str
+    decision: Decision | None = None
 
 
 class Predictor:
     """A backbone and a head, ready for images.
 
     Args:
-        run: folder of a fit, as `casam fit` printed it; None is the frozen SAM.
+        run: folder of a fit or of a bench's result, as `casam fit` or `casam bench --json` printed it; None is the
+            frozen SAM.
         model: backbone of the frozen SAM where no run names one.
         checkpoint: where the checkpoint is now, if not where it was when the run's store was encoded.
         device: `auto`, `cpu`, `cuda`, ...
@@ -72,6 +77,7 @@ class Predictor:
         self._resize, self._intensity = "longest", "auto"
         self._dtype = "float16"
         attention = AUTO
+        self._model: RoutedModel | None = None
         if run is None:
             self._backbone = load_backbone(model, checkpoint, device=where)
             self._head: Head = build_head("identity", None, self._backbone, seed=0)
@@ -79,16 +85,20 @@ class Predictor:
         else:
             folder = Path(run)
             record = Runs(folder.parent.parent).record(folder)
-            if record.get("kind") != "fit":
+            if record.get("kind") not in ("fit", "joint", "learn", "model"):
                 raise CasamError(
-                    f"{folder} is no fit but a stage of kind '{record.get('kind')}'",
-                    "name the folder that `casam fit` printed as its run",
+                    f"{folder} holds no head: it is a stage of kind '{record.get('kind')}'",
+                    "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`",
                 )
             recorded = record["recorded"]
             identity = recorded["identity"]
             self._backbone = _backbone_of(recorded, checkpoint, where)
-            self._head = load_head(folder, self._backbone)
-            self.task = recorded["task"]
+            if record["kind"] == "model":
+                self._model = RoutedModel(folder, self._backbone)
+                self._head = build_head("identity", None, self._backbone, seed=0)
+            else:
+                self._head = load_head(folder, self._backbone)
+                self.task = recorded["task"]
             self._resize = identity["preprocessing"]["resize"]
             self._intensity = identity["preprocessing"]["intensity"]
             self._dtype = identity["embedding"]["dtype"]
@@ -127,15 +137,20 @@ class Predictor:
             name: torch.from_numpy(as_read(feature[0].float().cpu().numpy(), self._dtype))[None]
             for name, feature in encoded.items()
         }
+        head, task, decision = self._head, self.task, None
+        if self._model is not None:
+            decision = self._model.choose(stored["embedding"][0].numpy(), geometry.valid_grid)
+            if decision.task is not None:
+                head, task = self._model.head(decision.task), decision.task
         stored[VALID] = torch.from_numpy(geometry.valid_cells())[None]
         multimask = box is None and points is not None and len(points) == 1
         low_res, estimates = predict_low_res(
-            self._head, self._backbone, stored, _prompts(geometry, box, points), multimask=multimask
+            head, self._backbone, stored, _prompts(geometry, box, points), multimask=multimask
         )
         best = int(estimates[0].argmax())
         logits = upscale(low_res[:, best], geometry)[0]
         return Prediction(
-            (logits > 0).cpu().numpy(), pixels, float(estimates[0, best]), self._head.name, self.task
+            (logits > 0).cpu().numpy(), pixels, float(estimates[0, best]), head.name, task, decision
         )
 
 

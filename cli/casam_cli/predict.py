@@ -15,7 +15,7 @@ def predict(
     box: str | None = typer.Option(None, help="x0,y0,x1,y1 in pixels of the image."),
     point: list[str] = typer.Option([], help="x,y in pixels of the image; may be given several times."),
     run: Path | None = typer.Option(
-        None, help="Folder of a fit, as casam fit printed it; else the frozen SAM."
+        None, help="Folder of a fit, or of a result of casam bench, which routes; else the frozen SAM."
     ),
     model: str = typer.Option("small", help="Backbone of the frozen SAM, where no run names one."),
     checkpoint: Path | None = typer.Option(
@@ -58,9 +58,23 @@ def predict(
         "height": height,
         "width": width,
     }
+    decision = prediction.decision
+    if decision is not None:
+        report["routing"] = {
+            "task": decision.task,
+            "nearest": decision.nearest,
+            "score": decision.score,
+            "threshold": decision.threshold,
+            "fallback": decision.fallback,
+            "scores": decision.scores,
+        }
     if json_:
         console.print_json(report)
         return
+    if decision is not None:
+        sides = f"score {decision.score:.4g}, threshold {decision.threshold:.4g}"
+        where = "to none: the frozen SAM" if decision.fallback else f"to {decision.task}"
+        console.show_line(f"routed {where} (nearest task {decision.nearest}, {sides})")
     by = f"{prediction.head} of {prediction.task}" if prediction.task else "the frozen SAM"
     share = 100 * prediction.mask.mean()
     console.show_line(
