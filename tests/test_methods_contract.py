@@ -1,0 +1,46 @@
+"""Every method of this package through the contract that third parties' methods are checked by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from casam_cache.methods.registry import method_names
+from casam_cache.methods.testing import MethodContract
+
+SMALL: dict[str, dict[str, Any]] = {
+    name: {"blocks": 1}
+    for name in ("alignment", "ca-sam", "der", "emr", "er", "ewc", "joint", "lwf", "moda", "naive")
+} | {
+    "decoder": {},
+    "frozen": {},
+    "hq-sam": {},
+    "l2p": {"prompts": 6, "prompt_length": 2, "top_k": 2, "slot_size": 2},
+    "moda-hq": {},
+}
+
+
+def test_every_method_is_listed() -> None:
+    assert set(SMALL) == set(method_names())
+
+
+def contract(name: str) -> type[MethodContract]:
+    title = "Test" + name.title().replace("-", "")
+    return type(title, (MethodContract,), {"method": name, "options": SMALL[name], "__module__": __name__})
+
+
+for _name in SMALL:
+    _class = contract(_name)
+    globals()[_class.__name__] = pytest.mark.timeout(120)(_class)
+del _class
+
+
+class TestL2PWithALayer(MethodContract):
+    method = "l2p"
+    options = {**SMALL["l2p"], "alignment": "first", "blocks": 1}  # noqa: RUF012
+
+
+class TestL2PWithoutSlots(MethodContract):
+    method = "l2p"
+    options = {**SMALL["l2p"], "slots": False}  # noqa: RUF012
