@@ -14,6 +14,7 @@ from casam_cache.bench.catalogue import TABLE_8, TASKS
 from casam_cache.errors import OptionError
 from casam_cache.report.figures import draw_figure_6
 from casam_cache.report.layout import Cell, Line, Table
+from casam_cache.report.paired import paired_table
 from casam_cache.report.paper_tables import SHAPES, paper_table
 
 ORDERS = [("ACDC", "Kvasir", "liver"), ("liver", "ACDC", "Kvasir"), ("Kvasir", "liver", "ACDC")]
@@ -372,3 +373,28 @@ def test_latex_escapes_what_it_must():
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in body} == {7}
     assert r"$\beta$=16.5" in report([], "table5").latex()
+
+
+def test_paired_tests_as_a_table():
+    test = {
+        "first": "ca-sam", "second": "er", "metric": "iou", "difference": 0.0312, "low": -0.001, "high": 0.06,
+        "p_sign_flip": 0.04, "p_holm": 0.12, "groups": 31,
+    }  # fmt: skip
+    undefined = {
+        **test,
+        "second": "lwf",
+        "low": None,
+        "high": None,
+        "p_sign_flip": None,
+        "p_holm": None,
+        "groups": 1,
+    }
+    table = paired_table([test, undefined], title="Paired tests")
+    (section,) = table.sections
+    assert [cell.text for cell in section.lines[0].cells.values()] == [
+        "+3.12", "-0.10", "+6.00", "0.0400", "0.1200", "31",
+    ]  # fmt: skip
+    assert set(section.lines[1].cells) == {"difference", "groups"}
+    assert section.lines[0].label == "ca-sam - er"
+    assert "ca-sam - lwf" in table.text()
+    assert paired_table([], title="Paired tests").text().startswith("Paired tests")
