@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def test_the_error_is_at_most_half_a_level(values: np.ndarray) -> None:
     read = dequantise(levels, scale, offset)
     assert read.dtype == np.float16
     np.testing.assert_allclose(read, exact, rtol=1e-3, atol=1e-3 * np.abs(values).max() + 1e-7)
+
+
+def test_rounding_is_the_same_with_and_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # noqa: F401
+
+    stored = np.random.default_rng(0).integers(-128, 128, (64, 64, 64)).astype(np.int8)
+    scale = np.geomspace(1e-9, 500, 64).astype(np.float32)  # from below float16's least number to its largest
+    fast = dequantise(stored, scale, scale[::-1] * 0.1)
+    monkeypatch.delitem(sys.modules, "torch")
+    np.testing.assert_array_equal(fast, dequantise(stored, scale, scale[::-1] * 0.1))
 
 
 def test_a_channel_of_one_value_is_kept() -> None:

@@ -52,7 +52,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    @property
+    @cached_property
     def quantised(self) -> bool:
         """Whether scale and offset turn the stored integers into values."""
         return self.dtype == np.int8
@@ -62,7 +62,7 @@ class ArraySpec:
         """Of what a reader gives: float16 for quantised arrays."""
         return np.dtype(np.float16) if self.quantised else self.dtype
 
-    @property
+    @cached_property
     def item_bytes(self) -> int:
         """Bytes of one item, without its checksum."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
@@ -89,7 +89,7 @@ class StoreMeta:
     segments: tuple[tuple[int, int, int], ...] = ()
     text_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TEXTS, 0))
 
-    @property
+    @cached_property
     def items(self) -> int:
         """Number of planned items."""
         return self.segments[-1][1] if self.segments else 0

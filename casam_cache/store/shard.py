@@ -17,7 +17,8 @@ import numpy as np
 from casam_cache.store.files import CHECKSUM_BYTES, DamagedError, checksum
 from casam_cache.store.schema import ArraySpec
 
-MISSING = np.uint64(2**64 - 1)
+NOWHERE = 2**64 - 1  # in place of an offset and a size
+MISSING = np.uint64(NOWHERE)
 
 
 def encode_index(sizes: Sequence[int | None]) -> bytes:
@@ -67,11 +68,13 @@ class Shard:
         if checksum(tail[:-CHECKSUM_BYTES]) != int.from_bytes(tail[-CHECKSUM_BYTES:], "little"):
             raise DamagedError(path, "the checksum of its index differs (a truncated or damaged file)")
         self._index = np.frombuffer(tail, "<u8", count=2 * length).reshape(length, 2)
+        self._starts: list[int] = self._index[:, 0].tolist()
         self._checked = bytearray(length)
+        self._dtype = spec.dtype.newbyteorder("<")
 
     def has(self, position: int) -> bool:
         """Whether the item at `position` in the shard is there."""
-        return bool(self._index[position, 0] != MISSING)
+        return self._starts[position] != NOWHERE
 
     @property
     def present(self) -> np.ndarray:
@@ -98,21 +101,24 @@ class Shard:
             KeyError: where the item is not there.
             DamagedError: where its bytes are not those that were written.
         """
+        start = self._starts[position]
+        if not self._checked[position]:
+            self._check(position)
+        return np.ndarray(self.spec.shape, self._dtype, self._map, start)
+
+    def _check(self, position: int) -> None:
+        """The place and the checksum of an item, once."""
         start, size = (int(value) for value in self._index[position])
-        if start == int(MISSING):
+        if start == NOWHERE:
             raise KeyError(position)
         item_bytes = self.spec.item_bytes
         if size != item_bytes + CHECKSUM_BYTES or start + size > self.size:
             raise DamagedError(self.path, f"item {position} of the shard lies outside the file")
-        if not self._checked[position]:
-            data = np.frombuffer(self._map, np.uint8, count=size, offset=start)
-            stored = int.from_bytes(data[item_bytes:].tobytes(), "little")
-            if checksum(data[:item_bytes]) != stored:
-                raise DamagedError(self.path, f"the checksum of item {position} of the shard differs")
-            self._checked[position] = 1
-        dtype = self.spec.dtype.newbyteorder("<")
-        count = item_bytes // dtype.itemsize
-        return np.frombuffer(self._map, dtype, count=count, offset=start).reshape(self.spec.shape)
+        data = np.frombuffer(self._map, np.uint8, count=size, offset=start)
+        stored = int.from_bytes(data[item_bytes:].tobytes(), "little")
+        if checksum(data[:item_bytes]) != stored:
+            raise DamagedError(self.path, f"the checksum of item {position} of the shard differs")
+        self._checked[position] = 1
 
 
 def open_shard(path: Path, spec: ArraySpec, length: int) -> Shard:
