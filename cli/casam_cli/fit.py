@@ -17,7 +17,7 @@ def fit(
     task: str = typer.Option(..., help="Name of the dataset, as casam encode printed it."),
     store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
     runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
-    method: str = typer.Option("alignment", help="alignment | decoder"),
+    method: str = typer.Option("alignment", help="alignment | decoder | hq-sam | my_file.py:MyMethod"),
     set_: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="An option of the method or the training."
     ),
