@@ -355,6 +355,10 @@ def test_csv_can_be_read_back():
     assert (theirs["Last-IoU"], theirs["Last-IoU ±"], theirs["FF-IoU"]) == ("59.19", "", "21.68")
     (joint,) = [entry for entry in found if entry["Method"] == "Joint training"]
     assert joint["FF-IoU"] == ""
+    (naive,) = [entry for entry in found if entry["Method"] == "SAM + AL(naive)"]
+    assert naive["Last-BIoU"] == "13.50", "with the digits the paper prints"
+    unseen = list(csv.DictReader(io.StringIO(report([], "table2").csv())))
+    assert unseen[1]["DDTI IoU"] == "29.66"
     both = list(csv.DictReader(io.StringIO(report([row("alignment", 0.6)], "table3_7").csv())))
     assert {entry["section"] for entry in both} >= {
         "Table 3: averages over the tasks",

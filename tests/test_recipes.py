@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from conftest import draw_dataset
 
 from casam_cache.bench.configs import expand
-from casam_cache.bench.recipe import TableName, load_recipe
+from casam_cache.bench.recipe import Recipe, TableName, load_recipe
 from casam_cache.report.paper import paper_figures
 from casam_cache.report.paper_tables import SHAPES
 from casam_cache.training.options import TrainingOptions
@@ -50,6 +51,18 @@ FILES = [f"{table}{size}.yaml" for table in TABLES for size in ("", "_cpu")]
 def test_every_recipe_is_tested() -> None:
     assert sorted(path.name for path in RECIPES.iterdir()) == sorted(["frozen_vs_fitted.sh", *FILES])
     assert set(TABLES) == set(get_args(TableName)) <= set(SHAPES)
+
+
+def test_documentation_has_every_recipe_and_every_key() -> None:
+    text = (RECIPES.parent / "docs" / "benchmarks.md").read_text()
+    assert set(re.findall(r"^\| `(\w+\.yaml)` \|", text, re.MULTILINE)) == {
+        f"{table}.yaml" for table in TABLES
+    }
+    for table in TABLES:
+        assert f"casam bench --recipe recipes/{table}.yaml" in text
+    keys = text.split("### Keys of a recipe")[1].split("###")[0]
+    rows = re.findall(r"^\| (`.+?) \|", keys, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(Recipe.model_fields)
 
 
 @pytest.mark.parametrize("name", FILES)

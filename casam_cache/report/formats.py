@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Sequence
 
-from casam_cache.report.layout import Cell, Column, Section, Table, flat_labels
+from casam_cache.report.layout import Cell, Column, Section, Source, Table, flat_labels
 from casam_cache.report.tables import markdown_table
 
 BEST, SECOND = "*", "+"
@@ -131,13 +132,17 @@ def to_csv(table: Table) -> str:
             row = {"section": section.title, table.heading: line.label, "from": line.source}
             for column, label in zip(section.columns, labels, strict=True):
                 if column.key in line.cells:
-                    row |= _csv_cells(label, line.cells[column.key])
+                    row |= _csv_cells(label, line.cells[column.key], line.source)
             writer.writerow(row)
     return out.getvalue()
 
 
-def _csv_cells(label: str, cell: Cell) -> dict[str, str]:
-    found = {label: cell.text if cell.number is None else repr(round(cell.number, 6))}
+def _csv_cells(label: str, cell: Cell, source: Source) -> dict[str, str]:
+    """A number alone: ours with six decimals, the paper's with the digits it prints."""
+    printed = re.match(r"-?[\d.]+", cell.text)
+    if cell.number is None or (source == "paper" and printed):
+        return {label: printed.group() if printed and cell.number is not None else cell.text}
+    found = {label: repr(round(cell.number, 6))}
     return found if cell.half is None else {**found, f"{label} ±": repr(round(cell.half, 6))}
 
 

@@ -19,8 +19,8 @@ def paired_table(tests: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     """A line a pair.
 
     Args:
-        tests: `summary.tests` of results.json: first, second, metric, difference, low, high, p_sign_flip, p_holm, groups;
-            null where undefined.
+        tests: `summary.tests` of results.json: first, second, metric, difference, low, high, p_sign_flip, p_holm,
+            groups; null where undefined.
         title: over the table.
     """
     columns = [Column("difference", "difference"), Column("low", "from"), Column("high", "to")]
