@@ -24,7 +24,7 @@ from casam_cache.routers.files import load_router
 from casam_cache.routers.fitted import FittedRouter, TaskRouters
 from casam_cache.routers.options import PoolingOptions, RouterOptions
 
-REVISIONS = {"pool": 1, "router": 1, "classifier": 1, "merge": 1, "model": 1}
+REVISIONS = {"pool": 1, "query": 1, "router": 1, "classifier": 1, "merge": 1, "model": 1}
 _WORK = "casam_cache.bench.routed_work"
 FALLBACK = -1
 Model = TypeVar("Model", bound=BaseModel)
@@ -36,21 +36,43 @@ class RoutedNodes:
 
     nodes: Nodes
 
-    def pool(self, split: Split, pooling: PoolingOptions) -> Node:
-        """Pooled vectors of a split; all poolings of it share one reading."""
+    def pool(self, split: Split, pooling: PoolingOptions, query: Node | None = None) -> Node:
+        """Pooled vectors of a split; all poolings of it share one reading.
+
+        Args:
+            split: whose images.
+            pooling: in which way.
+            query: of the task whose learned pooling is used.
+        """
         inputs = {
             "task": split.task,
             "split": split.split,
             "items": split.content,
             "pooling": pooling.decisive(),
         }
+        parents = {}
+        if query is not None:
+            inputs["query"], parents["query"] = query.key, query
         group = f"pool/{split.task}/{split.split}"
-        return self._node("pool", "pool", inputs, {}, len(split.images), group, f"pooling {split.task}")
+        return self._node("pool", "pool", inputs, parents, len(split.images), group, f"pooling {split.task}")
+
+    def query(self, task: str, pooling: PoolingOptions, folds: int, seed: int) -> Node:
+        """A task's learned pooling, and its training vectors."""
+        train = self.nodes.site.split(task, "train")
+        inputs = {
+            "task": task,
+            "items": train.content,
+            "pooling": pooling.decisive(),
+            "folds": folds,
+            "seed": seed,
+        }
+        return self._node("query", "query", inputs, {}, len(train.images), None, f"learned pooling of {task}")
 
     def router(self, task: str, pooling: PoolingOptions, options: RouterOptions, seed: int) -> Node:
         """A task's density on its pooled training vectors; thresholds are read off it later."""
         train = self.nodes.site.split(task, "train")
-        features = self.pool(train, pooling)
+        learned = pooling.pooling == "learned"
+        features = self.query(task, pooling, options.folds, seed) if learned else self.pool(train, pooling)
         inputs = {
             "task": task,
             "items": train.content,
@@ -104,6 +126,8 @@ class RoutedNodes:
         """What belongs together for prediction."""
         parents = {f"head/{task}": node for task, node in experts.items()}
         parents |= {f"router/{task}": node for task, node in routers.items()}
+        if pooling.pooling == "learned":
+            parents |= {f"query/{task}": node.parents["features"] for task, node in routers.items()}
         inputs = {
             "method": {"name": method.name, "revision": method.revision},
             "options": method.options.model_dump(mode="json"),
@@ -143,7 +167,7 @@ class RoutedLine(Line):
         self.pooling = pick(PoolingOptions, method.options)
         self.options = pick(RouterOptions, method.options)
         self.routers: dict[str, Node] = {}
-        self.features: dict[str, Node] = {}
+        self.features: dict[tuple[str, str], Node] = {}
         self.classifiers: list[Node] = []
         if method.routing == "density":
             self._plan_density()
@@ -161,7 +185,11 @@ class RoutedLine(Line):
             task: self.routed.router(task, self.pooling, self.options, self.course.seed)
             for task in self.course.order
         }
-        self.features = {name: self.routed.pool(split, self.pooling) for name, split in self.tested.items()}
+        learned = self.pooling.pooling == "learned"
+        for task, router in self.routers.items():
+            query = router.parents["features"] if learned else None
+            for name, split in self.tested.items():
+                self.features[name, task] = self.routed.pool(split, self.pooling, query)
 
     def _plan_classifiers(self) -> None:
         options, order = pick(ClassifierOptions, self.method.options), self.course.order
@@ -246,7 +274,7 @@ class RoutedLine(Line):
         known: dict[tuple[int, str], np.ndarray] = self._scores
         place = (id(router.scorer), name)
         if place not in known:
-            folder = self._tables.runs.folder(self.features[name].stage)
+            folder = self._tables.runs.folder(self.features[name, router.task].stage)
             known[place] = router.score(read_features(folder))
         return known[place]
 
@@ -327,8 +355,14 @@ class RoutedLine(Line):
         ]
 
     def _bytes(self, tables: Tables) -> int:
-        kept = sum(tables.bytes_kept(node) for node in self.experts.values())
+        merged = self.merged[-1]
+        if merged is None:
+            kept = sum(tables.bytes_kept(node) for node in self.experts.values())
+        else:
+            kept = int(tables.recorded(merged).get("bytes", 0))
         routing = [*self.routers.values(), *self.classifiers[-1:]]
+        if self.pooling.pooling == "learned":
+            routing += [node.parents["features"] for node in self.routers.values()]
         return kept + sum(int(tables.recorded(node).get("bytes", 0)) for node in routing)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.backbones.sam import Backbone
-from casam_cache.bench.routed_work import MODEL
+from casam_cache.bench.routed_work import MODEL, read_query
 from casam_cache.config import validated
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
@@ -53,6 +53,11 @@ class RoutedModel:
         self._pooling, self._fallback = pooling, bool(options.get("fallback", True))
         fitted = [load_router(self._folders[f"router/{task}"]) for task in described["tasks"]]
         self._routers = TaskRouters([replace(router, options=routing) for router in fitted])
+        self._queries = {
+            task: read_query(self._folders[f"query/{task}"])
+            for task in described["tasks"]
+            if pooling.pooling == "learned"
+        }
         self._heads: dict[str, Head] = {}
 
     def choose(self, embedding: np.ndarray, valid: tuple[int, int]) -> Decision:
@@ -62,7 +67,14 @@ class RoutedModel:
             embedding: (C, g, g) as a store gives it.
             valid: rows and columns of the grid that hold image.
         """
-        decided = self._routers.decide(pool(embedding, valid, self._pooling))
+        if self._queries:
+            own = {
+                task: pool(embedding, valid, self._pooling, fitted=query)
+                for task, query in self._queries.items()
+            }
+            decided = self._routers.decide(own)
+        else:
+            decided = self._routers.decide(pool(embedding, valid, self._pooling))
         return decided if self._fallback else replace(decided, task=decided.nearest)
 
     def head(self, task: str) -> Head:

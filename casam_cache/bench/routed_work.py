@@ -21,11 +21,14 @@ from casam_cache.routers.classifier import choose_exemplars, classifier_input, f
 from casam_cache.routers.classifier_options import ClassifierOptions
 from casam_cache.routers.files import save_router
 from casam_cache.routers.fit import FitRequest, fit_routers
+from casam_cache.routers.folds import assign_folds
+from casam_cache.routers.learned import LearnedPooling, fit_query, sample_cells
 from casam_cache.routers.options import PoolingOptions, RouterOptions
 from casam_cache.routers.pooling import pool as pool_embedding
 from casam_cache.training.stored import SplitView
 
 FEATURES = "features.npy"
+QUERY = "query.safetensors"
 CHOICES = "choices.safetensors"
 MODEL = "model.json"
 
@@ -39,14 +42,44 @@ def pool(works: Sequence[Work]) -> list[dict[str, Any]]:
     first = works[0]
     view = first.split(first.task, first.inputs["split"], first.inputs["items"])
     asked = [_pooling(work) for work in works]
+    queries = [read_query(work.parents["query"]) if "query" in work.parents else None for work in works]
     rows: list[list[np.ndarray]] = [[] for _ in works]
     for index in range(len(view)):
         embedding, valid = view.embedding(index), view.item(index).geometry.valid_grid
-        for found, options in zip(rows, asked, strict=True):
-            found.append(pool_embedding(embedding, valid, options))
+        for found, options, query in zip(rows, asked, queries, strict=True):
+            found.append(pool_embedding(embedding, valid, options, fitted=query))
     for work, found in zip(works, rows, strict=True):
         np.save(work.result / FEATURES, np.stack(found))
     return [{} for _ in works]
+
+
+def query(work: Work) -> dict[str, Any]:
+    """A task's learned pooling, and its training vectors: by the query of all of them, and by those of the K folds.
+
+    The threshold's held-out scores must know nothing of the images held out, nor may their pooling.
+    """
+    view = work.split(work.task, "train", work.inputs["items"])
+    options, seed, task = _pooling(work), work.inputs["seed"], work.task
+
+    def read(index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return view.embedding(index), view.item(index).geometry.valid_grid
+
+    sample = sample_cells(read, len(view), seed=seed, task=task)
+    groups = [view.item(index).group for index in range(len(view))]
+    folds = assign_folds(groups, work.inputs["folds"], seed=seed, task=task)
+    rows: list[np.ndarray | None] = [None]
+    if folds.max():
+        rows += [np.flatnonzero(folds != fold) for fold in range(int(folds.max()) + 1)]
+    fitted = [fit_query(sample, kept, temperature=options.temperature) for kept in rows]
+    pooled = np.stack([[one.pool(*read(index)) for index in range(len(view))] for one in fitted])
+    arrays = {
+        "query": fitted[0].query,
+        "temperature": np.array([options.temperature]),
+        "fold_features": pooled[1:],
+    }
+    (work.result / QUERY).write_bytes(save(arrays))
+    np.save(work.result / FEATURES, pooled[0])
+    return {"bytes": fitted[0].query.nbytes, "parameters": fitted[0].query.size}
 
 
 @takes_many
@@ -58,8 +91,8 @@ def route(works: Sequence[Work]) -> list[dict[str, Any]]:
         options = validated(RouterOptions, work.inputs["router"])
         assert isinstance(options, RouterOptions)
         groups = [view.item(index).group for index in range(len(view))]
-        features = read_features(work.parents["features"])
-        requests.append(FitRequest(features, groups, options, work.inputs["seed"], work.task))
+        features, of_folds = read_features(work.parents["features"]), _fold_features(work.parents["features"])
+        requests.append(FitRequest(features, groups, options, work.inputs["seed"], work.task, of_folds))
     fitted = fit_routers(requests)
     for work, router in zip(works, fitted, strict=True):
         save_router(router, work.result, pooling=work.inputs["pooling"])
@@ -127,7 +160,7 @@ def merge(work: Work) -> dict[str, Any]:
         folder.mkdir()
         save_head(head, folder, task=task, method=method.name)
     first = next(iter(heads.values()))
-    return {"parameters": first.trained_parameters()}
+    return {"parameters": first.trained_parameters(), "bytes": method.bytes_kept(heads)}
 
 
 def model(work: Work) -> dict[str, Any]:
@@ -157,6 +190,32 @@ def read_features(folder: Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise CasamError(
             f"the features in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
+        ) from None
+
+
+def read_query(folder: Path) -> LearnedPooling:
+    """The pooling a `query` stage fitted.
+
+    Raises:
+        CasamError: missing or damaged.
+    """
+    arrays = _read_arrays(folder)
+    return LearnedPooling(arrays["query"], float(arrays["temperature"][0]))
+
+
+def _fold_features(folder: Path) -> np.ndarray | None:
+    """float32 (K, N, D) of a pooling that was fitted to the task; None of one that was not."""
+    found = _read_arrays(folder)["fold_features"] if (folder / QUERY).exists() else None
+    return found if found is not None and len(found) else None
+
+
+def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        arrays: dict[str, np.ndarray] = load((folder / QUERY).read_bytes())
+        return arrays
+    except (OSError, SafetensorError) as error:
+        raise CasamError(
+            f"the pooling in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
         ) from None
 
 

@@ -18,6 +18,7 @@ from casam_cli.doctor import doctor
 from casam_cli.encode import encode
 from casam_cli.fit import fit
 from casam_cli.predict import predict
+from casam_cli.report import report
 from casam_cli.store import store_app
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, fit, bench, predict, demo, doctor):
+for command in (encode, fit, bench, report, predict, demo, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
