@@ -177,6 +177,19 @@ def test_tables_3_and_7():
     assert line(complete, "CA-SAM", "paper").cells["average"].text == "80.15"
 
 
+def test_table_7_without_a_set_of_the_paper_leaves_its_rows_to_their_own_section():
+    table = report([row("alignment", 0.6, ("a", "b"), parameters=4675)], "table7")
+    assert {each.source for each in table.sections[0].lines} == {"ours"}
+    assert line(table, "alignment", "ours").cells["parameters"].text == "0.00468M"
+    assert line(table, "CA-SAM", "paper", 2).cells["average"].text == "80.15"
+
+
+def test_no_negative_zero():
+    assert (
+        line(report([row("er", 0.5, ff_iou=-0.00001)], "table1"), "ER", "ours").cells["ff_iou"].text == "0.00"
+    )
+
+
 def test_table_4():
     distances = {"dn": {"before": {"tv": 0.31, "js": 0.2}, "after": {"tv": 0.3, "js": None}}}
     table = report([row("alignment", 0.6, distances=distances)], "table4")

@@ -168,7 +168,7 @@ def mean_forgetting(matrix: Table, variant: Forgetting = "paper") -> float:
 
 def backward_transfer(matrix: Table) -> float:
     """BWT (Lopez-Paz and Ranzato, 2017): mean of R[N, k] - R[k, k], k < N; minus Avalanche's forgetting."""
-    return -mean_forgetting(matrix, "avalanche")
+    return 0.0 - mean_forgetting(matrix, "avalanche")  # never -0.0
 
 
 def forward_transfer(matrix: Table, frozen: Sequence[float | None] | np.ndarray) -> float:

@@ -125,7 +125,7 @@ def _selection(recipe: Mapping[str, Any]) -> str:
 
 def _bounds(runs: Sequence[Runs]) -> str:
     names = sorted({each.label for each in runs if not each.ranked and not each.oracle})
-    return f"Not ranked, since it sees all tasks at once: {', '.join(names)}." if names else ""
+    return f"Not ranked, since it sees all tasks at once: {'; '.join(names)}." if names else ""
 
 
 def _task_ids(runs: Sequence[Runs]) -> str:
@@ -133,7 +133,7 @@ def _task_ids(runs: Sequence[Runs]) -> str:
     emr = sorted(
         {str(each.rows[0].get("router")) for each in runs if each.method == "emr" and not each.oracle}
     )
-    parts = [f"told the task of each test image (not ranked): {', '.join(told)}"] if told else []
+    parts = [f"told the task of each test image (not ranked): {'; '.join(told)}"] if told else []
     parts += [f"emr: task ids from the {', '.join(emr)} router"] if emr else []
     return f"Task ids: {'; '.join(parts)}; the paper does not say where EMR's come from." if parts else ""
 
@@ -145,7 +145,7 @@ def _told(runs: Sequence[Runs]) -> str:
         routed, told = each.estimate(at("last_iou")).mean, each.estimate(at("oracle_last_iou")).mean
         if math.isfinite(told) and math.isfinite(routed):
             found.append(f"{each.label} {100 * told:.2f} ({100 * (routed - told):+.2f} by routing)")
-    return f"Last-IoU had the task been told: {', '.join(found)}." if 0 < len(found) <= _MOST_TOLD else ""
+    return f"Last-IoU had the task been told: {'; '.join(found)}." if 0 < len(found) <= _MOST_TOLD else ""
 
 
 def _thresholds(runs: Sequence[Runs]) -> str:
@@ -160,7 +160,7 @@ def _thresholds(runs: Sequence[Runs]) -> str:
     if not labels:
         return ""
     everywhere = len(labels) == 1 and len(next(iter(labels.values()))) == len(with_thresholds)
-    said = [", ".join(tasks) + ("" if everywhere else f" ({', '.join(of)})") for tasks, of in labels.items()]
+    said = [", ".join(tasks) + ("" if everywhere else f" ({'; '.join(of)})") for tasks, of in labels.items()]
     return f"Infinite thresholds (too few calibration scores for the rule, so never a fallback): {'; '.join(said)}."
 
 

@@ -23,7 +23,7 @@ def paired_table(tests: Sequence[Mapping[str, Any]], *, title: str) -> Table:
             groups; null where undefined.
         title: over the table.
     """
-    columns = [Column("difference", "difference"), Column("low", "from"), Column("high", "to")]
+    columns = [Column("difference", "difference"), Column("low", "low"), Column("high", "high")]
     columns += [Column("p_sign_flip", "p"), Column("p_holm", "p (Holm)"), Column("groups", "groups")]
     metrics = list(dict.fromkeys(test["metric"] for test in tests))
     sections = tuple(

@@ -80,16 +80,20 @@ def number_cell(estimate: Estimate, digits: int, factor: float = 1) -> Cell | No
     if math.isnan(estimate.mean):
         return None
     mean = factor * estimate.mean
+    shown = f"{round(mean, digits) + 0.0:.{digits}f}"  # never -0.00
     if math.isnan(estimate.half):
-        return Cell(f"{mean:.{digits}f}", mean)
+        return Cell(shown, mean)
     half = factor * estimate.half
-    return Cell(f"{mean:.{digits}f} ± {half:.{digits}f}", mean, half)
+    return Cell(f"{shown} ± {half:.{digits}f}", mean, half)
 
 
 def parameter_cell(row: Row) -> Cell | None:
-    """Trained parameters in millions, as the paper prints them."""
+    """Trained parameters in millions, as the paper prints them; more digits for very small models."""
     count = row.get("parameters")
-    return None if count is None else Cell(f"{count / 1e6:.2f}M" if count else "0 M", count / 1e6)
+    if count is None:
+        return None
+    millions = count / 1e6
+    return Cell(f"{millions:.2f}M" if millions >= 0.01 else f"{millions:.3g}M" if count else "0 M", millions)
 
 
 def gflops_cell(row: Row) -> Cell | None:

@@ -42,10 +42,11 @@ def table_7(rows: Sequence[Row]) -> list[Section]:
         *(Column(keys[task], task, better="high") for task in tasks),
         Column("average", "Average", better="high"),
     )
-    complete = set(theirs.values()) <= set(keys.values())
+    shared = set(keys.values()) & set(theirs.values())
+    complete = shared == set(theirs.values())
     sections = []
     for metric, name in (("iou", "IoU"), ("biou", "BIoU")):
-        beside = [_shared(row, set(keys.values()), complete) for row in paper.rows_of(metric=metric)]
+        beside = [_shared(row, shared, complete) for row in paper.rows_of(metric=metric)] if shared else []
         lines = side_by_side(beside, runs, same_method, _cells(metric, keys))
         sections.append(ranked(Section(f"Table 7: {name} of each task", columns, lines)))
     if not complete:
