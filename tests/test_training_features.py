@@ -1,0 +1,132 @@
+"""Features beside the embedding: from a store, from arrays, from the geometry, and in each step."""
+
+import numpy as np
+import pytest
+import torch
+from test_training import TINY, toy_view
+
+from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.errors import StoreError
+from casam_cache.geometry import Geometry
+from casam_cache.heads.base import Head
+from casam_cache.heads.options import IdentityOptions
+from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
+from casam_cache.store.annotations import write_annotations
+from casam_cache.training.data import ItemsInMemory, read_feature
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.loop import fit_head
+from casam_cache.training.options import TrainingOptions
+from casam_cache.training.step import Penalty
+from casam_cache.training.stored import open_split
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Four images of which the second is for testing, with embeddings and tokens that tell their index."""
+    path = tmp_path / "toy" / "tiny.zarr"
+    geometry = Geometry.fit(48, 64, 64, 8)
+    with StoreWriter.open_or_create(
+        path, {}, embedding_shape=(4, 8, 8), image_size=64, patch_size=8
+    ) as writer:
+        writer.plan([(name, f"{name}.png") for name in "abcd"], 4)
+        writer.add_array("tokens", (3,))
+        for batch in writer.pending(("embedding", "tokens")):
+            writer.append(
+                batch,
+                [
+                    ItemResult(
+                        {"embedding": np.full((4, 8, 8), i, np.float16), "tokens": np.full(3, 10 + i, np.float16)},
+                        geometry,
+                        bytes(32),
+                    )
+                    for i in range(4)
+                ],
+                ("embedding", "tokens"),
+            )  # fmt: skip
+    bitmap = np.ones((48, 64), dtype=bool)
+    masks = (AnnotatedMask.from_bitmap(bitmap, 1, 1, (0, 0, 63, 47), (5, 5)),)
+    samples = [AnnotatedSample(i, "test" if i == 1 else "train", f"p{i}", masks) for i in range(4)]
+    write_annotations(path, samples, {"mask_mode": "binary"})
+    return EmbeddingStore.open(path)
+
+
+def test_a_split_gives_any_array_of_its_own_items(store):
+    view = open_split(store, "train")
+    assert [view.feature("tokens", i)[0] for i in range(3)] == [10, 12, 13]
+    np.testing.assert_array_equal(view.feature("embedding", 2), view.embedding(2))
+    with pytest.raises(IndexError, match="train images of toy"):
+        view.feature("tokens", 3)
+    with pytest.raises(StoreError, match="--with early"):
+        view.feature("early", 0)
+
+
+def test_valid_cells_hold_image():
+    cells = Geometry.fit(40, 64, 64, 8).valid_cells()
+    assert cells.shape == (8, 8)
+    assert cells[:5].all()
+    assert not cells[5:].any()
+    assert Geometry.fit(40, 64, 64, 8, "stretch").valid_cells().all()
+
+
+def test_views_in_memory_hold_what_they_are_given():
+    view = toy_view()
+    further = {"tokens": np.arange(7.0)[:, None]}
+    more = ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, further)
+    assert read_feature(more, "tokens", 4) == [4]
+    assert read_feature(more, "valid", 0).sum() == 6 * 8
+    np.testing.assert_array_equal(read_feature(more, "embedding", 1), view.embeddings[1])
+    with pytest.raises(StoreError, match="no feature 'early'"):
+        more.feature("early", 0)
+    with pytest.raises(ValueError, match="as many"):
+        ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, {"tokens": np.zeros((2, 1))})
+
+
+class Reader(Head):
+    """Adds the image's token to every cell that holds image."""
+
+    name = "reader"
+    needs = ("embedding", "tokens", "valid")
+
+    def __init__(self):
+        super().__init__(IdentityOptions())
+        self.scale = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {}
+
+    def align(self, features):
+        assert {name: tensor.dtype for name, tensor in features.items()} == dict.fromkeys(
+            self.needs, torch.float32
+        )
+        for token, embedding, valid in zip(
+            *(features[n] for n in ("tokens", "embedding", "valid")), strict=True
+        ):
+            self.seen[int(token)] = (embedding, valid)
+        return (
+            features["embedding"]
+            + self.scale * features["tokens"][:, :, None, None] * features["valid"][:, None]
+        )
+
+
+class Expects(Penalty):
+    def term(self, step):
+        assert set(step.pairs.features) == set(step.head.needs)
+        assert len(step.pairs.features["tokens"]) == len(step.pairs.items)
+
+
+@pytest.mark.parametrize("residency", ["device", "stream"])
+def test_each_step_has_every_feature_of_its_images(residency):
+    backbone, view = seeded_backbone(TINY, 0), toy_view()
+    tokens = np.arange(7, dtype=np.float16)[:, None]
+    view = ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, {"tokens": tokens})
+    options = TrainingOptions(epochs=1, batch_size=4)
+    for run in (
+        lambda head: fit_head(head, backbone, view, options, penalty=Expects(), residency=residency),
+        lambda head: evaluate(head, backbone, view),
+    ):
+        head = Reader()
+        run(head)
+        assert head.seen.keys() == set(range(6)), "the last image has no mask"
+        for index, (embedding, valid) in head.seen.items():
+            np.testing.assert_array_equal(
+                embedding.detach().numpy(), view.embeddings[index].astype(np.float32)
+            )
+            np.testing.assert_array_equal(valid.numpy(), view.items[index].geometry.valid_cells())
