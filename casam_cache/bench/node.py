@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -29,12 +30,14 @@ class Place:
         model: the backbone's store of every task.
         device: `cpu`, `cuda:0`, ...
         references: methods that are not installed, `file.py:Class` by name.
+        reference: folder of stores of adapter-tuned features (Table 4); empty without.
     """
 
     stores: str
     model: str
     device: str
     references: Mapping[str, str] = field(default_factory=dict)
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,11 @@ class Node:
             "revision": self.stage.revision,
             "inputs": self.stage.inputs,
             "function": self.function,
-            "place": {**vars(self.place), "references": dict(self.place.references)},
+            "place": {
+                **vars(self.place),
+                "stores": str(Path(self.place.stores).resolve()),
+                "references": dict(self.place.references),
+            },
             "parents": {role: [node.kind, node.key] for role, node in self.parents.items()},
             "cost": self.cost,
         }
@@ -132,7 +139,10 @@ class Work:
 
 
 def run_nodes(
-    runs: str, payloads: list[dict[str, Any]], progress: Callable[[Any], None] | None = None
+    runs: str,
+    payloads: list[dict[str, Any]],
+    threads: int | None = 1,
+    progress: Callable[[Any], None] | None = None,
 ) -> list[str]:
     """Computes stages given as JSON (of one function), each unless it is there; the entry point of every executor.
 
@@ -140,16 +150,15 @@ def run_nodes(
         runs: the runs folder.
         payloads: `Node.to_json` of nodes whose parents are finished; more than one only for functions that take
             lists.
+        threads: of torch meanwhile; None leaves them as they are.
         progress: handed on to the functions; only within one process.
 
     Returns:
         For each: `computed`, `found`, or `busy` when another process is computing it now.
     """
-    from contextlib import ExitStack
-
     folder = Runs(Path(runs))
     states = []
-    with ExitStack() as stack:
+    with ExitStack() as stack, _torch_threads(threads):
         claimed = []
         for payload in payloads:
             stage = Stage(payload["kind"], payload["revision"], payload["inputs"])
@@ -178,6 +187,17 @@ def run_nodes(
                 facts = {**facts, "cost": payload["cost"], "device": str(work.device)}
                 claim.finish({**facts, "threads": torch.get_num_threads(), "seconds": seconds})
     return states
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """In any executor's process or thread, not only in those that the bench starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def takes_many(function: Any) -> Any:

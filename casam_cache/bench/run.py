@@ -14,17 +14,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from typing import Any
 
-import torch
-
 from casam_cache.bench.estimate import Rates
 from casam_cache.bench.node import Node, run_nodes
 from casam_cache.bench.stages import Runs
+from casam_cache.errors import CasamError
 
 TOGETHER = 128  # nodes of one group at once: bounds memory
 RATES_SECONDS = 10.0  # between readings of what stages took
@@ -103,7 +102,7 @@ def run_plan(
 ) -> Counts:
     """Computes what is missing for `targets`.
 
-    On a CPU every stage runs with one thread of torch, so that its bits do not depend on `jobs`.
+    Every stage runs with one thread of torch unless told otherwise, so that its bits do not depend on `jobs`.
 
     Args:
         nodes: every stage of the plan, for the counts.
@@ -111,7 +110,7 @@ def run_plan(
         runs: where stages are kept.
         jobs: processes; 1 is this one.
         executor: instead of `jobs`.
-        threads: of torch, where this process is the only one; None leaves them as they are.
+        threads: of torch for a stage, wherever it runs; None leaves them as they are.
         on_progress: called whenever stages finish.
         on_inner: progress within a stage; only in this process.
 
@@ -127,8 +126,8 @@ def run_plan(
         report.show(())
         while not state.finished:
             while pool.free and (batch := state.take()):
+                report.show(())
                 pool.submit(runs, batch, on_inner)
-            report.show(())
             for batch, outcome in pool.wait(BUSY_SECONDS):
                 done = [node for node, what in zip(batch, outcome, strict=True) if what != "busy"]
                 computed |= {
@@ -253,7 +252,8 @@ class _Inline:
 
     width = 1
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads
         self._done: list[tuple[list[Node], list[str]]] = []
 
     @property
@@ -265,7 +265,8 @@ class _Inline:
         return False
 
     def submit(self, runs: Runs, batch: list[Node], on_inner: Callable[[Any], None] | None) -> None:
-        self._done.append((batch, run_nodes(str(runs.root), [node.to_json() for node in batch], on_inner)))
+        payloads = [node.to_json() for node in batch]
+        self._done.append((batch, run_nodes(str(runs.root), payloads, self._threads, on_inner)))
 
     def wait(self, seconds: float) -> list[tuple[list[Node], list[str]]]:
         done, self._done = self._done, []
@@ -275,8 +276,8 @@ class _Inline:
 class _Pool:
     """An executor, with at most as many batches in it as it has places."""
 
-    def __init__(self, executor: Executor, width: int) -> None:
-        self._executor, self.width = executor, width
+    def __init__(self, executor: Executor, width: int, threads: int | None) -> None:
+        self._executor, self.width, self._threads = executor, width, threads
         self._running: dict[Future[list[str]], list[Node]] = {}
 
     @property
@@ -289,44 +290,61 @@ class _Pool:
 
     def submit(self, runs: Runs, batch: list[Node], on_inner: Callable[[Any], None] | None) -> None:
         payloads = [node.to_json() for node in batch]
-        self._running[self._executor.submit(run_nodes, str(runs.root.resolve()), payloads)] = batch
+        root = str(runs.root.resolve())
+        with _interrupts_held():
+            future = self._executor.submit(run_nodes, root, payloads, self._threads)
+        self._running[future] = batch
 
     def wait(self, seconds: float) -> list[tuple[list[Node], list[str]]]:
         if not self._running:
             return []
         done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
-        return [(self._running.pop(future), future.result()) for future in done]
+        try:
+            return [(self._running.pop(future), future.result()) for future in done]
+        except BrokenExecutor as error:
+            raise CasamError(
+                f"a worker process ended before its stage did: {error}",
+                "perhaps memory was short: fewer --jobs; the same command goes on from here",
+            ) from error
 
 
 @contextmanager
 def _workers(jobs: int, executor: Executor | None, threads: int | None) -> Iterator[_Inline | _Pool]:
     if executor is not None:
-        yield _Pool(executor, jobs)
+        yield _Pool(executor, jobs, threads)
         return
     if jobs == 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads or before)
-        try:
-            yield _Inline()
-        finally:
-            torch.set_num_threads(before)
+        yield _Inline(threads)
         return
+    others = set(active_children())
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),))
     try:
-        yield _Pool(pool, jobs)
+        yield _Pool(pool, jobs, threads)
     except BaseException:
         # What they were at is repeated from its last checkpoint; waiting for it could take hours.
-        for child in active_children():
+        for child in set(active_children()) - others:
             child.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started in this block never see Ctrl-C, not even before their first line runs; ours comes after it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(parent: int) -> None:
-    """One thread for a stage; Ctrl-C is the parent's business; and no worker outlives its parent."""
+    """Ctrl-C is the parent's business, and no worker outlives its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -34,6 +34,8 @@ def split_of(stores: str, task: str, model: str, split: str, content: str) -> Sp
         StoreError: it holds something else now.
     """
     view = open_split(store_of(stores, task, model), split, task)
+    if view.content != content:  # a worker that lives longer than a plan may have the store open as it was
+        view = open_split(EmbeddingStore.open(store_path(Path(stores), task, model)), split, task)
     if view.content != content:
         raise StoreError(
             f"the {split} split of task '{task}' has changed since the plan was made",
