@@ -37,11 +37,13 @@ class BenchProgress:
 
     Attributes:
         plan: stages.
-        rows: results that are complete, in the order of the table; None for those that are not.
+        labels: of the results' configurations, in the order of the table.
+        rows: results that are complete; None for those that are not.
         parts: for each result, stages done and stages in all.
     """
 
     plan: PlanProgress
+    labels: tuple[str, ...]
     rows: tuple[dict[str, Any] | None, ...]
     parts: tuple[tuple[int, int], ...]
 
@@ -121,6 +123,13 @@ class Bench:
         orders = read_orders(recipe.order, tasks, recipe.orders, recipe.order_seed)
         bench = cls(recipe, site, Runs(runs), orders, tuple(unseen), groups)
         bench._check_needs(tasks, lenient)
+        named = [group.label for group in groups]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if recipe.select and twice:
+            raise OptionError(
+                f"two entries are both '{twice[0]}', and one is chosen of each",
+                "give each its own label in the recipe",
+            )
         return bench
 
     def _check_needs(self, tasks: Sequence[str], lenient: bool) -> None:
@@ -142,21 +151,24 @@ class Bench:
             )
         self.groups = kept
 
-    def lines(self, evaluate: str, groups: Sequence[Group] | None = None) -> list[Line]:
+    def lines(
+        self, evaluate: str, groups: Sequence[Group] | None = None, unseen: Sequence[str] | None = None
+    ) -> list[Line]:
         """One line a configuration, order and seed, in the order of the table."""
         nodes = Nodes(self.site)
+        outside = self.unseen if unseen is None else tuple(unseen)
         found = []
         for group in self.groups if groups is None else groups:
             for config in group.configs:
                 for order in self.orders:
                     for seed in range(self.recipe.seeds):
-                        course = Course(order.tasks, seed, evaluate, self.unseen)
+                        course = Course(order.tasks, seed, evaluate, outside)
                         found.append(_line(config, course, nodes))
         return found
 
     def summary(self) -> PlanSummary:
         """What there is to do, without doing it. Where a selection comes first, its part on the validation split."""
-        lines = self.lines("val" if self.recipe.select else self.recipe.evaluate)
+        lines = self._selecting() if self.recipe.select else self.lines(self.recipe.evaluate)
         kinds: dict[str, dict[str, int]] = {}
 
         def count(node: Node, column: str) -> None:
@@ -199,7 +211,7 @@ class Bench:
         counts = Counts(0, frozenset())
         requested: list[Line] = []
         if self.recipe.select:
-            lines = self.lines("val")
+            lines = self._selecting()
             counts = self._compute(lines, jobs, executor, on_progress, on_inner)
             requested += lines
             chosen, selection = self._select(lines)
@@ -251,6 +263,10 @@ class Bench:
             jobs=jobs, executor=executor, on_progress=show if on_progress else None, on_inner=on_inner,
         )  # fmt: skip
 
+    def _selecting(self) -> list[Line]:
+        """What a selection looks at: validation splits, and no unseen set, which has its test split alone."""
+        return self.lines("val", unseen=())
+
     def _select(self, lines: list[Line]) -> tuple[list[Group], dict[str, Any]]:
         """Of each group the configuration with the best mean on the validation split; ties go to the first."""
         tables = Tables(self.runs)
@@ -262,7 +278,8 @@ class Bench:
         chosen, told = [], {}
         for group in self.groups:
             means = [math.fsum(scores[config.label]) / len(scores[config.label]) for config in group.configs]
-            best = max(range(len(means)), key=lambda place: (means[place], -place))
+            ranked = [mean if math.isfinite(mean) else -math.inf for mean in means]
+            best = ranked.index(max(ranked))
             chosen.append(Group(group.label, (group.configs[best],)))
             told[group.label] = {
                 "chosen": group.configs[best].label,
@@ -284,12 +301,15 @@ class _Live:
     def after(self, progress: PlanProgress) -> BenchProgress:
         for number, left in enumerate(self._left):
             left.difference_update(progress.finished)
+            if progress.done == progress.total:  # some may have been finished elsewhere before the plan began
+                left.clear()
             if not left and self._rows[number] is None:
                 self._rows[number] = make_row(self._lines[number], self._tables, self._recipe)
         parts = tuple(
             (len(keys) - len(left), len(keys)) for keys, left in zip(self._keys, self._left, strict=True)
         )
-        return BenchProgress(progress, tuple(self._rows), parts)
+        labels = tuple(line.config.label for line in self._lines)
+        return BenchProgress(progress, labels, tuple(self._rows), parts)
 
 
 def distinct(lines: Sequence[Line]) -> list[Node]:

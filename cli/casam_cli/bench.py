@@ -131,7 +131,7 @@ def _names(text: str | None, *words: str) -> Any:
 
 
 def _run(planned: Bench, jobs: int) -> Results:
-    live = _Live(planned)
+    live = _Live()
     with live:
         return planned.run(jobs=jobs, on_progress=live.update, on_inner=None)
 
@@ -139,12 +139,9 @@ def _run(planned: Bench, jobs: int) -> Results:
 class _Live:
     """A table that fills while the bench runs; plain lines where stderr is no terminal."""
 
-    def __init__(self, planned: Bench) -> None:
-        self._labels: list[str] = []
-        self._planned = planned
+    def __init__(self) -> None:
         self._live: Any = None
         self._said = time.monotonic()
-        self._lines: list[str] = []
 
     def __enter__(self) -> _Live:
         if console.err.is_terminal:
@@ -174,13 +171,10 @@ class _Live:
         table = Table(title=status, caption="; ".join(progress.plan.running[:4]), caption_justify="left")
         for column in ("method", "stages", "Last-IoU", "Avg-IoU", "FF-IoU", "Last-BIoU"):
             table.add_column(column, justify="left" if column == "method" else "right")
-        lines = len(progress.rows)
-        labels = [config.label for group in self._planned.groups for config in group.configs]
-        each = max(1, lines // max(1, len(labels)))
-        for place, label in enumerate(labels):
-            own = slice(place * each, (place + 1) * each)
-            rows = [row for row in progress.rows[own] if row is not None]
-            done, total = (sum(part[side] for part in progress.parts[own]) for side in (0, 1))
+        for label in dict.fromkeys(progress.labels):
+            own = [place for place, other in enumerate(progress.labels) if other == label]
+            rows = [row for place in own if (row := progress.rows[place]) is not None]
+            done, total = (sum(progress.parts[place][side] for place in own) for side in (0, 1))
             figures = [_mean(rows, name) for name in ("last_iou", "avg_iou", "ff_iou", "last_biou")]
             table.add_row(label, f"{done}/{total}", *figures)
         return table
