@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,7 +238,7 @@ class Results:
         name = digest([self.recipe.model_dump(mode="json"), [row["key"] for row in self.rows]])[:20]
         folder = runs.root / FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{FILE}.partial"
+        partial = folder / f"{FILE}.{os.getpid()}.partial"  # two processes may end the same bench at once
         partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
         partial.replace(folder / FILE)
         return folder
