@@ -110,7 +110,7 @@ def _named(spec: str, names: Sequence[str]) -> list[Order]:
         kept = [tuple(of_paper[name] for name in order if name in of_paper) for order in TABLE_8]
         distinct = dict.fromkeys(kept)  # of few tasks, two of them may be the same
         return [Order(f"table8-{kept.index(tasks) + 1}", tasks) for tasks in distinct]
-    if Path(spec).is_file():
+    if _is_file(spec):
         return _explicit(_read_file(Path(spec)), names, spec)
     if "," not in spec and spec not in names:
         raise OptionError(
@@ -118,6 +118,13 @@ def _named(spec: str, names: Sequence[str]) -> list[Order]:
             f"give {', '.join(NAMED)}, a file, or all names separated by commas: {','.join(sorted(names))}",
         )
     return _explicit([part.strip() for part in spec.split(",")], names)
+
+
+def _is_file(spec: str) -> bool:
+    try:
+        return Path(spec).is_file()
+    except OSError:  # many names in one text are longer than a file's name may be
+        return False
 
 
 def _explicit(spec: Any, names: Sequence[str], source: str = "") -> list[Order]:

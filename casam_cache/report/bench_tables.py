@@ -46,7 +46,13 @@ def bench_lines(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"chosen by {told['metric']} on the validation split:")
         lines += [f"  {label}: {entry['chosen']}" for label, entry in told["groups"].items()]
     infinite = sorted(
-        {row["label"] for row in rows if row.get("thresholds") and None in row["thresholds"].values()}
+        {
+            row["label"]
+            for row in rows
+            if row.get("thresholds")
+            and None in row["thresholds"].values()
+            and row["options"].get("threshold") != "none"
+        }
     )
     if infinite:
         lines.append(
