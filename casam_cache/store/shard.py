@@ -69,6 +69,7 @@ class Shard:
             raise DamagedError(path, "the checksum of its index differs (a truncated or damaged file)")
         self._index = np.frombuffer(tail, "<u8", count=2 * length).reshape(length, 2)
         self._starts: list[int] = self._index[:, 0].tolist()
+        self._sizes: list[int] = self._index[:, 1].tolist()
         self._checked = bytearray(length)
         self._dtype = spec.dtype.newbyteorder("<")
 
@@ -108,15 +109,14 @@ class Shard:
 
     def _check(self, position: int) -> None:
         """The place and the checksum of an item, once."""
-        start, size = (int(value) for value in self._index[position])
+        start, size = self._starts[position], self._sizes[position]
         if start == NOWHERE:
             raise KeyError(position)
-        item_bytes = self.spec.item_bytes
-        if size != item_bytes + CHECKSUM_BYTES or start + size > self.size:
+        end = start + self.spec.item_bytes
+        if size != self.spec.item_bytes + CHECKSUM_BYTES or start + size > self.size:
             raise DamagedError(self.path, f"item {position} of the shard lies outside the file")
-        data = np.frombuffer(self._map, np.uint8, count=size, offset=start)
-        stored = int.from_bytes(data[item_bytes:].tobytes(), "little")
-        if checksum(data[:item_bytes]) != stored:
+        data = np.ndarray((end - start,), np.uint8, self._map, start)
+        if checksum(data) != int.from_bytes(self._map[end : start + size], "little"):
             raise DamagedError(self.path, f"the checksum of item {position} of the shard differs")
         self._checked[position] = 1
 

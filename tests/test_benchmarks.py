@@ -1,0 +1,87 @@
+"""Each benchmark runs in a short version, compares what it compares, and writes its table."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a benchmark of that name into a folder of its own; returns its JSON."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(name: str, *options: object) -> dict[str, Any]:
+        out = tmp_path / "results"
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{name}.py"), *map(str, options), "--out", str(out)])
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+        (found,) = out.glob(f"{name}*.json")
+        assert "| " in found.with_suffix(".md").read_text()
+        data: dict[str, Any] = json.loads(found.read_text())
+        return data
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_store_io(results: Any, tmp_path: Path) -> None:
+    (row,) = results("store_io", "--items", "small", "--count", 4, "--repeat", 1, "--folder", tmp_path)[
+        "rows"
+    ]
+    rates = row["items_per_second"]["random"]
+    assert {"numpy memmap", "our store", "our store, verified always", "our store, int8"} <= rates.keys()
+    assert all(rate > 0 for rate in rates.values())
+    assert row["share_of_memmap"]["sequential"]["numpy memmap"] == 1
+    assert not list(tmp_path.glob("store_io-*"))
+
+
+def test_items_of_a_vit_are_made_of_real_ones(results: Any) -> None:
+    (row,) = results("store_io", "--items", "vit", "--count", 2, "--repeat", 1)["rows"]
+    assert row["shape"] == [256, 64, 64]
+
+
+def test_a_side_that_reads_other_numbers_gives_no_figures(
+    results: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    monkeypatch.setattr("safetensors.numpy.save_file", lambda items, path: _save_wrong(np, items, path))
+    with pytest.raises(SystemExit, match="safetensors read other numbers"):
+        results("store_io", "--items", "small", "--count", 2, "--repeat", 1)
+
+
+def _save_wrong(np: Any, items: dict[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: torch.from_numpy(item + np.float16(1)) for name, item in items.items()}, path)
+
+
+def test_scaling(results: Any) -> None:
+    found = results("scaling", "--images", 6, 12, "--items", 3000, "--large", 2, "--repeat", 1)
+    assert [row["images"] for row in found["encode"]] == [6, 12]
+    assert found["open"]["open"] < 0.2
+    assert [row["items"] for row in found["verify"]] == [3000, 2]
+
+
+def test_attention_race(results: Any) -> None:
+    (row,) = results("attention_race", "--device", "cpu", "--repeat", 1)["rows"]
+    assert row["seconds_per_image"].keys() == {"augmented", "bias", "materialised"}
+    assert row["used"] == "bias"
+
+
+@pytest.mark.slow
+def test_a_store_of_a_million_items_opens_at_once(results: Any) -> None:
+    found = results("scaling", "--images", 4, "--items", 1_000_000, "--large", 2, "--repeat", 3)
+    assert found["open"]["open"] < 0.2
