@@ -171,10 +171,10 @@ def _means_by(units: Sequence[Hashable], values: np.ndarray) -> np.ndarray:
 
 
 def _t_half(means: np.ndarray, level: float) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
     error = float(means.std(ddof=1)) / math.sqrt(len(means))
-    return error * float(t.ppf((1 + level) / 2, len(means) - 1))
+    return error * float(stdtrit(len(means) - 1, (1 + level) / 2))
 
 
 def _sign_flip(means: np.ndarray, seed: int, resamples: int) -> float:
