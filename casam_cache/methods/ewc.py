@@ -61,17 +61,16 @@ class EWC(Naive):
         if past is None:
             return Penalty()
         assert isinstance(self.options, EWCOptions)
-        device = setting.backbone.device
-        tensors = {name: tensor.to(device) for name, tensor in past.memory.tensors.items()}
+        tensors = past.memory.tensors
         if self.options.consolidation == "separate":
             terms = [
                 (_under(tensors, f"fisher/{task}/"), _under(tensors, f"weights/{task}/"))
                 for task in past.memory.facts["tasks"]
             ]
         else:
-            last = {name: parameter.detach() for name, parameter in past.head.named_parameters()}
+            last = {name: parameter.detach().cpu() for name, parameter in past.head.named_parameters()}
             terms = [(_under(tensors, "fisher/"), last)]
-        return Quadratic(terms, self.options.ewc_weight)
+        return Quadratic(terms, self.options.ewc_weight, setting.backbone.device)
 
     def remember(
         self, head: Head, items: Items, past: Past | None, penalty: Penalty | None, setting: Setting
@@ -107,15 +106,18 @@ class Quadratic(Penalty):
     """lambda * sum over tasks k and weights i of F_ki (A_i - A_ki)^2, at the cost of one task.
 
     A sum of parabolas is a parabola: with S = sum_k F_k, centre m = sum_k F_k A_k / S and remainder
-    r = sum_k F_k (A_k - m)^2 it is sum_i S_i (A_i - m_i)^2 + r. The three are computed once, in float64.
+    r = sum_k F_k (A_k - m)^2 it is sum_i S_i (A_i - m_i)^2 + r. The three are computed once, in float64 on the CPU.
 
     Args:
         terms: Fisher information and weights of each task, by the names of the head's parameters; in the order in
-            which they are to be summed.
+            which they are to be summed; on the CPU.
         weight: lambda.
+        device: of training.
     """
 
-    def __init__(self, terms: Sequence[tuple[Named, Named]], weight: float) -> None:
+    def __init__(
+        self, terms: Sequence[tuple[Named, Named]], weight: float, device: torch.device | str = "cpu"
+    ) -> None:
         self._weight = weight
         self._importance: dict[str, torch.Tensor] = {}
         self._centre: dict[str, torch.Tensor] = {}
@@ -129,7 +131,8 @@ class Quadratic(Penalty):
             remainder += sum(
                 float((f * (w - centre).square()).sum()) for f, w in zip(fishers, weights, strict=True)
             )
-            self._importance[name], self._centre[name] = importance.float(), centre.float()
+            self._importance[name] = importance.float().to(device)
+            self._centre[name] = centre.float().to(device)
         self._remainder = remainder
 
     def term(self, step: Step) -> torch.Tensor:

@@ -93,6 +93,6 @@ def _loss(
 def scaled_to_mean_one(fisher: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same importances with mean 1 over all parameters; all zero stays as it is."""
     ordered = [fisher[name] for name in sorted(fisher)]
-    total = sum(float(tensor.double().sum()) for tensor in ordered)
+    total = sum(float(tensor.cpu().double().sum()) for tensor in ordered)
     mean = total / sum(tensor.numel() for tensor in ordered)
     return {name: tensor / mean for name, tensor in fisher.items()} if mean else fisher
