@@ -117,7 +117,8 @@ class Bench:
         """
         where = str(choose_device(device))
         groups, references = expand(recipe)
-        site = Site.open(stores, model, where, references)
+        reference = str(Path(recipe.reference).resolve()) if recipe.reference else ""
+        site = Site.open(stores, model, where, references, reference)
         tasks, unseen = split_stores(site.tasks(), recipe.tasks, recipe.unseen)
         site.check_same_backbone([*tasks, *unseen])
         orders = read_orders(recipe.order, tasks, recipe.orders, recipe.order_seed)
@@ -318,7 +319,9 @@ def distinct(lines: Sequence[Line]) -> list[Node]:
 
 
 def _targets(lines: Sequence[Line]) -> list[Node]:
-    return list(_unique(node for line in lines for node in (*line.frozen.values(), *line.targets())))
+    return list(
+        _unique(node for line in lines for node in (*line.frozen.values(), line.cost, *line.targets()))
+    )
 
 
 def _unique(nodes: Iterator[Node]) -> Iterator[Node]:

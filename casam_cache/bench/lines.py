@@ -12,6 +12,7 @@ import numpy as np
 
 from casam_cache.bench.node import Node
 from casam_cache.bench.nodes import Nodes, State
+from casam_cache.bench.side_work import read_distances
 from casam_cache.bench.site import Split
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.fingerprint import digest
@@ -73,6 +74,12 @@ class Line(ABC):
         self.unseen = {task: nodes.site.split(task, "test") for task in course.unseen}
         # Every result is beside the frozen SAM's on the same masks and prompts: forward transfer needs it.
         self.frozen = {name: nodes.evaluate(None, split) for name, split in self.tested.items()}
+        self.cost = nodes.cost(self.trained, course.order[0])
+
+    @property
+    def trained(self) -> Method:
+        """The method whose head one training pass goes through."""
+        return self.config.method
 
     @property
     def tested(self) -> dict[str, Split]:
@@ -82,7 +89,7 @@ class Line(ABC):
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """Every stage this result is made from, parents before children."""
-        return tuple(closure([*self.frozen.values(), *self.targets()]))
+        return tuple(closure([*self.frozen.values(), self.cost, *self.targets()]))
 
     @property
     def key(self) -> str:
@@ -153,10 +160,14 @@ class SingleLine(Line):
             task: nodes.fit(config.method, config.training, task, course.seed) for task in course.order
         }
         self.scored = {task: nodes.evaluate(fit, self.splits[task]) for task, fit in self.fits.items()}
+        compared = nodes.site.place.reference
+        self.distances = {
+            task: nodes.distance(fit, self.splits[task]) for task, fit in self.fits.items() if compared
+        }
 
     def targets(self) -> list[Node]:
-        """Each task's evaluation."""
-        return list(self.scored.values())
+        """Each task's evaluation, and its distances where there is a reference."""
+        return [*self.scored.values(), *self.distances.values()]
 
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
         """One row: each task by its own fit."""
@@ -172,6 +183,9 @@ class SingleLine(Line):
             "parameters": tables.parameters(self.fits[self.course.order[0]]),
             "bytes_kept": sum(tables.bytes_kept(fit) for fit in self.fits.values()),
             "run": {task: tables.folder(fit) for task, fit in self.fits.items()},
+            "distances": {
+                task: read_distances(tables.runs.folder(node.stage)) for task, node in self.distances.items()
+            },
         }
 
 

@@ -125,8 +125,10 @@ class Work:
 
     def backbone(self) -> Backbone:
         """Prompt encoder and mask decoder of the stores' backbone, on the device."""
-        task = self.inputs["task"] if "task" in self.inputs else self.inputs["items"][0][0]
-        weights = self.store(task).identity["backbone"]["weights"]
+        weights = self.inputs.get("backbone")
+        if weights is None:
+            task = self.inputs["task"] if "task" in self.inputs else self.inputs["items"][0][0]
+            weights = self.store(task).identity["backbone"]["weights"]
         return backbone_of(self.place.stores, weights, str(self.device))
 
     def split(self, task: str, split: str, content: str) -> SplitView:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.bench.node import Node
+from casam_cache.bench.side_work import reference_store
 from casam_cache.bench.site import Site, Split
 from casam_cache.bench.stages import Stage
 from casam_cache.config import validated
@@ -25,8 +27,9 @@ from casam_cache.methods.sequential import Sequential
 from casam_cache.training.options import TrainingOptions
 
 PROMPT = "oracle box"
-REVISIONS = {"fit": 1, "joint": 1, "learn": 1, "memory": 1, "evaluate": 1}
+REVISIONS = {"fit": 1, "joint": 1, "learn": 1, "memory": 1, "evaluate": 1, "cost": 1, "distance": 1}
 _WORK = "casam_cache.bench.work"
+_SIDE = "casam_cache.bench.side_work"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,30 @@ class Nodes:
         label = f"{head.label if head else 'frozen SAM'} scored on {split.task}"
         return self._node("evaluate", "evaluate", inputs, parents, sum(split.masks), label)
 
+    def cost(self, method: Method, task: str) -> Node:
+        """What one training pass of the method's head costs, on the backbone of a task's store."""
+        inputs = {
+            "method": {"name": method.name, "revision": method.revision},
+            "options": method.options.model_dump(mode="json"),
+            "backbone": self.site.store(task).identity["backbone"]["weights"],
+        }
+        return self._node("cost", "cost", inputs, {}, 1, f"cost of {method.name}", _SIDE)
+
+    def distance(self, fit: Node, split: Split) -> Node:
+        """Distances of a split's features, before and after a fitted head, to the reference store's."""
+        reference = reference_store(Path(self.site.place.reference), split.task)
+        inputs = {
+            "task": split.task,
+            "split": split.split,
+            "items": split.content,
+            "head": fit.key,
+            "reference": reference.fingerprint,
+        }
+        cost = 3.0 * len(split.images)
+        return self._node(
+            "distance", "distance", inputs, {"head": fit}, cost, f"distances of {split.task}", _SIDE
+        )
+
     def _train(self, method: Method, task: str) -> Split:
         self.site.require(task, method.needs)
         return self.site.split(task, "train")
@@ -141,9 +168,12 @@ class Nodes:
         parents: Mapping[str, Node],
         cost: float,
         label: str,
+        module: str = _WORK,
     ) -> Node:
         stage = Stage(kind, REVISIONS[kind], dict(inputs))
-        return Node(stage, f"{_WORK}:{function}", self.site.place, dict(parents), max(1.0, cost), label=label)
+        return Node(
+            stage, f"{module}:{function}", self.site.place, dict(parents), max(1.0, cost), label=label
+        )
 
 
 def visits(train: Split, training: TrainingOptions) -> float:

@@ -57,6 +57,7 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         **dict.fromkeys(FIGURES),
         "parameters": None,
         "bytes_kept": None,
+        "gflops": tables.recorded(line.cost).get("flops", math.nan) / 1e9,
         "seconds": round(tables.seconds(line.nodes), 3),
     }
     described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}

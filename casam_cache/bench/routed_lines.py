@@ -18,6 +18,7 @@ from casam_cache.bench.site import Split
 from casam_cache.bench.stages import Stage
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.config import validated
+from casam_cache.methods.base import Method
 from casam_cache.methods.routed import Routed
 from casam_cache.routers.classifier_options import ClassifierOptions
 from casam_cache.routers.files import load_router
@@ -179,6 +180,13 @@ class RoutedLine(Line):
             if self.routers and not method.merges
             else None
         )
+
+    @property
+    def trained(self) -> Method:
+        """The expert."""
+        method = self.config.method
+        assert isinstance(method, Routed)
+        return method.expert_method()
 
     def _plan_density(self) -> None:
         self.routers = {

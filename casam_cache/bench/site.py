@@ -59,8 +59,17 @@ class Site:
     _splits: dict[tuple[str, str], Split] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, stores: Path, model: str | None, device: str, references: dict[str, str]) -> Site:
+    def open(
+        cls, stores: Path, model: str | None, device: str, references: dict[str, str], reference: str = ""
+    ) -> Site:
         """The tasks of a folder of stores.
+
+        Args:
+            stores: the folder.
+            model: the backbone's store of every task, needed only where there are several.
+            device: where to compute.
+            references: methods that are not installed.
+            reference: folder of stores of adapter-tuned features.
 
         Raises:
             StoreError: there is none.
@@ -77,7 +86,7 @@ class Site:
             )
         if model is not None and model not in models:
             raise OptionError(f"no store of model '{model}' in {stores}", f"available: {', '.join(models)}")
-        return cls(stores, Place(str(stores), model or models[0], device, references))
+        return cls(stores, Place(str(stores), model or models[0], device, references, reference))
 
     def tasks(self) -> list[str]:
         """Names of all tasks that have a store of this backbone, sorted."""

@@ -49,6 +49,9 @@ def bench(
     weight: str | None = typer.Option(None, help="Of tasks in Last and Avg: images | masks | tasks"),
     forgetting: str | None = typer.Option(None, help="Variant of FF: paper | mammoth | avalanche"),
     recipe: Path | None = typer.Option(None, help="A recipe (YAML); options given here come before it."),
+    reference: str | None = typer.Option(
+        None, metavar="DIR", help="Stores of adapter-tuned features, for the distances of Table 4."
+    ),
     store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
     runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
     model: str | None = typer.Option(None, help="Backbone, needed only where stores of several are there."),
@@ -78,6 +81,7 @@ def bench(
             "evaluate": evaluate,
             "weight": weight,
             "forgetting": forgetting,
+            "reference": reference,
         },
         methods,
         method,
