@@ -83,7 +83,7 @@ def test_scores_do_not_depend_on_the_order_of_tasks_or_on_other_images(kind):
     np.testing.assert_array_equal(first.thresholds(), second.thresholds())
     shuffled = np.random.default_rng(0).permutation(len(images))
     np.testing.assert_array_equal(first.scores(images[shuffled]), scores[shuffled])
-    for row in (0, 63, 64, 209):
+    for row in (0, 15, 16, 63, 64, 209):
         np.testing.assert_array_equal(first.scores(images[row : row + 1])[0], scores[row])
         assert first.decide(images[row]).scores == dict(zip(first.names, scores[row], strict=True))
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-ROWS = 64
+ROWS = 16
 
 
 def by_blocks(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """`function` over rows (M, D) in blocks of exactly 64, the last filled with zeros.
+    """`function` over rows (M, D) in blocks of exactly 16, the last filled with zeros.
 
-    A matrix product may sum in another order for another number of rows. Here it always has 64.
+    A matrix product may sum in another order for another number of rows. Here it always has 16.
 
     Args:
-        function: float64 (64, D) -> float64 (64,), each result from its own row alone.
+        function: float64 (16, D) -> float64 (16,), each result from its own row alone.
         rows: (M, D), any float dtype.
 
     Returns:

@@ -28,7 +28,7 @@ from casam_cache.routers.options import VAEOptions
 from casam_cache.routers.vae import VAEScorer, initial_weights, shapes
 
 Weights = dict[str, torch.Tensor]
-STACK_FLOATS = 4 * 2**20  # parameters in one stack
+STACK_FLOATS = 2 * 2**20  # parameters in one stack: much larger ones leave a CPU's cache
 ALIGNED = 64  # numbers
 LEAST_ROWS = (
     4  # of a padded batch: a product with a single row goes through code whose bits depend on alignment
