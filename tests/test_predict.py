@@ -186,7 +186,7 @@ def test_a_stage_that_is_no_fit(casam: Casam, discs: Path, fitted: dict[str, Any
     image = discs / "images" / "p004.png"
     casam("predict", image, "--box", "5,5,20,20", "--run", fitted["outcomes"])
     assert casam.code == 1
-    assert "no fit" in casam.err
+    assert "holds no head" in casam.err
 
 
 def test_an_image_that_is_none(casam: Casam, tmp_path: Path, tiny_checkpoint: Path) -> None:
