@@ -33,7 +33,8 @@ def pool(**more) -> PromptPool:
     """Three keys along the axes of a plane, four channels."""
     head = PromptPool(4, SMALL.model_copy(update={"prompts": 4, "slots": False, **more}), seed=0)
     with torch.no_grad():
-        head.keys.copy_(torch.tensor([[2.0, 0, 0, 0], [0, 3.0, 0, 0], [-1.0, 0, 0, 0], [0, 0, 0, 5.0]]))
+        keys = torch.tensor([[2.0, 0, 0, 0], [0, 3.0, 0, 0], [-1.0, 0, 0, 0], [0, 0, 0, 5.0]])
+        head.key_weights.copy_(keys / head.pool.prompt_rate)
     return head
 
 
@@ -58,6 +59,7 @@ def test_each_image_retrieves_by_its_own_mean():
     tokens = head.prompt_tokens(given)
     assert tokens.shape == (2, 4, 4)
     torch.testing.assert_close(tokens[0], torch.cat([head.prompts[1], head.prompts[0]]))
+    np.testing.assert_allclose(head.prompts.abs().max().item(), 1, atol=0.1)
 
 
 def test_the_key_match_loss_by_hand():
@@ -69,12 +71,28 @@ def test_the_key_match_loss_by_hand():
 def test_the_pull_moves_keys_and_the_masks_move_prompts():
     head = pool()
     head.pull(features([3.0, 4.0, 0, 0])).backward()
-    assert head.prompts.grad is None
-    assert head.keys.grad.abs().sum(1).gt(0).tolist() == [True, True, False, False]
-    head.keys.grad = None
+    assert head.prompt_weights.grad is None
+    assert head.key_weights.grad.abs().sum(1).gt(0).tolist() == [True, True, False, False]
+    head.key_weights.grad = None
     head.prompt_tokens(features([3.0, 4.0, 0, 0])).sum().backward()
-    assert head.keys.grad is None
-    assert head.prompts.grad.abs().sum((1, 2)).gt(0).tolist() == [True, True, False, False]
+    assert head.key_weights.grad is None
+    assert head.prompt_weights.grad.abs().sum((1, 2)).gt(0).tolist() == [True, True, False, False]
+
+
+def test_prompts_learn_as_with_a_rate_of_their_own(backbone):
+    """Adam at `prompt_rate` times the learning rate, on prompts that are not divided by anything."""
+    heads = []
+    for rate, learning_rate in ((50.0, 1e-4), (1.0, 5e-3)):
+        options = SMALL.model_copy(update={"prompt_rate": rate})
+        head = L2P(options).start(None, setting(backbone, "a"))
+        training = QUICK.model_copy(update={"learning_rate": learning_rate})
+        fit_head(head, backbone, look(1, 1), training, seed=1)
+        heads.append(head)
+    start = L2P(SMALL).build(backbone, 1)
+    for name in ("keys", "prompts"):
+        one, other = (getattr(head, name) for head in heads)
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
+    assert (heads[0].prompts - start.prompts).abs().max() > 5e-3
 
 
 def test_tokens_stand_behind_each_images_own_prompts(backbone):
@@ -195,6 +213,7 @@ def test_defaults_and_wrong_options():
     options = L2P(PromptPoolOptions()).options
     assert (options.prompts, options.prompt_length, options.top_k, options.pull_weight) == (40, 5, 5, 1.0)
     assert (options.slots, options.slot_size, options.alignment) == (True, 5, "identity")
+    assert options.prompt_rate * 1e-4 == pytest.approx(0.03)
     assert PromptPool(8, options).prompt_tokens(
         {"embedding": torch.randn(3, 8, 2, 2), "valid": torch.ones(3, 2, 2)}
     ).shape == (3, 25, 8)

@@ -64,6 +64,7 @@ class PromptPoolOptions(AlignmentOptions):
         slots: whether each task has prompts of its own while it is learnt.
         slot_size: how many.
         prompt_scale: prompts start uniform in [-prompt_scale, prompt_scale].
+        prompt_rate: how many times as fast as `learning_rate` prompts and keys learn; 300 is L2P's 0.03 at 1e-4.
         alignment: what stands before the decoder: nothing (`identity`), or an Alignment Layer that learns with the
             `first` task and is frozen afterwards.
     """
@@ -75,6 +76,7 @@ class PromptPoolOptions(AlignmentOptions):
     slots: bool = True
     slot_size: int = Field(default=5, ge=1)
     prompt_scale: float = Field(default=1.0, ge=0)
+    prompt_rate: float = Field(default=300.0, gt=0)
     alignment: Literal["identity", "first"] = "identity"
 
     @model_validator(mode="after")

@@ -9,9 +9,10 @@ test all prompts of the tasks learnt so far compete. Without, all M compete from
 tasks; the pool grows by a slot for every further one. Each prompt draws its own numbers, so a grown pool is the one
 that had been large from the beginning.
 
-Keys and prompts start uniform in [-1, 1], as in L2P's public code, where they learn with rates of 0.03: at the
-paper's general 1e-4 they hardly move in a hundred steps. `prompt_scale` narrows the range of the prompts, and
-`learning_rate` is an option of training as for every method.
+Keys and prompts start uniform in [-1, 1], as in L2P's public code, where they learn with a rate of 0.03. At the paper's
+general 1e-4 they hardly move in a hundred steps, and 25 random tokens stay in the way of the decoder. So they learn
+`prompt_rate` times as fast as everything else: 300 times 1e-4 is 0.03. The parameters are the prompts divided by that
+number, since Adam moves every parameter by about the learning rate whatever the size of its gradient.
 
 "Pre-trained A" of Algorithm 5 is not explained: `alignment=identity` is SAM's own embedding; `first` is an Alignment
 Layer that learns with the first task's prompts and is frozen afterwards.
@@ -42,8 +43,7 @@ class PromptPool(Head):
         scale: of the Alignment Layer, `Backbone.neck`.
 
     Attributes:
-        keys: (M, C).
-        prompts: (M, L, C).
+        key_weights, prompt_weights: what learns; `keys` and `prompts` divided by `prompt_rate`.
         slot: int64 (2,), first and end of the prompts that training retrieves; all before the end compete at test.
     """
 
@@ -62,14 +62,24 @@ class PromptPool(Head):
         super().__init__(options)
         self.pool = options
         drawn = [self._draw(index, channels, seed) for index in range(options.prompts)]
-        self.keys = nn.Parameter(torch.stack([key for key, _ in drawn]))
-        self.prompts = nn.Parameter(torch.stack([prompt for _, prompt in drawn]))
+        self.key_weights = nn.Parameter(torch.stack([key for key, _ in drawn]))
+        self.prompt_weights = nn.Parameter(torch.stack([prompt for _, prompt in drawn]))
         end = options.slot_size if options.slots else options.prompts
         self.register_buffer("slot", torch.tensor([0, end]))
         self.layer: AlignmentLayer | None = None
         if options.alignment == "first":
             own = {name: getattr(options, name) for name in AlignmentOptions.model_fields}
             self.layer = AlignmentLayer(channels, AlignmentOptions(**own), seed, scale)
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """(M, C)."""
+        return self.key_weights * self.pool.prompt_rate
+
+    @property
+    def prompts(self) -> torch.Tensor:
+        """(M, L, C)."""
+        return self.prompt_weights * self.pool.prompt_rate
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g) -> (B, C, g, g): the Alignment Layer's output, or the embedding as it is."""
@@ -99,7 +109,7 @@ class PromptPool(Head):
         first, end = self.slot.tolist()
         if not self.training:
             first = 0
-        with torch.autocast(self.keys.device.type, enabled=False):
+        with torch.autocast(self.key_weights.device.type, enabled=False):
             query = mean_over(features["embedding"].float(), features["valid"].float())
             similarity = F.normalize(query, dim=1) @ F.normalize(self.keys[first:end].float(), dim=1).T
         cosine, place = similarity.topk(min(self.pool.top_k, end - first), dim=1)
@@ -117,12 +127,13 @@ class PromptPool(Head):
         first = task * self.pool.slot_size
         end = first + self.pool.slot_size
         self.slot = torch.tensor([first, end], device=self.slot.device)
-        if end > len(self.keys):
-            drawn = [self._draw(index, self.keys.shape[1], seed) for index in range(len(self.keys), end)]
-            keys = torch.stack([key for key, _ in drawn]).to(self.keys)
-            prompts = torch.stack([prompt for _, prompt in drawn]).to(self.prompts)
-            self.keys = nn.Parameter(torch.cat([self.keys.detach(), keys]))
-            self.prompts = nn.Parameter(torch.cat([self.prompts.detach(), prompts]))
+        size, channels = self.key_weights.shape
+        if end > size:
+            drawn = [self._draw(index, channels, seed) for index in range(size, end)]
+            keys = torch.stack([key for key, _ in drawn]).to(self.key_weights)
+            prompts = torch.stack([prompt for _, prompt in drawn]).to(self.prompt_weights)
+            self.key_weights = nn.Parameter(torch.cat([self.key_weights.detach(), keys]))
+            self.prompt_weights = nn.Parameter(torch.cat([self.prompt_weights.detach(), prompts]))
             self.pool = self.pool.model_copy(update={"prompts": end})
             self.options = self.pool
 
@@ -131,7 +142,8 @@ class PromptPool(Head):
         belongs_to = (seed, "prompt-pool", channels, index)
         key = generator(*belongs_to, "key").uniform(-1, 1, channels)
         prompt = self.pool.prompt_scale * generator(*belongs_to, "prompt").uniform(-1, 1, shape)
-        return torch.from_numpy(key).float(), torch.from_numpy(prompt).float()
+        rate = self.pool.prompt_rate
+        return torch.from_numpy(key / rate).float(), torch.from_numpy(prompt / rate).float()
 
 
 def mean_over(embedding: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
