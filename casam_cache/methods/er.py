@@ -29,8 +29,9 @@ class EROptions(AlignmentOptions):
         selection: `balanced` keeps equally many of each task, as Algorithm 3 selects task by task; `reservoir` is a
             uniform choice of all images seen (Mammoth's).
         replay: `concatenate` trains on the union of the task and the bank, as Algorithm 3 is written: each image once
-            an epoch, so that where the task is large the bank is rare. `batch` adds to each step the loss of as many
-            images of the bank (Mammoth's), at twice the cost.
+            an epoch, so that where the task is large the bank is rare, and the fit takes as many more steps as the bank
+            has images. `batch` adds to each step the loss of as many images of the bank (Mammoth's): the same steps, at
+            twice the cost, and old and new weigh the same.
         replay_weight: of that added loss.
     """
 
