@@ -14,6 +14,7 @@ from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.datasets import load_image
 from casam_cache.errors import ImageError
 from casam_cache.geometry import Geometry
+from casam_cache.views import View
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Preprocessing:
         resize: one of `casam_cache.geometry.RESIZE_MODES`.
         intensity: `auto` or `LOW,HIGH`, for images deeper than 8 bits.
         max_pixels: larger images are refused before they are decoded.
+        view: which view of the image; None for the image itself.
     """
 
     image_size: int
@@ -32,6 +34,7 @@ class Preprocessing:
     resize: str
     intensity: str
     max_pixels: int
+    view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
     geometry = Geometry.fit(
         height, width, preprocessing.image_size, preprocessing.patch_size, preprocessing.resize
     )
+    if preprocessing.view is not None:
+        image, geometry = preprocessing.view.image(image), preprocessing.view.geometry(geometry)
     return Decoded(sha256, resize_for_encoder(image, geometry), geometry)
 
 

@@ -23,6 +23,7 @@ from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precisi
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.quantise import stored_dtype
 from casam_cache.store.schema import EMBEDDING, ROOT, ArraySpec
+from casam_cache.views import View
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,16 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
     if options.checkpoint is None and not known.bundled and not (cache_folder() / known.filename).is_file():
         download = known.filename
     arrays = (EMBEDDING, *options.extra)
-    there = _encoded(path, arrays)
+    views = [View(name) for name in options.views]
+    there = _encoded(path, (*arrays, *(view.array for view in views)))
     pending = sum(sample.id not in there for sample in dataset.samples)
     architecture, seconds = known.architecture if download else None, None
     if architecture is None:
         architecture, per_image = _timed(path, options, arrays) if pending else (_architecture(options), 0.0)
-        seconds = per_image * pending if pending else None
+        seconds = per_image * pending * (1 + len(views)) if pending else None
     dtype = dtype_of(options, path)
-    specs = [_spec(feature_shape(name, architecture), dtype) for name in arrays]
+    features = (*arrays, *(EMBEDDING for _ in views))
+    specs = [_spec(feature_shape(name, architecture), dtype) for name in features]
     item_bytes = sum(spec.item_bytes for spec in specs)
     return Estimate(
         dataset.task, len(dataset.samples), pending, item_bytes * pending, seconds, download, str(path)

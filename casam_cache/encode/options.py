@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.errors import OptionError
+from casam_cache.views import parse_views
 
 EXTRA_ARRAYS = ("early", "tokens")
 
@@ -29,6 +30,7 @@ class EncodeOptions(BaseModel):
         intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
         workers: processes that decode; None chooses (one background thread on a CPU).
         extra: further arrays to store, of `EXTRA_ARRAYS`.
+        views: further views of each image to store, of `casam_cache.views`.
         strict: make the first bad item fatal.
         update: encode again the images whose file changed since they were encoded.
         dataset: how masks, splits and groups are read.
@@ -47,9 +49,15 @@ class EncodeOptions(BaseModel):
     intensity: str = "auto"
     workers: int | None = Field(default=None, ge=0, le=256)
     extra: tuple[Literal["early", "tokens"], ...] = ()
+    views: tuple[str, ...] = ()
     strict: bool = False
     update: bool = False
     dataset: DatasetOptions = DatasetOptions()
+
+    @field_validator("views")
+    @classmethod
+    def _known_views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(view.name for view in parse_views(",".join(names)))
 
     @property
     def backbone_name(self) -> str:

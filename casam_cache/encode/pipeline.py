@@ -20,6 +20,8 @@ from casam_cache.backbones.preprocess import stack_inputs
 from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
 from casam_cache.errors import ImageError
 from casam_cache.store import Batch, ItemResult, StoreWriter
+from casam_cache.store.schema import EMBEDDING
+from casam_cache.views import view_of
 
 BATCHES_AHEAD = 3
 Progress = Callable[[int, int, str, float | None], None]
@@ -147,13 +149,19 @@ def _submit(pool: Executor, root: Path, name: str | None, preprocessing: Preproc
 def encode_batch(
     encoder: FrozenEncoder, decoded: Sequence[Decoded], arrays: Sequence[str], image_size: int
 ) -> list[ItemResult]:
-    """Features of one batch. A bad image takes its place as a black one, so that the others' bits do not change."""
+    """Features of one batch. A bad image takes its place as a black one, so that the others' bits do not change.
+
+    The array of a view holds the embedding of what was decoded as that view.
+    """
     black = np.zeros((image_size, image_size, 3), dtype=np.uint8)
     pixels, sizes = stack_inputs([black if d.pixels is None else d.pixels for d in decoded], image_size)
     features: dict[str, np.ndarray] = {}
     if any(not item.failure for item in decoded):
-        found = encoder(torch.from_numpy(pixels), torch.from_numpy(sizes), arrays)
-        features = {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
+        wanted = {name: EMBEDDING if view_of(name) else name for name in arrays}
+        found = encoder(
+            torch.from_numpy(pixels), torch.from_numpy(sizes), list(dict.fromkeys(wanted.values()))
+        )
+        features = {name: found[feature].float().cpu().numpy() for name, feature in wanted.items()}
     return [
         ItemResult(source_sha256=item.sha256, failure=item.failure)
         if item.failure

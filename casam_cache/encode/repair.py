@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from casam_cache.backbones.attention import AUTO
 from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.datasets.sample import DatasetOptions
-from casam_cache.encode.decode import Decoded, Preprocessing, decode
+from casam_cache.encode.decode import Preprocessing, decode
 from casam_cache.encode.finished import forget
 from casam_cache.encode.pipeline import Progress, encode_batch
 from casam_cache.encode.sources import whole_backbone
 from casam_cache.errors import DatasetError
 from casam_cache.store import Batch, EmbeddingStore, ItemResult
 from casam_cache.store.repair import ShardDamage, mend, open_for_repair, replace_items
+from casam_cache.views import view_of
 
 
 def repair_store(
@@ -85,14 +87,28 @@ def _again(
         opened.identity["preprocessing"]["intensity"],
         DatasetOptions().max_pixels,
     )
-    decoded: list[Decoded] = []
     for item in range(batch.start, batch.stop):
-        name = opened.paths[item]
-        if item in damage.items and not (data / name).exists():
+        path = data / opened.paths[item]
+        if item in damage.items and not path.exists():
             raise DatasetError(
-                f"{data / name}: the store needs this image to be repaired",
-                "name the dataset it was encoded from",
+                f"{path}: the store needs this image to be repaired", "name the dataset it was encoded from"
             )
-        decoded.append(decode(data, name, preprocessing))
-    with torch.inference_mode():
-        return encode_batch(encoder, decoded, damage.arrays, encoder.architecture.image_size)
+    views = {name: view_of(name) for name in damage.arrays}
+    passes = [
+        [name for name, view in views.items() if view is None],
+        *([name] for name in views if views[name]),
+    ]
+    merged: list[ItemResult] = []
+    for arrays in passes:
+        if not arrays:
+            continue
+        shown = replace(preprocessing, view=views[arrays[0]])
+        decoded = [decode(data, opened.paths[item], shown) for item in range(batch.start, batch.stop)]
+        with torch.inference_mode():
+            found = encode_batch(encoder, decoded, arrays, encoder.architecture.image_size)
+        if not merged:
+            merged = found
+        else:
+            pairs = zip(merged, found, strict=True)
+            merged = [replace(first, arrays={**first.arrays, **more.arrays}) for first, more in pairs]
+    return merged

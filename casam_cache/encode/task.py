@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from casam_cache.encode.pipeline import PipelineResult, Progress, run_pipeline
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import remember_backbone
 from casam_cache.errors import DatasetError, StoreError
-from casam_cache.store import EmbeddingStore, StoreWriter, store_path
+from casam_cache.store import Batch, EmbeddingStore, StoreWriter, store_path
 from casam_cache.store.quantise import stored_dtype
 from casam_cache.store.schema import EMBEDDING, FAILED, ROOT
+from casam_cache.views import View, view_of
 
 Warn = Callable[[str], None]
 
@@ -77,6 +79,9 @@ def encode_task(
         for name in options.extra:
             shape = feature_shape(name, backbone.architecture)
             writer.add_array(name, shape, stored_dtype(shape, dtype_of(options, path)))
+        embedding = writer.meta.arrays[EMBEDDING]
+        for view in options.views:
+            writer.add_array(View(view).array, embedding.shape, embedding.dtype.name)
         encoded = _encode_missing(writer, dataset, backbone, options, previously, progress, warn)
         annotated = annotate(dataset, writer)
     report = _report(path, dataset, encoded, annotated)
@@ -191,14 +196,9 @@ def _encode_missing(
         [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
         batch_size_of(options, backbone.architecture, backbone.device),
     )
-    arrays = (EMBEDDING, *options.extra)
-    by_missing: dict[tuple[str, ...], list[Any]] = {}
-    pending = {name: set(writer.pending((name,))) for name in arrays}
-    for batch in writer.pending(arrays):
-        missing = tuple(name for name in arrays if batch in pending[name])
-        by_missing.setdefault(missing, []).append(batch)
+    passes = _passes(writer, options)
     total = PipelineResult()
-    if not by_missing:
+    if not passes:
         return total
     architecture = backbone.architecture
     preprocessing = Preprocessing(
@@ -211,16 +211,31 @@ def _encode_missing(
     encoder = encoder_of(writer.path, backbone)
     names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)
-    for missing, batches in by_missing.items():
+    for arrays, batches in passes:
         part = run_pipeline(
-            writer, encoder, batches, dataset.root, names, missing, preprocessing,
+            writer, encoder, batches, dataset.root, names, arrays, replace(preprocessing, view=view_of(arrays[0])),
             workers=workers, strict=options.strict, progress=progress,
         )  # fmt: skip
-        total.encoded += part.encoded
         total.failures.update(part.failures)
         for name, seconds in vars(part.timing).items():
             setattr(total.timing, name, getattr(total.timing, name) + seconds)
+    items = {item for _, batches in passes for batch in batches for item in range(batch.start, batch.stop)}
+    total.encoded = len(items - total.failures.keys())
     return total
+
+
+def _passes(writer: StoreWriter, options: EncodeOptions) -> list[tuple[tuple[str, ...], list[Batch]]]:
+    """What to compute together: the arrays that a batch lacks of the images themselves, then each view."""
+    arrays = (EMBEDDING, *options.extra)
+    pending = {name: set(writer.pending((name,))) for name in arrays}
+    found: dict[tuple[str, ...], list[Batch]] = {}
+    for batch in writer.pending(arrays):
+        found.setdefault(tuple(name for name in arrays if batch in pending[name]), []).append(batch)
+    for name in options.views:
+        array = View(name).array
+        if batches := writer.pending((array,)):
+            found[array,] = batches
+    return list(found.items())
 
 
 def _default_workers(device: torch.device) -> int:

@@ -35,6 +35,10 @@ def encode(
     with_: str = typer.Option(
         "", "--with", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."
     ),
+    views: str = typer.Option(
+        "",
+        help="Further views of each image: flip_h, flip_v, rot90, rot180, rot270, scaleNN; comma-separated.",
+    ),
     masks: str = dataset_options.MASKS,
     unlabelled: bool = dataset_options.UNLABELLED,
     group_regex: str | None = dataset_options.GROUP_REGEX,
@@ -59,7 +63,7 @@ def encode(
                 "model": model, "checkpoint": checkpoint, "name": name, "device": device, "batch_size": batch_size,
                 "precision": precision, "dtype": dtype, "resize": resize, "intensity": intensity, "workers": workers,
                 "extra": tuple(sorted({entry.strip() for entry in with_.split(",") if entry.strip()})),
-                "strict": strict, "update": update,
+                "views": tuple(views.split(",")), "strict": strict, "update": update,
                 "dataset": DatasetOptions(
                     masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
                     val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
