@@ -33,9 +33,9 @@ def groups(count=20):
     return [f"g{i // 2}" for i in range(count)]
 
 
-def requests(kind, tasks="abc"):
+def requests(kind, tasks="abc", channels=6):
     return [
-        FitRequest(features(t, n), groups(n), options_of(kind), 0, t)
+        FitRequest(features(t, n, channels), groups(n), options_of(kind), 0, t)
         for t, n in zip(tasks, (20, 9, 34), strict=False)
     ]
 
@@ -74,8 +74,8 @@ def test_fits_do_not_depend_on_company_or_order(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_do_not_depend_on_the_order_of_tasks_or_on_other_images(kind):
-    fitted = fit_routers(requests(kind))
-    images = np.concatenate([features(t, 70) for t in "abx"])
+    fitted = fit_routers(requests(kind, channels=45))
+    images = np.concatenate([features(t, 70, 45) for t in "abx"])
     first, second = TaskRouters(fitted), TaskRouters(fitted[::-1])
     assert first.names == second.names == ("a", "b", "c")
     scores = first.scores(images)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from casam_cache.routers.base import Job, Scorer
+from casam_cache.routers.blocks import by_blocks
 from casam_cache.routers.options import NeighbourOptions
 
 
@@ -27,15 +28,18 @@ class NeighbourScorer(Scorer):
     def __init__(self, kept: np.ndarray, neighbours: int) -> None:
         self.kept = kept
         self.neighbours = min(neighbours, len(kept))
+        self._exact = kept.astype(np.float64)
+        self._squares = np.square(self._exact).sum(axis=1)
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """(M, D) -> float64 (M,)."""
-        kept = self.kept.astype(np.float64)
-        scores = np.empty(len(features))
-        for row, feature in enumerate(features.astype(np.float64)):
-            distances = np.square(kept - feature).mean(axis=1)
-            scores[row] = np.sort(distances)[: self.neighbours].mean()
-        return scores
+
+        def nearest(block: np.ndarray) -> np.ndarray:
+            squares = np.square(block).sum(axis=1)[:, None] + self._squares - 2 * (block @ self._exact.T)
+            closest = np.partition(squares, self.neighbours - 1, axis=1)[:, : self.neighbours]
+            return np.sort(np.maximum(closest, 0), axis=1).mean(axis=1) / block.shape[1]
+
+        return by_blocks(nearest, features)
 
     def state(self) -> dict[str, np.ndarray]:
         """The training vectors."""

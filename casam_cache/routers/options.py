@@ -23,7 +23,7 @@ class PoolingOptions(BaseModel):
         temperature: T of `attention` and `learned`; the others have none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     pooling: Pooling = "attention"
     temperature: float = Field(default=1.0, gt=0)
@@ -51,7 +51,7 @@ class VAEOptions(BaseModel):
             vectors; the paper states nothing: `none`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     latent: int = Field(default=64, ge=1)
     hidden: int = Field(default=128, ge=1)
@@ -67,7 +67,7 @@ class VAEOptions(BaseModel):
 class CentroidOptions(BaseModel):
     """Distance to the task's mean: nothing to set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MahalanobisOptions(BaseModel):
@@ -79,7 +79,7 @@ class MahalanobisOptions(BaseModel):
             shrinkage, from the data.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     covariance: Literal["shared", "own"] = "shared"
     shrinkage: float | None = Field(default=None, ge=0, le=1)
@@ -92,7 +92,7 @@ class NeighbourOptions(BaseModel):
         neighbours: how many (k); at most as many as there are.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     neighbours: int = Field(default=3, ge=1)
 
@@ -105,7 +105,7 @@ class MixtureOptions(BaseModel):
         iterations: of expectation and maximisation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     components: int = Field(default=2, ge=1)
     iterations: int = Field(default=50, ge=1)

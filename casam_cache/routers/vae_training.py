@@ -1,7 +1,7 @@
 """Training many variational autoencoders at once: all tasks, folds, betas and seeds of one shape in a stack.
 
-`torch.func` differentiates the loss of one model and `vmap` runs it over the stack. What a model computes depends on
-its own job alone, to the last bit on a CPU:
+`torch.func.vmap` runs the loss of one model over the stack, and one backward pass of the losses' sum gives every model
+its own gradient. What a model computes depends on its own job alone, to the last bit on a CPU:
 
 - every batch is padded to `vae_batch_size` rows and masked, so that no matrix has another shape in other company;
 - batches, noise and initial weights are drawn from what they belong to;
@@ -28,6 +28,7 @@ from casam_cache.routers.options import VAEOptions
 from casam_cache.routers.vae import VAEScorer, initial_weights, shapes
 
 Weights = dict[str, torch.Tensor]
+_Standardised = tuple[np.ndarray, np.ndarray, np.ndarray]
 STACK_FLOATS = 2 * 2**20  # parameters in one stack: much larger ones leave a CPU's cache
 ALIGNED = 64  # numbers
 LEAST_ROWS = (
@@ -65,7 +66,8 @@ def fit_many(jobs: Sequence[Job], *, progress: Callable[[int, int], None] | None
     Raises:
         CasamError: if a training diverged.
     """
-    models = [_prepare(job) for job in jobs]
+    standardised: dict[tuple[int, bytes], _Standardised] = {}
+    models = [_prepare(job, standardised) for job in jobs]
     stacks: dict[tuple[object, ...], list[int]] = {}
     for number, model in enumerate(models):
         o = model.options
@@ -86,17 +88,25 @@ def fit_many(jobs: Sequence[Job], *, progress: Callable[[int, int], None] | None
     return [scorers[number] for number in range(len(jobs))]
 
 
-def _prepare(job: Job) -> _Model:
+def _prepare(job: Job, standardised: dict[tuple[int, bytes], _Standardised]) -> _Model:
     options = cast(VAEOptions, job.options)
     steps = options.vae_steps or options.vae_epochs * math.ceil(len(job.rows) / options.vae_batch_size)
     if options.standardise == "none":
         return _Model(job, options, job.features, None, None, steps)
+    key = (id(job.features), job.rows.tobytes())
+    if key not in standardised:
+        standardised[key] = _standardise(job)
+    return _Model(job, options, *standardised[key], steps)
+
+
+def _standardise(job: Job) -> _Standardised:
+    """All rows less the mean of those to fit on, over their deviation; the mean and the deviation."""
     seen = job.features[job.rows].astype(np.float64)
     mean, deviation = seen.mean(axis=0), seen.std(axis=0)
     deviation = np.maximum(deviation, 1e-3 * deviation.mean() or 1.0)
     mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
     features = ((job.features.astype(np.float64) - mean) / deviation).astype(np.float32)
-    return _Model(job, options, features, mean, deviation, steps)
+    return features, mean, deviation
 
 
 def _chunks(numbers: Sequence[int], models: Sequence[_Model]) -> Iterator[Sequence[int]]:
