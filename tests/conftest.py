@@ -116,3 +116,19 @@ def encode(casam: Casam, tiny_checkpoint: Path) -> Callable[..., Any]:
         return casam.json("encode", path, "--checkpoint", tiny_checkpoint, "--name", "tiny", *options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bench_stores(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """Stores of the sets in `bench_sets.py`; not to be written to."""
+    from bench_sets import draw_and_encode
+
+    return draw_and_encode(tmp_path_factory.mktemp("bench"), tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def reference(bench_stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished bench of several methods over two orders; its runs are not to be written to."""
+    from bench_sets import Reference
+
+    return Reference.run(bench_stores, tmp_path_factory.mktemp("reference") / "runs")
