@@ -9,11 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from casam_cache.errors import CasamError
-from casam_cache.routers.files import load_pooling, save_pooling
-from casam_cache.routers.folds import assign_folds
 from casam_cache.routers.learned import LearnedPooling, fit_query, sample_cells, spread
 from casam_cache.routers.options import POOLINGS, PoolingOptions
-from casam_cache.routers.pooled import pool_task
 from casam_cache.routers.pooling import flatten_pool, pool
 
 
@@ -147,40 +144,6 @@ def test_images_of_different_shape_in_one_learned_pooling():
     sample = sample_cells(lambda place: (embeddings[place], valid[place]), 6, seed=0, task="a")
     np.testing.assert_array_equal((~sample.absent).sum(axis=1), [16, 8, 3, 4, 9, 16])
     assert np.isfinite(fit_query(sample).query).all()
-
-
-def test_pool_task_pools_each_fold_without_its_own_images():
-    embeddings, groups = images(), list("aabbcc")
-    options = [PoolingOptions(pooling="learned"), PoolingOptions(), PoolingOptions(pooling="mean")]
-    learned, attention, mean = pool_task(reader(embeddings), groups, options, folds=3, seed=0, task="t")
-    assert attention.fold_features is None
-    np.testing.assert_array_equal(mean.features[2], pool(embeddings[2], (3, 4), options[2]))
-    assert learned.fitted is not None
-    np.testing.assert_array_equal(
-        learned.features[1], pool(embeddings[1], (3, 4), options[0], fitted=learned.fitted)
-    )
-    assert learned.fold_features is not None
-    assert learned.fold_features.shape == (3, 6, 8)
-    fold = assign_folds(groups, 3, seed=0, task="t")
-    sample = sample_cells(reader(embeddings), 6, seed=0, task="t")
-    query = fit_query(sample, np.flatnonzero(fold != 1))
-    np.testing.assert_array_equal(learned.fold_features[1, 4], query.pool(embeddings[4], (3, 4)))
-
-
-def test_poolings_on_disk(tmp_path):
-    options = PoolingOptions(pooling="learned", temperature=2)
-    fitted = fit_query(sample_cells(reader(images()), 6, seed=0, task="a"), temperature=2)
-    save_pooling(options, fitted, tmp_path)
-    loaded_options, loaded = load_pooling(tmp_path)
-    assert loaded_options == options
-    assert loaded is not None
-    assert loaded.temperature == 2
-    np.testing.assert_array_equal(loaded.query, fitted.query)
-    (tmp_path / "pooling.safetensors").write_bytes(b"no")
-    with pytest.raises(CasamError, match="no readable pooling"):
-        load_pooling(tmp_path)
-    save_pooling(PoolingOptions(), None, tmp_path)
-    assert load_pooling(tmp_path) == (PoolingOptions(), None)
 
 
 def test_a_query_of_another_backbone_is_refused():

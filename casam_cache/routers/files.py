@@ -1,4 +1,4 @@
-"""Routers on disk: router.safetensors with the arrays, router.json with what they mean; poolings likewise."""
+"""Routers on disk: router.safetensors with the arrays, router.json with what they mean."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from casam_cache.config import validated
 from casam_cache.errors import CasamError
 from casam_cache.routers.base import Scorer
 from casam_cache.routers.fitted import FittedRouter
-from casam_cache.routers.learned import LearnedPooling
-from casam_cache.routers.options import PoolingOptions, RouterOptions
+from casam_cache.routers.options import RouterOptions
 
 ARRAYS = "router.safetensors"
 DESCRIPTION = "router.json"
-POOLING_ARRAYS = "pooling.safetensors"
-POOLING_DESCRIPTION = "pooling.json"
 VERSION = 1
 _STATE = "scorer."
 
@@ -62,7 +59,7 @@ def load_router(folder: Path) -> FittedRouter:
     Raises:
         CasamError: if the files are missing, damaged, or of another version.
     """
-    described, arrays = _read(folder, DESCRIPTION, ARRAYS, "router")
+    described, arrays = _read(folder)
     try:
         options = validated(RouterOptions, described["options"])
         assert isinstance(options, RouterOptions)
@@ -79,7 +76,7 @@ def load_router(folder: Path) -> FittedRouter:
             channels=int(described["channels"]),
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise _unreadable(folder, "router", error) from None
+        raise _unreadable(folder, error) from None
 
 
 def _scorer(options: RouterOptions, state: dict[str, np.ndarray], channels: int) -> Scorer:
@@ -99,55 +96,23 @@ def _scorer(options: RouterOptions, state: dict[str, np.ndarray], channels: int)
     return found
 
 
-def save_pooling(options: PoolingOptions, fitted: LearnedPooling | None, folder: Path) -> None:
-    """Writes pooling.json, and pooling.safetensors with the query of a learned one, into `folder`."""
-    from safetensors.numpy import save
-
-    arrays = {} if fitted is None else {"query": np.ascontiguousarray(fitted.query)}
-    (folder / POOLING_ARRAYS).write_bytes(save(arrays))
-    description = {"version": VERSION, "options": options.model_dump(mode="json")}
-    (folder / POOLING_DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
-
-
-def load_pooling(folder: Path) -> tuple[PoolingOptions, LearnedPooling | None]:
-    """What `save_pooling` wrote.
-
-    Raises:
-        CasamError: if the files are missing, damaged, or of another version.
-    """
-    described, arrays = _read(folder, POOLING_DESCRIPTION, POOLING_ARRAYS, "pooling")
-    try:
-        options = validated(PoolingOptions, described["options"])
-        assert isinstance(options, PoolingOptions)
-        if options.pooling != "learned":
-            return options, None
-        query = arrays["query"]
-        if query.ndim != 1 or not np.isfinite(query).all():
-            raise ValueError(f"a query of shape {query.shape}, or not finite")
-    except (KeyError, ValueError, TypeError) as error:
-        raise _unreadable(folder, "pooling", error) from None
-    return options, LearnedPooling(query, options.temperature)
-
-
-def _read(
-    folder: Path, description: str, arrays: str, what: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        described = json.loads((folder / description).read_text())
-        found = load((folder / arrays).read_bytes())
+        described = json.loads((folder / DESCRIPTION).read_text())
+        arrays = load((folder / ARRAYS).read_bytes())
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(folder, what, error) from None
+        raise _unreadable(folder, error) from None
     version = described.get("version") if isinstance(described, dict) else None
     if version != VERSION:
         raise CasamError(
-            f"the {what} in {folder} has format {version}, this release reads {VERSION}",
+            f"the router in {folder} has format {version}, this release reads {VERSION}",
             "use the release that wrote it, or fit it again",
         )
-    return described, found
+    return described, arrays
 
 
-def _unreadable(folder: Path, what: str, error: Exception) -> CasamError:
-    return CasamError(f"no readable {what} in {folder}: {error}", "fit it again")
+def _unreadable(folder: Path, error: Exception) -> CasamError:
+    return CasamError(f"no readable router in {folder}: {error}", "fit it again")
