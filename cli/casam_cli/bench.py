@@ -59,6 +59,9 @@ def bench(
     jobs: int | None = typer.Option(
         None, min=1, help="Processes; one a core on a CPU, one on a GPU unless given."
     ),
+    executor: str = typer.Option(
+        "processes", help="processes | dask | dask:ADDRESS: where stages run; a cluster shares the folders."
+    ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Print the plan: stages, what exists, what is shared, time."
     ),
@@ -95,7 +98,7 @@ def bench(
     if dry_run:
         _show_plan(planned, json_)
         return
-    results = _run(planned, jobs or default_jobs(planned.site.place.device))
+    results = _run(planned, jobs or default_jobs(planned.site.place.device), executor)
     if json_:
         console.print_json(results.to_json())
         return
@@ -134,10 +137,11 @@ def _names(text: str | None, *words: str) -> Any:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _run(planned: Bench, jobs: int) -> Results:
-    live = _Live()
-    with live:
-        return planned.run(jobs=jobs, on_progress=live.update, on_inner=None)
+def _run(planned: Bench, jobs: int, spec: str) -> Results:
+    from casam_cache.bench.executors import open_executor
+
+    with open_executor(spec, jobs) as (executor, places), _Live() as live:
+        return planned.run(jobs=places, executor=executor, on_progress=live.update, on_inner=None)
 
 
 class _Live:
