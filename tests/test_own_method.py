@@ -158,6 +158,10 @@ def test_what_is_wrong_with_a_file_is_said(
     ("body", "words"),
     [
         ("    Options = O\n    def build(self, backbone, seed): ...\n", "has no name"),
+        (
+            "    name = 'naive'\n    Options = O\n    def build(self, backbone, seed): ...\n",
+            "has the name of an installed method",
+        ),
         ("    name = 'mine'\n    def build(self, backbone, seed): ...\n", "has no Options"),
         ("    name = 'mine'\n    Options = O\n", "does not define build"),
     ],

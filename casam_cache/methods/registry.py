@@ -46,6 +46,10 @@ def _from_file(reference: str) -> type[Method]:
     assert issubclass(loaded, Method)
     if not isinstance(getattr(loaded, "name", None), str):
         raise CasamError(f"{reference} has no name", 'give the class one for tables: name = "my-method"')
+    if loaded.name in _entry_points():
+        raise CasamError(
+            f"{reference} has the name of an installed method, '{loaded.name}'", "give it another"
+        )
     options = getattr(loaded, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):
         raise CasamError(f"{reference} has no Options", "give the class a pydantic model of its options")
