@@ -24,7 +24,8 @@ from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
 from casam_cache.methods.registry import method_class
 from casam_cache.methods.sequential import Sequential
-from casam_cache.training.options import TrainingOptions
+from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
+from casam_cache.views import parse_views
 
 PROMPT = "oracle box"
 REVISIONS = {"fit": 1, "joint": 1, "learn": 1, "memory": 1, "evaluate": 1, "cost": 1, "distance": 1}
@@ -54,7 +55,7 @@ class Nodes:
 
     def fit(self, method: Method, training: TrainingOptions, task: str, seed: int) -> Node:
         """An ordinary fit of one task (`work.fit`)."""
-        train = self._train(method, task)
+        train = self._train(method, training, task)
         inputs = {**self._recipe(method, training, seed), "task": task, "items": train.content}
         return self._node("fit", "fit", inputs, {}, visits(train, training), f"{method.name} on {task}")
 
@@ -64,7 +65,7 @@ class Nodes:
 
     def joint(self, method: Joint, training: TrainingOptions, tasks: Sequence[str], seed: int) -> Node:
         """One head on the union of the tasks' train splits (`work.joint`)."""
-        trains = [self._train(method, task) for task in sorted(tasks)]
+        trains = [self._train(method, training, task) for task in sorted(tasks)]
         inputs = {
             **self._recipe(method, training, seed),
             "items": [[train.task, train.content] for train in trains],
@@ -76,7 +77,7 @@ class Nodes:
         self, method: Sequential, training: TrainingOptions, state: State | None, task: str, seed: int
     ) -> State:
         """A sequential method after one more task; its first may be an ordinary fit that others share."""
-        train = self._train(method, task)
+        train = self._train(method, training, task)
         done = (*(state.past if state else ()), (task, train.content))
         base = {**self._recipe(method, training, seed), "task": task, "items": train.content}
         if state is None and method.first is not None:
@@ -147,8 +148,9 @@ class Nodes:
             "distance", "distance", inputs, {"head": fit}, cost, f"distances of {split.task}", _SIDE
         )
 
-    def _train(self, method: Method, task: str) -> Split:
-        self.site.require(task, method.needs)
+    def _train(self, method: Method, training: TrainingOptions, task: str) -> Split:
+        views = (view.array for view in parse_views(training.views, VIEW_SEPARATOR))
+        self.site.require(task, (*method.needs, *views))
         return self.site.split(task, "train")
 
     def _recipe(self, method: Method, training: TrainingOptions, seed: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from casam_cache.store.quantise import dequantise
 from casam_cache.store.records import read_record, read_records
 from casam_cache.store.schema import EMBEDDING, FAILED, OK, ArraySpec, StoreMeta, chunk_name, read_meta
 from casam_cache.store.shard import Shard
+from casam_cache.views import view_of
 
 if TYPE_CHECKING:
     from casam_cache.store.annotations import Annotations
@@ -273,7 +274,8 @@ class EmbeddingStore:
         if array not in self.meta.arrays:
             raise StoreError(
                 f"{self.path} has no array '{array}' (it has: {', '.join(self.arrays)})",
-                f"add it with `casam encode --with {array}`",
+                f"casam encode DATASET --store {self.path.parent.parent} {_option(array)} adds it; "
+                f"DATASET is the folder of {self.path.parent.name}, and all other options are as they were",
             )
         return self.meta.arrays[array]
 
@@ -323,6 +325,11 @@ class EmbeddingStore:
             f"{self.path}: '{name}' has no '{array}' yet: {done} of {len(self)} images encoded",
             "run the same `casam encode` again: it goes on where it was",
         )
+
+
+def _option(array: str) -> str:
+    view = view_of(array)
+    return f"--with {array}" if view is None else f"--views {view.name}"
 
 
 def find_stores(folder: Path, task: str = "*", backbone: str = "*") -> list[Path]:

@@ -29,6 +29,8 @@ class Item:
         visits: mean number of visits an epoch, where it has masks; views that balance tasks set it.
         purpose: what its random choices belong to besides seed, task, epoch and id; replayed images say for
             which task they are replayed, so that they do not repeat the prompts of their own task's training.
+        view: which view of the image this is; empty for the image itself.
+        variants: where else in the view the same image is, as other views; a visit draws one of all its places.
     """
 
     id: str
@@ -38,6 +40,8 @@ class Item:
     masks: int
     visits: float = 1.0
     purpose: tuple[str, ...] = ()
+    view: str = ""
+    variants: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

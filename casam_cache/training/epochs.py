@@ -177,12 +177,15 @@ class Sample:
 def draw_sample(
     masks: TrainingMasks, index: int, options: TrainingOptions, rng: np.random.Generator
 ) -> Sample:
-    """A visit's turn, masks and prompts, all from the generator that belongs to it."""
+    """A visit's turn, masks, view and prompts, all from the generator that belongs to it."""
     item, rows = masks.items[index], masks.rows[index]
     turn = float(rng.random())
-    chosen = [rows[int(k)] for k in rng.permutation(len(rows))[: options.masks_per_image]]
-    prompts = [draw_prompt(masks.runs[row], item.geometry, options, rng) for row in chosen]
-    return Sample(turn, index, chosen, prompts)
+    chosen = [int(k) for k in rng.permutation(len(rows))[: options.masks_per_image]]
+    if item.variants:
+        index = (index, *item.variants)[int(rng.integers(1 + len(item.variants)))]
+        item, rows = masks.items[index], masks.rows[index]  # the same masks in the same order
+    prompts = [draw_prompt(masks.runs[rows[k]], item.geometry, options, rng) for k in chosen]
+    return Sample(turn, index, [rows[k] for k in chosen], prompts)
 
 
 def join_samples(samples: Sequence[Sample]) -> Batch:

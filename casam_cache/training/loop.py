@@ -26,9 +26,11 @@ from casam_cache.training.data import Items
 from casam_cache.training.epochs import Batch, TrainingMasks, draw_epoch
 from casam_cache.training.feed import Feed
 from casam_cache.training.losses import segmentation_loss
-from casam_cache.training.options import TrainingOptions
+from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.training.residency import Residency, place_features
 from casam_cache.training.step import Pairs, Penalty, Step, forward_pairs
+from casam_cache.training.views import ViewedItems
+from casam_cache.views import parse_views
 
 REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
 _TERMS = ("loss", "focal", "dice", "iou", "penalty")
@@ -152,6 +154,8 @@ def fit_head(
     if not head.trained_parameters():
         raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
     precision = choose_precision(options.precision, where)
+    if views := parse_views(options.views, VIEW_SEPARATOR):
+        items = ViewedItems(items, views)
     masks = TrainingMasks.prepare(items, on_prepare)
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
     feed = Feed(masks, features, backbone)

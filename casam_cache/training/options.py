@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
+
+from casam_cache.views import NONE, parse_views
+
+VIEW_SEPARATOR = "+"  # commas separate the values of a grid
 
 
 class TrainingOptions(BaseModel):
@@ -24,6 +35,8 @@ class TrainingOptions(BaseModel):
         box_share: probability of a box prompt; the rest are points.
         box_jitter: standard deviation of the noise on each box side, as a share of the box's width or height.
         jitter_limit: largest noise, as a share of the input's side (SAM's 20 of 1024 pixels).
+        views: further views of the training images, joined by "+", e.g. flip_h+rot90; each visit shows an image as
+            itself or as one of them. The store must have their arrays (`casam encode --views`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,3 +56,15 @@ class TrainingOptions(BaseModel):
     box_share: float = Field(default=0.5, ge=0, le=1)
     box_jitter: float = Field(default=0.1, ge=0)
     jitter_limit: float = Field(default=20 / 1024, ge=0)
+    views: str = NONE
+
+    @field_validator("views")
+    @classmethod
+    def _known_views(cls, text: str) -> str:
+        return VIEW_SEPARATOR.join(view.name for view in parse_views(text, VIEW_SEPARATOR)) or NONE
+
+    @model_serializer(mode="wrap")
+    def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `views` where there are none: what is named by the hash of its options keeps its name."""
+        data: dict[str, Any] = serialise(self)
+        return {key: value for key, value in data.items() if (key, value) != ("views", NONE)}

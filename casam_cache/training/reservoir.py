@@ -87,7 +87,7 @@ class Reservoir:
             item = pairs.items[image]
             key = generator(self._seed, item.task, "reservoir", step.epoch, item.id, number).random()
             slot = int(np.argmax(self._keys))
-            if key >= self._keys[slot]:
+            if key >= self._keys[slot] or item.view:  # features are read again, of the images themselves
                 continue
             self._put(slot, key, (item.task, item.id), bool(pairs.is_box[pair]), pairs.coordinates[pair])
             taken[slot] = pair
