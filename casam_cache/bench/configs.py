@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -41,11 +42,18 @@ def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
     Raises:
         OptionError: an unknown method or option, a wrong value, or two entries with one label.
     """
-    groups, references = [], {}
+    groups: list[Group] = []
+    references: dict[str, str] = {}
     for entry in recipe.methods:
         made = method_class(entry.method)
         if ":" in entry.method:
-            references[made.name] = entry.method
+            file, _, name = entry.method.rpartition(":")
+            place = f"{Path(file).resolve()}:{name}"  # workers may stand in another folder
+            if references.setdefault(made.name, place) != place:
+                raise OptionError(
+                    f"{references[made.name]} and {place} are both named '{made.name}'",
+                    "give each a name of its own",
+                )
         configs = tuple(
             _config(made, label, {**recipe.training, **chosen}, chosen)
             for label, chosen in entry.configurations()

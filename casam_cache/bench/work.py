@@ -11,6 +11,7 @@ from typing import Any
 from casam_cache.bench.node import Work
 from casam_cache.bench.outcomes import write_outcomes
 from casam_cache.config import validated
+from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head, save_head
 from casam_cache.methods.base import Method
@@ -86,6 +87,11 @@ def method_of(work: Work) -> Method:
     """The method named in a stage's inputs, with its options."""
     name = work.inputs["method"]["name"]
     made = method_class(work.place.references.get(name, name))
+    if made.revision != work.inputs["method"]["revision"]:
+        raise CasamError(
+            f"method '{name}' has changed since the plan was made",
+            "run the command again: it plans with what is there now",
+        )
     return made(validated(made.Options, work.inputs["options"]))
 
 
