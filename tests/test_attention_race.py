@@ -54,7 +54,7 @@ def test_forms_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     class Encoder(FrozenEncoder):
         def __call__(self, *arguments: Any) -> Any:
             if self.attention not in fits:
-                raise torch.OutOfMemoryError("too large")
+                raise torch.cuda.OutOfMemoryError("too large")
             return super().__call__(*arguments)
 
     monkeypatch.setattr(race, "FrozenEncoder", Encoder)

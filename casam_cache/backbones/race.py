@@ -59,7 +59,7 @@ def race(
         try:
             run()
             found[form] = min(clock(run, backbone.device) for _ in range(repeat))
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
     if not found:
         raise CasamError(
