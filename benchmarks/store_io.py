@@ -347,8 +347,8 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
         lines += [
             "",
             f"Best of {row['repeat']}; int8 is decoded to float16 (largest difference "
-            f"{row['int8_largest_difference']:.1e} of the largest value). Lossless compression would leave of these embeddings: "
-            f"{saved}.{skipped} {row['date']}, {row['hardware']}, "
+            f"{row['int8_largest_difference']:.1e} of the largest value). Lossless compression would leave of these "
+            f"embeddings: {saved}.{skipped} {row['date']}, {row['hardware']}, "
             f"load average {row['load']}; {versions}; `{row['command']}`",
             "",
         ]

@@ -235,7 +235,7 @@ class EmbeddingStore:
         return out
 
     def quantisation_errors(self, array: str = EMBEDDING) -> np.ndarray:
-        """float32 (n, 2) of the available items of an int8 array, see `quantise.relative_error`.
+        """float32 (n, 2) of the available items of an int8 array, see `quantise.quantisation_error`.
 
         Raises:
             StoreError: where the array is not int8.

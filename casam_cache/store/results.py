@@ -10,7 +10,7 @@ import numpy as np
 from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store.pooling import attention_pool
-from casam_cache.store.quantise import dequantise, quantise, relative_error
+from casam_cache.store.quantise import quantisation_error, quantise, to_half
 from casam_cache.store.schema import COMPANIONS, EMBEDDING, FAILED, FAILURE_BYTES, OK, StoreMeta
 
 
@@ -63,10 +63,10 @@ class ItemResult:
         if value.shape != spec.shape:
             raise ValueError(f"'{name}' has shape {value.shape} instead of {spec.shape}")
         if not spec.quantised:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return {name: value.astype(spec.dtype, copy=False)}
+            half = spec.dtype == np.float16
+            return {name: to_half(value) if half else value.astype(spec.dtype, copy=False)}
         levels, scale, offset = quantise(value)
-        parts = (scale, offset, relative_error(value, dequantise(levels, scale, offset)))
+        parts = (scale, offset, quantisation_error(value, levels, scale, offset))
         return {name: levels, **{f"{name}_{k}": part for k, part in zip(COMPANIONS, parts, strict=True)}}
 
     def side_row(self, meta: StoreMeta, name: str) -> dict[str, np.ndarray]:
@@ -93,7 +93,12 @@ class ItemResult:
         pooled = self.pooled
         if pooled is None:
             with np.errstate(all="ignore"):
-                exact = np.asarray(self.arrays[EMBEDDING]).astype(spec.read_dtype, copy=False)
+                value = np.asarray(self.arrays[EMBEDDING])
+                exact = (
+                    to_half(value)
+                    if spec.read_dtype == np.float16
+                    else value.astype(spec.read_dtype, copy=False)
+                )
                 pooled = attention_pool(exact, geometry.valid_grid)
         if not np.isfinite(pooled).all():
             raise StoreError(
