@@ -36,7 +36,8 @@ def training_flops(head: Head, backbone: Backbone) -> int:
         features[VALID] = torch.ones((1, grid, grid), dtype=torch.bool, device=device)
     side = float(architecture.image_size - 1)
     sparse, dense = embed_prompts(backbone, Prompts(boxes=torch.tensor([[0.0, 0.0, side, side]])).to(device))
-    with torch.no_grad():  # what a process computes once and keeps, such as the positional encoding, does not count
+    # What a process computes once and keeps, such as the positional encoding, does not count.
+    with torch.no_grad():
         run_head(head, backbone, features, None, sparse, dense)
     trained = any(parameter.requires_grad for parameter in head.parameters())
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trained):
