@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import Casam
+from conftest import Casam, draw_dataset
 
 Encode = Callable[..., Any]
 DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
 # Keys of these objects are data (names of items, formats, packages, ...): only what they hold is compared.
-MAPS = {"splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures"}
+MAPS = {
+    "splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures",
+    "options", "chosen", "set", "training", "orders", "unseen", "confusion", "thresholds", "estimates", "mixtures",
+}  # fmt: skip
+MAPS_OF_MAPS = {"estimates", "confusion"}
 
 
 def commands() -> dict[str, Any]:
@@ -196,7 +200,8 @@ def sections() -> Iterator[tuple[str, str]]:
 def shape(value: Any, key: str = "") -> Any:
     """The keys of nested JSON, with what a list or map of data holds under one name."""
     if isinstance(value, dict) and key in MAPS:
-        return {"(each)": next((shape(entry) for entry in value.values()), None)}
+        inner = "splits" if key in MAPS_OF_MAPS else ""
+        return {"(each)": next((shape(entry, inner) for entry in value.values()), None)}
     if isinstance(value, dict):
         return {name: shape(entry, name) for name, entry in value.items()}
     if isinstance(value, list):
@@ -216,6 +221,7 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     yield "encode", casam.json("encode", discs, *extra)
     report = casam.json("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")
     yield "fit", report
+    yield from run_bench(casam, encode, discs)
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")
     yield "predict", casam.json("predict", "image.png", "--box", "5,5,20,20", "--run", report["run"])
     yield "doctor", casam.json("doctor")
@@ -228,6 +234,15 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     yield "store verify", casam.json("store", "verify", store)
     yield "store repair", casam.json("store", "repair", store, discs)
     yield "error", casam.json("store", "info", "nowhere")
+
+
+def run_bench(casam: Casam, encode: Encode, discs: Path) -> Iterator[tuple[str, Any]]:
+    """Two methods on one task, with an unseen set."""
+    encode(draw_dataset(discs.parent / "others", images=6, seed=1))
+    methods = ("--methods", "ca-sam,naive", "--epochs", 1, "--set", "blocks=1", "--set", "vae_steps=5")
+    bench = ("bench", *methods, "--tasks", "discs", "--unseen", "others", "--jobs", 1)
+    yield "bench --dry-run", casam.json(*bench, "--dry-run")
+    yield "bench", casam.json(*bench)
 
 
 def test_every_command_prints_what_the_page_says(
