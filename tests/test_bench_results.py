@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from bench_sets import ORDERS, TASKS, UNSEEN, Reference, facts, one_thread, row_of
 
+from casam_cache.bench.routed_work import read_features
 from casam_cache.bench.sources import backbone_of
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment
@@ -66,7 +67,7 @@ def routed(reference: Reference, seen: list[str], task: str) -> dict[str, str | 
     """Where each image of a test set goes, by equations 5 to 7 and Algorithm 7, one image after the other."""
     scores: dict[str, np.ndarray] = {}
     taus: dict[str, float] = {}
-    features = np.load(stage(reference.runs, "pool", task=task, split="test") / "features.npy")
+    features = read_features(stage(reference.runs, "pool", task=task, split="test"))
     for name in seen:
         router = load_router(stage(reference.runs, "router", task=name))
         scores[name] = router.score(features)

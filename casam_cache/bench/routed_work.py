@@ -27,7 +27,7 @@ from casam_cache.routers.options import PoolingOptions, RouterOptions
 from casam_cache.routers.pooling import pool as pool_embedding
 from casam_cache.training.stored import SplitView
 
-FEATURES = "features.npy"
+FEATURES = "features.safetensors"
 QUERY = "query.safetensors"
 CHOICES = "choices.safetensors"
 MODEL = "model.json"
@@ -49,7 +49,7 @@ def pool(works: Sequence[Work]) -> list[dict[str, Any]]:
         for found, options, query in zip(rows, asked, queries, strict=True):
             found.append(pool_embedding(embedding, valid, options, fitted=query))
     for work, found in zip(works, rows, strict=True):
-        np.save(work.result / FEATURES, np.stack(found))
+        (work.result / FEATURES).write_bytes(save({"features": np.stack(found)}))
     return [{} for _ in works]
 
 
@@ -78,7 +78,7 @@ def query(work: Work) -> dict[str, Any]:
         "fold_features": pooled[1:],
     }
     (work.result / QUERY).write_bytes(save(arrays))
-    np.save(work.result / FEATURES, pooled[0])
+    (work.result / FEATURES).write_bytes(save({"features": pooled[0]}))
     return {"bytes": fitted[0].query.nbytes, "parameters": fitted[0].query.size}
 
 
@@ -134,13 +134,7 @@ def read_choices(folder: Path, task: str, split: str) -> np.ndarray:
     Raises:
         CasamError: missing or damaged.
     """
-    try:
-        found: np.ndarray = load((folder / CHOICES).read_bytes())[f"{task}/{split}"]
-        return found
-    except (OSError, KeyError, SafetensorError) as error:
-        raise CasamError(
-            f"the choices in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
-        ) from None
+    return _read_arrays(folder / CHOICES)[f"{task}/{split}"]
 
 
 def _classified(view: SplitView, index: int, options: ClassifierOptions) -> np.ndarray:
@@ -184,13 +178,7 @@ def read_features(folder: Path) -> np.ndarray:
     Raises:
         CasamError: missing or damaged.
     """
-    try:
-        features: np.ndarray = np.load(folder / FEATURES)
-        return features
-    except (OSError, ValueError) as error:
-        raise CasamError(
-            f"the features in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
-        ) from None
+    return _read_arrays(folder / FEATURES)["features"]
 
 
 def read_query(folder: Path) -> LearnedPooling:
@@ -199,23 +187,23 @@ def read_query(folder: Path) -> LearnedPooling:
     Raises:
         CasamError: missing or damaged.
     """
-    arrays = _read_arrays(folder)
+    arrays = _read_arrays(folder / QUERY)
     return LearnedPooling(arrays["query"], float(arrays["temperature"][0]))
 
 
 def _fold_features(folder: Path) -> np.ndarray | None:
     """float32 (K, N, D) of a pooling that was fitted to the task; None of one that was not."""
-    found = _read_arrays(folder)["fold_features"] if (folder / QUERY).exists() else None
+    found = _read_arrays(folder / QUERY)["fold_features"] if (folder / QUERY).exists() else None
     return found if found is not None and len(found) else None
 
 
-def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        arrays: dict[str, np.ndarray] = load((folder / QUERY).read_bytes())
+        arrays: dict[str, np.ndarray] = load(path.read_bytes())
         return arrays
     except (OSError, SafetensorError) as error:
         raise CasamError(
-            f"the pooling in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
+            f"{path} cannot be read: {error}", f"remove {path.parent} and run the command again"
         ) from None
 
 
