@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def fit_head(
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
     feed = Feed(masks, features, backbone)
     run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits)
-    key = _key(head, masks, options, seed, precision, run.penalty)
+    key = fit_key(head, masks, options, seed, precision, run.penalty)
     saved = read_checkpoint(checkpoint_dir, key) if checkpoint_dir else None
     if saved:
         run.restore(saved)
@@ -262,13 +262,7 @@ class _Run:
                 self.seconds = done + time.perf_counter() - start
                 if on_step and not last:
                     on_step(self.progress(loss))
-        means = dict(zip(_TERMS, (sums / pairs).tolist(), strict=True))
-        if not all(map(math.isfinite, means.values())):
-            raise CasamError(
-                f"the loss is no longer finite in epoch {number + 1} ({means})",
-                "lower learning_rate, or train with precision=fp32",
-            )
-        record = EpochRecord(epoch=number, pairs=pairs, steps=len(batches), **means)
+        record = epoch_record(number, pairs, len(batches), (sums / pairs).tolist())
         self.history.append(record)
         if on_step:
             on_step(self.progress(record.loss))
@@ -303,9 +297,25 @@ class _Run:
         )
 
 
-def _key(
+def epoch_record(epoch: int, pairs: int, steps: int, means: Sequence[float]) -> EpochRecord:
+    """The record of an epoch from its means: loss, focal, dice, iou, penalty.
+
+    Raises:
+        CasamError: one of them is not finite.
+    """
+    named = dict(zip(_TERMS, means, strict=True))
+    if not all(map(math.isfinite, means)):
+        raise CasamError(
+            f"the loss is no longer finite in epoch {epoch + 1} ({named})",
+            "lower learning_rate, or train with precision=fp32",
+        )
+    return EpochRecord(epoch=epoch, pairs=pairs, steps=steps, **named)
+
+
+def fit_key(
     head: Head, masks: TrainingMasks, options: TrainingOptions, seed: int, precision: str, penalty: Penalty
 ) -> str:
+    """Names a fit in its checkpoint: what decides its numbers, but for the head's initial weights."""
     return digest(
         {
             "head": [head.name, head.options.model_dump(mode="json")],
