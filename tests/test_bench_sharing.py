@@ -276,3 +276,30 @@ def test_whatever_decides_a_result_is_in_its_key(reference: Reference) -> None:
     assert extra["router"] == 3
     assert "pool" not in extra, "pooling draws nothing"
     assert len(more.lines("test")) == 2 * len(reference.results.rows)
+
+
+def test_another_reference_is_another_distance(
+    reference: Reference, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Table 4: what the reference store's features were made from is in the key, image by image."""
+    from casam_cache.bench.recipe import read_recipe
+
+    data, stores = copied(reference.stores, tmp_path)
+    content = {"title": "x", "tasks": ["moss"], "methods": [{"method": "alignment", "set": {"blocks": 1}}]}
+    content |= {"training": TRAINING, "reference": str(stores)}
+
+    def planned() -> Bench:
+        return Bench.plan(
+            read_recipe(content, "x"), reference.stores, tmp_path / "runs", model="tiny", device="cpu"
+        )
+
+    before = keys(planned())
+    rewrite(data / "moss" / "images" / "i000.png", lambda pixels: pixels.__imul__(2))  # of train: not read
+    encode_again(data, stores, tiny_checkpoint)
+    assert keys(planned()) == before
+    rewrite(data / "moss" / "images" / "i005.png", lambda pixels: pixels.__imul__(2))
+    encode_again(data, stores, tiny_checkpoint)
+    after = planned()
+    assert kinds(keys(after) - before) == {"distance": 1}
+    [row] = after.run().rows
+    assert row["distances"]["moss"]["before"]["tv"] > 0

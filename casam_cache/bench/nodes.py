@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.bench.node import Node
-from casam_cache.bench.side_work import reference_store
+from casam_cache.bench.side_work import reference_content, reference_store
 from casam_cache.bench.site import Site, Split
 from casam_cache.bench.stages import Stage
 from casam_cache.config import validated
@@ -141,7 +141,7 @@ class Nodes:
             "split": split.split,
             "items": split.content,
             "head": fit.key,
-            "reference": reference.fingerprint,
+            "reference": reference_content(reference, split.images),
         }
         cost = 3.0 * len(split.images)
         return self._node(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from casam_cache.bench.node import Work
 from casam_cache.bench.sources import store_of
 from casam_cache.bench.work import method_of
 from casam_cache.errors import CasamError, StoreError
+from casam_cache.fingerprint import digest
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head
 from casam_cache.metrics.distribution import feature_distance
@@ -38,16 +39,20 @@ def distance(work: Work) -> dict[str, Any]:
     backbone = work.backbone()
     view = work.split(work.task, work.inputs["split"], work.inputs["items"])
     head = load_head(work.parents["head"], backbone).to(work.device).eval()
-    reference = reference_store(Path(work.place.reference), work.task, work.inputs["reference"])
-    absent = [
-        view.item(index).id for index in range(len(view)) if view.item(index).id not in set(reference.ids)
-    ]
+    reference = reference_store(Path(work.place.reference), work.task)
+    images = [view.item(index).id for index in range(len(view))]
+    if reference_content(reference, images) != work.inputs["reference"]:
+        raise StoreError(
+            f"the reference store of '{work.task}' has changed since the plan was made", "run again"
+        )
+    known = set(reference.ids)
+    absent = [image for image in images if image not in known]
     if absent:
         raise StoreError(
             f"the reference store of task '{work.task}' lacks {len(absent)} images, the first is {absent[0]}",
             f"encode the same images into {work.place.reference}",
         )
-    adapted = _Stored(reference, [view.item(index).id for index in range(len(view))])
+    adapted = _Stored(reference, images)
     sides = {"before": _Aligned(view, None, work.device), "after": _Aligned(view, head, work.device)}
     found = {side: vars(feature_distance(features, adapted)) for side, features in sides.items()}
     (work.result / DISTANCES).write_text(json.dumps(found, indent=1) + "\n")
@@ -69,23 +74,30 @@ def read_distances(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def reference_store(folder: Path, task: str, fingerprint: str | None = None) -> EmbeddingStore:
+def reference_store(folder: Path, task: str) -> EmbeddingStore:
     """The store of adapter-tuned features of a task.
 
     Args:
         folder: of reference stores.
         task: its name.
-        fingerprint: what it was when the plan was made.
 
     Raises:
-        CasamError: there is none, it is not finished, or it has changed.
+        CasamError: there is none, or it is not finished.
     """
     path = find_store(folder, task)
     store = store_of(str(folder), task, path.stem)
     store.require_complete()
-    if fingerprint is not None and store.fingerprint != fingerprint:
-        raise StoreError(f"the reference store of '{task}' has changed since the plan was made", "run again")
     return store
+
+
+def reference_content(store: EmbeddingStore, images: Sequence[str]) -> str:
+    """Hash of the store's identity and of what its features of these images were made from."""
+    place = {name: row for row, name in enumerate(store.ids)}
+    held = [
+        [image, store.source_sha256[place[image]].tobytes().hex() if image in place else None]
+        for image in sorted(images)
+    ]
+    return digest([store.fingerprint, held])
 
 
 class _Aligned:
