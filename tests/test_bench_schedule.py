@@ -159,6 +159,17 @@ def test_a_plan_ends_with_the_sums_and_runs_again_for_nothing(nodes: list[Node],
         assert not any(runs.exists(node.stage) for node in gone)
 
 
+def test_what_a_kill_leaves_of_a_finished_stage_is_swept(tmp_path: Path) -> None:
+    """And nothing of a stage that is to go on."""
+    runs = Runs(tmp_path)
+    done, open_ = (Node(Stage("sum", 1, {"number": n, "parents": {}}), HERE, PLACE) for n in range(2))
+    run_plan([done], [done], runs)
+    for node in (done, open_):
+        (tmp_path / "partial" / f"sum-{node.key}" / "checkpoints").mkdir(parents=True)
+    run_plan([done], [done], runs)
+    assert [path.name for path in (tmp_path / "partial").iterdir()] == [f"sum-{open_.key}"]
+
+
 def test_a_group_larger_than_the_bound_is_taken_in_parts(tmp_path: Path) -> None:
     nodes = [
         Node(Stage("sum", 1, {"number": n, "parents": {}}), f"{HERE}_many", PLACE, {}, 1.0, "all")

@@ -117,6 +117,7 @@ def run_plan(
     Raises:
         CasamError: a stage failed; what is finished stays.
     """
+    runs.sweep()
     todo = missing(targets, runs)
     state = _Schedule(todo, runs)
     distinct = len({node.key for node in nodes})

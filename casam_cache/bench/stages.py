@@ -122,6 +122,13 @@ class Runs:
             ) from None
         return record
 
+    def sweep(self) -> None:
+        """Removes checkpoints of finished stages: what a kill between publishing and clearing up leaves."""
+        for left in (self.root / "partial").glob("*"):
+            kind, _, key = left.name.rpartition("-")
+            if (self.root / kind / key / RECORD).is_file():
+                shutil.rmtree(left, ignore_errors=True)
+
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
         """A full or read-only disk is one message; what is finished, and the last checkpoint, stay."""
@@ -187,7 +194,7 @@ class Claim:
         self._final.parent.mkdir(parents=True, exist_ok=True)
         self.result.rename(self._final)
         _sync(self._final.parent)
-        shutil.rmtree(self._partial)
+        shutil.rmtree(self._partial, ignore_errors=True)  # another process may be sweeping
 
 
 @lru_cache(maxsize=1)
