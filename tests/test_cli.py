@@ -217,6 +217,7 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     extra = ("--checkpoint", checkpoint, "--name", "tiny")
     (discs / "images" / "p003.png").write_bytes((discs / "images" / "p003.png").read_bytes()[:900])
     yield "data check", casam.json("data", "check", discs)
+    yield "data scenes", casam.json("data", "scenes", "scenes.png", "--count", 2, "--size", 32)
     yield "encode --dry-run", casam.json("encode", discs, *extra, "--dry-run")
     yield "encode", casam.json("encode", discs, *extra)
     report = casam.json("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")

@@ -43,7 +43,7 @@ def otsu_in_box(image: np.ndarray, box: np.ndarray, truth: np.ndarray) -> np.nda
     wanted = truth[inside]
     mask = np.zeros(truth.shape, bool)
     both, none = np.count_nonzero(bright & wanted), np.count_nonzero(~bright & wanted)
-    first = both / max(1, np.count_nonzero(bright | wanted))
-    second = none / max(1, np.count_nonzero(~bright | wanted))
+    first = both / max(1, int(np.count_nonzero(bright | wanted)))
+    second = none / max(1, int(np.count_nonzero(~bright | wanted)))
     mask[inside] = bright if first >= second else ~bright
     return mask

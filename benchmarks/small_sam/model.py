@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from prompts import PAD, Batch
+from prompts import PAD, Batch, Prompted
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,14 +48,8 @@ class Sam(nn.Module):
         known = place + table[labels.clamp(min=0)]
         return torch.where((labels == PAD)[..., None], encoder.not_a_point_embed.weight[0], known)
 
-    def decode(
-        self, embeddings: Tensor, points: Tensor, labels: Tensor, phase: tuple[int, int] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, C, g, g), prompts (B, P, T, 2) -> logits (B*P, M, h, w) and predicted IoU (B*P, M).
-
-        With a `phase` only every second low-res row and column, starting there, is computed: the last transposed
-        convolution does not overlap, so that this is the same number at a quarter of the cost.
-        """
+    def decode(self, embeddings: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, C, g, g), prompts (B, P, T, 2) -> logits (B*P, M, h, w) and predicted IoU (B*P, M)."""
         decoder = self.mask_decoder
         batch, channels, grid, _ = embeddings.shape
         count = points.shape[1]
@@ -67,13 +61,7 @@ class Sam(nn.Module):
         place = self.prompt_encoder.get_dense_pe()  # (1, C, g, g) broadcasts over prompts
         states, image = decoder.transformer(image, place, tokens)
         image = image.transpose(1, 2).reshape(batch * count, channels, grid, grid)
-        first, norm, act, second, act_2 = decoder.output_upscaling
-        fine = act(norm(first(image)))
-        if phase is None:
-            fine = act_2(second(fine))
-        else:
-            kernel = second.weight[:, :, phase[0], phase[1]].t()[:, :, None, None]
-            fine = act_2(functional.conv2d(fine, kernel, second.bias))
+        fine = decoder.output_upscaling(image)
         heads = [head(states[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
         logits = torch.einsum("nmc,nchw->nmhw", torch.stack(heads, dim=1), fine)
         return logits, decoder.iou_prediction_head(states[:, 0])
@@ -195,7 +183,7 @@ def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]
     cross = functional.binary_cross_entropy_with_logits(logits, goal.expand_as(logits), reduction="none")
     right = chance * goal + (1 - chance) * (1 - goal)
     size = goal.sum((2, 3))
-    focal = ((1 - right).square() * cross).sum((2, 3)) / (2 * size + 0.02 * goal[0, 0].numel())
+    focal = ((1 - right).square() * cross).sum((2, 3)) / (2 * size + 0.005 * goal[0, 0].numel())
     both = (chance * goal).sum((2, 3))
     dice = 1 - (2 * both + 1) / (chance.sum((2, 3)) + size + 1)
     with torch.no_grad():
@@ -204,47 +192,50 @@ def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return focal, dice, iou
 
 
-def step_loss(
-    sam: Sam,
-    appearance: Appearance,
-    batch: dict[str, Tensor],
-    phase: tuple[int, int],
-    focus: float = 3.0,
-    affinity: float = 0.0,
-) -> tuple[Tensor, dict[str, float]]:
-    """SAM's loss of one step: the single mask, the best of three, the IoU head, and the appearance loss.
+def prompt_loss(
+    sam: Sam, embeddings: Tensor, batch: dict[str, Tensor], focus: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """SAM's loss of the prompts on embeddings (B, C, g, g): the single mask, the best of three, and the IoU head.
 
-    `focus` weighs the focal loss beside dice: much of it, and masks of uncertain extent stay empty.
+    The single mask is compared where it is used, at the input's resolution: an object of two low-res pixels has no
+    pixel there that is half its own, and yet an interpolated mask can be right. `focus` weighs the focal loss beside
+    dice: much of it, and masks of uncertain extent stay empty.
     """
-    side = batch["images"].shape[1]
-    embeddings = sam.encode(batch["images"], batch["valid"])
-    halve = side >= 256
-    logits, predicted = sam.decode(embeddings, batch["points"], batch["labels"], phase if halve else None)
-    target = batch["targets"].flatten(0, 1).float() / 255
-    if halve:
-        target = target[:, phase[0] :: 2, phase[1] :: 2]
+    logits, predicted = sam.decode(embeddings, batch["points"], batch["labels"])
+    whole = batch["targets"].flatten(0, 1).float()
+    target = functional.avg_pool2d(whole[:, None], 2)[:, 0]
     with torch.no_grad():
         _, coarse, _ = mask_losses(logits[:, 1:, ::2, ::2].detach(), target[:, ::2, ::2])
         best = coarse.argmin(1) + 1
     rows = torch.arange(len(best), device=best.device)
-    chosen = torch.stack([logits[:, 0], logits[rows, best]], dim=1)
-    focal, dice, iou = mask_losses(chosen, target)
+    single = functional.interpolate(logits[:, :1], whole.shape[1:], mode="bilinear", align_corners=False)
+    parts = (mask_losses(single, whole), mask_losses(logits[rows, best][:, None], target))
+    focal, dice, iou = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
     guess = torch.stack([predicted[:, 0], predicted[rows, best]], dim=1)
     boxed = batch["boxes"].flatten()
-    weight = torch.stack([torch.ones_like(iou[:, 0]), torch.where(boxed, 0.3, 0.7)], dim=1)
+    weight = torch.stack([torch.ones_like(iou[:, 0]), torch.where(boxed, 0.2, 0.7)], dim=1)
     quality = functional.mse_loss(guess, iou, reduction="none")
-    masks = ((focus * focal + dice + quality) * weight).sum(1).mean()
-    extra, seen = appearance(embeddings, batch["valid"], batch, side)
+    loss = ((focus * focal + dice + quality) * weight).sum(1).mean()
+    own = iou[:, 0]
+    return loss, {
+        "focal": focal[:, 0].mean(), "dice": dice[:, 0].mean(), "quality": quality.mean(),
+        "box_iou": own[boxed].mean(), "point_iou": own[~boxed].mean(), "best_iou": iou[~boxed, 1].mean(),
+    }  # fmt: skip
+
+
+def step_loss(
+    sam: Sam, appearance: Appearance, batch: dict[str, Tensor], focus: float, affinity: float
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one step of everything: `prompt_loss`, the appearance loss and the affinity loss."""
+    embeddings = sam.encode(batch["images"], batch["valid"])
+    masks, numbers = prompt_loss(sam, embeddings, batch, focus)
+    extra, seen = appearance(embeddings, batch["valid"], batch, batch["images"].shape[1])
     loss = masks + 0.08 * extra
     if affinity:
-        alike = affinity_loss(embeddings, batch["targets"].float() / 255)
+        low = functional.avg_pool2d(batch["targets"].float(), 2)
+        alike = affinity_loss(embeddings, low)
         loss, seen = loss + affinity * alike, {**seen, "affinity": alike.detach()}
-    single = iou[:, 0]
-    numbers = {
-        "loss": loss, "focal": focal[:, 0].mean(), "dice": dice[:, 0].mean(), "quality": quality.mean(),
-        "box_iou": single[boxed].mean(), "point_iou": single[~boxed].mean(), "best_iou": iou[~boxed, 1].mean(), **seen,
-    }  # fmt: skip
-    return loss, {name: float(value.detach()) for name, value in numbers.items()}
+    return loss, {name: float(value.detach()) for name, value in {"loss": loss, **numbers, **seen}.items()}
 
 
 def affinity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -258,7 +249,8 @@ def affinity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
         embeddings: (B, C, g, g).
         targets: (B, P, h, w) in [0, 1], h and w multiples of g.
     """
-    share = functional.adaptive_avg_pool2d(targets, embeddings.shape[-2:])  # (B, P, g, g)
+    rows, columns = embeddings.shape[-2:]
+    share = functional.adaptive_avg_pool2d(targets, (rows, columns))  # (B, P, g, g)
     centred = embeddings - embeddings.mean((2, 3), keepdim=True)
     unit = functional.normalize(centred, dim=1)
     mean = functional.normalize(torch.einsum("bpij,bcij->bpc", share, centred), dim=-1)
@@ -272,7 +264,7 @@ def affinity_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
     return (parts[0] + parts[1]).mean()
 
 
-def to_tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+def to_tensors(batch: Batch | Prompted, device: torch.device) -> dict[str, Tensor]:
     """The batch's arrays as tensors on the device."""
     return {name: torch.from_numpy(value).to(device) for name, value in vars(batch).items()}
 
@@ -309,6 +301,7 @@ __all__ = [
     "Sam",
     "at_size",
     "fitted",
+    "prompt_loss",
     "resized",
     "step_loss",
     "to_tensors",

@@ -9,7 +9,7 @@ import numpy as np
 from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import generator
 
-BOX_SHARE = 0.6
+BOX_SHARE, UNION_SHARE = 0.7, 0.12
 PAD, NEGATIVE, POSITIVE, CORNER_0, CORNER_1 = -1, 0, 1, 2, 3
 
 
@@ -23,7 +23,7 @@ class Batch:
         points: float32 (B, P, T, 2), x and y in input pixels.
         labels: int64 (B, P, T): `PAD`, `NEGATIVE`, `POSITIVE`, `CORNER_0` or `CORNER_1`, in SAM's order.
         boxes: bool (B, P), which prompts hold a box.
-        targets: uint8 (B, P, S/2, S/2), share of each low-res pixel inside the object, 0-255.
+        targets: bool (B, P, S, S), the objects.
         looks: int64 (B,), kind of look; scenes 2i and 2i + 1 share a look.
         appearance: float32 (B, A): the look's parameters, then mean and deviation of each channel.
     """
@@ -45,8 +45,8 @@ def box_of(mask: np.ndarray) -> np.ndarray:
 
 
 def jittered(rng: np.random.Generator, box: np.ndarray, side: int) -> np.ndarray:
-    """The box as a person might draw it: exact in half of the cases, else each edge off by about 4 %."""
-    if rng.random() < 0.5:
+    """The box as a person might draw it: exact in two of three cases, else each edge off by about 4 %."""
+    if rng.random() < 0.67:
         return box
     size = np.maximum(box[2:] - box[:2], 1)
     noise = np.clip(rng.normal(0, 0.04, 4), -0.1, 0.1) * np.tile(size, 2) + rng.normal(0, side / 400, 4)
@@ -60,8 +60,26 @@ def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return np.array([column, row], dtype=np.float32)
 
 
-def _prompt(rng: np.random.Generator, mask: np.ndarray, box: bool, extra: bool) -> tuple[list, list[int]]:
-    """Points and labels of one prompt, in SAM's order: points, padding point (only without a box), corners."""
+def _chosen(rng: np.random.Generator, masks: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """`count` masks to prompt: every object about as often, and now and then several objects as one.
+
+    A set of one value a mask file prompts a whole image of lesions or vertebrae with one box.
+    """
+    rounds = -(-count // len(masks))
+    order = np.concatenate([rng.permutation(len(masks)) for _ in range(rounds)])[:count]
+    found = []
+    for choice in order:
+        mask = masks[choice]
+        if len(masks) > 1 and rng.random() < UNION_SHARE:
+            others = len(masks) if rng.random() < 0.5 else int(rng.integers(2, len(masks) + 1))
+            mask = np.logical_or.reduce([masks[i] for i in rng.permutation(len(masks))[:others]])
+        found.append(mask)
+    return found
+
+
+def _prompt(rng: np.random.Generator, mask: np.ndarray, extra: bool) -> tuple[list, list[int], bool]:
+    """Points and labels of one prompt, in SAM's order: points, padding point (only without a box), corners; box?"""
+    box = bool(rng.random() < BOX_SHARE)
     points: list[np.ndarray] = []
     labels: list[int] = []
     tight = box_of(mask)
@@ -82,15 +100,15 @@ def _prompt(rng: np.random.Generator, mask: np.ndarray, box: bool, extra: bool) 
     else:
         points.append(np.zeros(2, np.float32))
         labels.append(PAD)
-    return points, labels
+    return points, labels, box
 
 
 def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease: float = 0.0) -> Batch:
-    """The batch of one step; every sixth step adds a correcting point to each prompt. `ease` as of `draw_scene`."""
+    """The batch of one step; every eighth step adds a correcting point to each prompt. `ease` as of `draw_scene`."""
     rng = generator("small-sam-batch", seed, step)
-    extra = step % 6 == 5
+    extra = step % 8 == 7
     pictures = np.zeros((images, side, side, 3), np.uint8)
-    targets = np.zeros((images, prompts, side // 2, side // 2), np.uint8)
+    targets = np.zeros((images, prompts, side, side), bool)
     valid, points, labels, boxes, looks, appearance = [], [], [], [], [], []
     for place in range(images):
         number = step * 1000 + place
@@ -101,19 +119,12 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease:
         looks.append(scene.look.kind)
         pixels = scene.image.reshape(-1, 3)[::7].astype(np.float32) / 64 - 2
         appearance.append(np.concatenate([scene.look.parameters, pixels.mean(0), pixels.std(0) * 2]))
-        order = np.concatenate(
-            [rng.permutation(len(scene.masks)) for _ in range(-(-prompts // len(scene.masks)))]
-        )
-        for slot, choice in enumerate(order[:prompts]):
-            mask = np.zeros((side, side), bool)
-            mask[:height, :width] = scene.masks[choice]
-            box = bool(rng.random() < BOX_SHARE)
-            where, what = _prompt(rng, mask, box, extra)
+        for slot, mask in enumerate(_chosen(rng, scene.masks, prompts)):
+            targets[place, slot, :height, :width] = mask
+            where, what, box = _prompt(rng, targets[place, slot], extra)
             points.append(where)
             labels.append(what)
             boxes.append(box)
-            share = mask.reshape(side // 2, 2, side // 2, 2).sum((1, 3), dtype=np.uint8)
-            targets[place, slot] = (share.astype(np.uint16) * 255) // 4
     shape = (images, prompts)
     return Batch(
         pictures,
@@ -124,4 +135,33 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease:
         targets,
         np.array(looks, np.int64),
         np.array(appearance, np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """P prompts on each of B scenes whose embeddings are known: the fields of `Batch` that a decoder needs."""
+
+    points: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    targets: np.ndarray
+
+
+def prompt_again(seed: int, step: int, scenes: list[list[np.ndarray]], side: int, prompts: int) -> Prompted:
+    """New prompts on the masks (H, W) of known scenes, a function of its arguments alone."""
+    rng = generator("small-sam-prompts", seed, step)
+    targets = np.zeros((len(scenes), prompts, side, side), bool)
+    drawn = []
+    for place, masks in enumerate(scenes):
+        for slot, mask in enumerate(_chosen(rng, masks, prompts)):
+            targets[place, slot, : mask.shape[0], : mask.shape[1]] = mask
+            drawn.append(_prompt(rng, targets[place, slot], step % 8 == 7))
+    points, labels, boxes = (np.array(part) for part in zip(*drawn, strict=True))
+    shape = (len(scenes), prompts)
+    return Prompted(
+        points.astype(np.float32).reshape(*shape, -1, 2),
+        labels.astype(np.int64).reshape(*shape, -1),
+        boxes.reshape(shape),
+        targets,
     )

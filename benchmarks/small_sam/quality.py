@@ -40,7 +40,11 @@ from casam_cache.fingerprint import digest_file, generator
 from casam_cache.geometry import Geometry
 from casam_cache.metrics.intervals import difference_interval, mean_interval
 from casam_cache.metrics.overlap import iou
+from casam_cache.routers.fit import FitRequest, fit_routers
+from casam_cache.routers.fitted import TaskRouters
+from casam_cache.routers.options import RouterKind, RouterOptions
 
+ROUTERS: tuple[RouterKind, ...] = ("centroid", "mahalanobis", "vae")
 SCORES = ("sam_box", "sam_point", "sam_point_single", *BASELINES)
 HEADER = (
     "set", "masks as", "images", "masks", "SAM box", "SAM point", "filled box", "ellipse", "Otsu", "SAM box - ellipse",
@@ -56,6 +60,7 @@ class Scores:
     Attributes:
         part: task or unseen. mode: how masks were taken from the files.
         images: images used. available: images there are in that split.
+        groups: group of each mask. image_groups: group of each image.
     """
 
     part: str
@@ -66,6 +71,7 @@ class Scores:
     columns: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCORES})
     guess: list[float] = field(default_factory=list)
     pooled: list[np.ndarray] = field(default_factory=list)
+    image_groups: list[str] = field(default_factory=list)
 
 
 def find_sets(roots: list[Path]) -> Iterator[tuple[str, str, Path]]:
@@ -103,6 +109,7 @@ def score_set(
         rows, columns = geometry.valid_grid
         scores.images += 1
         scores.pooled.append(embedding[0, :, :rows, :columns].mean((1, 2)).numpy())
+        scores.image_groups.append(sample.group)
         found = load_masks(sample, dataset.mask_mode, dataset.values, image.shape[:2])
         order = generator("quality-masks", sample.id).permutation(len(found))[:masks]
         if len(order):
@@ -116,7 +123,8 @@ def score_set(
 def embed(backbone: Backbone, encoder: FrozenEncoder, image: np.ndarray) -> tuple[Geometry, torch.Tensor]:
     """Geometry and embedding (1, C, g, g) of one image."""
     architecture = backbone.architecture
-    geometry = Geometry.fit(*image.shape[:2], architecture.image_size, architecture.patch_size)
+    height, width = image.shape[:2]
+    geometry = Geometry.fit(height, width, architecture.image_size, architecture.patch_size)
     pixels, sizes = stack_inputs([resize_for_encoder(image, geometry)], architecture.image_size)
     return geometry, encoder(torch.from_numpy(pixels), torch.from_numpy(sizes))["embedding"]
 
@@ -185,47 +193,35 @@ def summarise(name: str, scores: Scores) -> dict[str, Any]:
 
 
 def routing(
-    train: dict[str, np.ndarray], test: dict[str, np.ndarray], unseen: dict[str, np.ndarray]
+    train: dict[str, Scores], test: dict[str, np.ndarray], unseen: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """How well mean-pooled embeddings (N, C) tell tasks apart: nearest centroid, and Mahalanobis distance.
+    """How well the package's routers tell tasks apart by mean-pooled embeddings (N, C), and what they reject.
 
-    Mahalanobis uses one covariance for all tasks, pooled within tasks and shrunk by a tenth towards a multiple of the
-    identity. A task's threshold is the 97th percentile of its own train scores by five-fold cross-fitting.
+    Nearest centroid, Mahalanobis distance in one shrunk covariance of all tasks, and a variational autoencoder a task,
+    with the package's own options. A task's threshold is the 97th percentile of scores held out by group.
     """
     names = sorted(train)
-    centres = np.stack([train[name].mean(0) for name in names])
-    residual = np.concatenate([train[name] - train[name].mean(0) for name in names])
-    covariance = residual.T @ residual / max(1, len(residual) - len(names))
-    shrunk = 0.9 * covariance + 0.1 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     found: dict[str, Any] = {}
-    for kind, metric in (("centroid", np.eye(len(shrunk))), ("mahalanobis", np.linalg.inv(shrunk))):
-        limits = np.array([_limit(train[name], metric) for name in names])
-        right: dict[str, float] = {}
-        for place, name in enumerate(names):
-            right[name] = float((_distances(test[name], centres, metric).argmin(1) == place).mean())
+    for kind in ROUTERS:
+        options = RouterOptions(router=kind, threshold="p97")
+        requests = [
+            FitRequest(np.stack(train[name].pooled), train[name].image_groups, options, 0, name)
+            for name in names
+        ]
+        routers = TaskRouters(fit_routers(requests))
+        right = {
+            name: float((routers.route(routers.scores(test[name]), fallback=False) == place).mean())
+            for place, name in enumerate(names)
+        }
         total = sum(len(test[name]) for name in names)
-        reject = {}
-        for name, vectors in {**unseen, **{f"(test) {n}": v for n, v in test.items()}}.items():
-            distances = _distances(vectors, centres, metric)
-            nearest = distances.argmin(1)
-            reject[name] = float((distances[np.arange(len(nearest)), nearest] > limits[nearest]).mean())
+        rejected = {
+            name: float((routers.route(routers.scores(vectors)) < 0).mean())
+            for name, vectors in {**unseen, **{f"(test) {n}": v for n, v in test.items()}}.items()
+        }
         found[kind] = {
-            "accuracy": sum(right[n] * len(test[n]) for n in names) / total, "by_task": right, "rejected": reject,
+            "accuracy": sum(right[n] * len(test[n]) for n in names) / total, "by_task": right, "rejected": rejected,
         }  # fmt: skip
     return found
-
-
-def _distances(vectors: np.ndarray, centres: np.ndarray, metric: np.ndarray) -> np.ndarray:
-    apart = vectors[:, None] - centres[None]
-    return np.einsum("ntc,cd,ntd->nt", apart, metric, apart)
-
-
-def _limit(vectors: np.ndarray, metric: np.ndarray, folds: int = 5) -> float:
-    held = []
-    for fold in range(min(folds, len(vectors))):
-        out = np.arange(len(vectors)) % folds == fold
-        held.append(_distances(vectors[out], vectors[~out].mean(0)[None], metric)[:, 0])
-    return float(np.percentile(np.concatenate(held), 97))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -296,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     backbone = load_backbone("small", options.checkpoint)
     encoder = FrozenEncoder(backbone)
     results: dict[str, dict[str, Scores]] = {}
-    trains: dict[str, dict[str, np.ndarray]] = {}
+    trains: dict[str, dict[str, Scores]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         sources = {"real": options.data}
         if options.phantoms:
@@ -313,7 +309,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{name}: box {100 * np.mean(scores.columns['sam_box']):.1f}", flush=True)
                 if part == "task" and options.split == "test":
                     train = score_set(backbone, encoder, path, part, "train", options.images, 0)
-                    trains.setdefault(source, {})[name] = np.stack(train.pooled)
+                    trains.setdefault(source, {})[name] = train
     report = build_report(results, trains, options, time.monotonic() - began)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -324,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def build_report(
     results: dict[str, dict[str, Scores]],
-    trains: dict[str, dict[str, np.ndarray]],
+    trains: dict[str, dict[str, Scores]],
     options: argparse.Namespace,
     seconds: float,
 ) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,14 +27,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from model import SMALL, Appearance, Sam, at_size, fitted, resized, step_loss, to_tensors
-from prompts import Batch, draw_batch
+from model import SMALL, Appearance, Sam, at_size, fitted, prompt_loss, resized, step_loss, to_tensors
+from prompts import Batch, Prompted, draw_batch, prompt_again
 
 from casam_cache.backbones.architecture import Architecture
+from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import canonical_json, digest_file, generator
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+LEARN = ("everything", "decoder")
+KNOWN_SCENES = 10**9  # their numbers start where those of `batches` never come
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Settings:
         average: decay of the moving average of the weights, which is what is exported.
         ease: how easy the scenes are, from 0 to 1 (`draw_scene`).
         affinity: weight of `affinity_loss`. focus: weight of the focal loss.
+        learn: `everything`; or `decoder`, where the encoder stays as it is and the prompt encoder and the decoder learn
+            on the embeddings of `window` scenes, of which each step replaces the oldest: a step for half the price.
     """
 
     seed: int = 0
@@ -64,7 +71,9 @@ class Settings:
     average: float = 0.998
     ease: float = 0.0
     affinity: float = 0.2
-    focus: float = 0.5
+    focus: float = 0.2
+    learn: str = "everything"
+    window: int = 96
 
     def rate_at(self, step: int) -> float:
         """Learning rate of one step: warm-up, constant, final linear decay."""
@@ -78,6 +87,8 @@ class Trainer:
 
     def __init__(self, settings: Settings, architecture: Architecture, device: torch.device) -> None:
         torch.manual_seed(settings.seed)
+        if settings.learn not in LEARN:
+            raise ValueError(f"learn is {settings.learn!r}, not one of {', '.join(LEARN)}")
         self.settings, self.device, self.step = settings, device, 0
         self.base = architecture
         self.sam = Sam(at_size(architecture, settings.size)).to(device)
@@ -99,18 +110,18 @@ class Trainer:
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
 
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def learn(self, batch: Batch | Known) -> dict[str, float]:
         """One optimiser step; returns what is logged."""
         settings = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = settings.rate_at(self.step)
-        row, column = (
-            int(n) for n in generator("small-sam-phase", settings.seed, self.step).integers(0, 2, 2)
-        )
-        tensors = to_tensors(batch, self.device)
-        loss, numbers = step_loss(
-            self.sam, self.appearance, tensors, (row, column), settings.focus, settings.affinity
-        )
+        if isinstance(batch, Known):
+            tensors = to_tensors(batch.prompted, self.device)
+            loss, found = prompt_loss(self.sam, batch.embeddings, tensors, settings.focus)
+            numbers = {name: float(value.detach()) for name, value in {"loss": loss, **found}.items()}
+        else:
+            tensors = to_tensors(batch, self.device)
+            loss, numbers = step_loss(self.sam, self.appearance, tensors, settings.focus, settings.affinity)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.named], settings.clip)
@@ -120,9 +131,17 @@ class Trainer:
         keep = min(settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.sam.state_dict().items():
-                self.average[name].lerp_(value, 1 - keep)
+                if settings.learn == "everything" or not name.startswith("image_encoder."):
+                    self.average[name].lerp_(value, 1 - keep)
         self.step += 1
         return {**numbers, "norm": float(norm)}
+
+    def batches(self, workers: int) -> Iterator[Batch] | Iterator[Known]:
+        """What the steps from here on learn from."""
+        settings = self.settings
+        if settings.learn == "everything":
+            return batches(settings, self.step, workers)
+        return known_batches(settings, self.sam, self.step, self.device)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, moments under the parameters' names."""
@@ -140,7 +159,10 @@ class Trainer:
         self.average = {
             name: value.to(self.device) for name, value in resized(state["average"], like).items()
         }
-        self.sam.load_state_dict(resized(state["sam"], like))
+        weights = resized(state["sam"], like)
+        if self.settings.learn == "decoder":  # it must learn with the encoder that is exported
+            weights.update({n: v.clone() for n, v in self.average.items() if n.startswith("image_encoder.")})
+        self.sam.load_state_dict(weights)
         self.appearance.load_state_dict(state["appearance"])
         for name, parameter in self.named:
             if name in state["moments"]:
@@ -168,6 +190,42 @@ def batches(settings: Settings, first: int, workers: int) -> Iterator[Batch]:
                 ahead.append(pool.submit(draw_batch, *order(upcoming)))
                 upcoming += 1
             yield ahead.pop(0).result()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Prompts on embeddings (B, C, g, g) that are known."""
+
+    embeddings: torch.Tensor
+    prompted: Prompted
+
+
+def known_batches(settings: Settings, sam: Sam, first: int, device: torch.device) -> Iterator[Known]:
+    """New prompts on a window of scenes that moves by one scene a step."""
+    window: deque[tuple[torch.Tensor, list[np.ndarray]]] = deque()
+
+    @torch.no_grad()
+    def add(number: int) -> None:
+        scene = draw_scene(KNOWN_SCENES + number, settings.seed, settings.size, ease=settings.ease)
+        height, width = scene.image.shape[:2]
+        pixels = np.zeros((1, settings.size, settings.size, 3), np.uint8)
+        pixels[0, :height, :width] = scene.image
+        valid = torch.tensor([[height, width]], device=device)
+        window.append((sam.encode(torch.from_numpy(pixels).to(device), valid), scene.masks))
+
+    for number in range(first, first + settings.window):
+        add(number)
+    for step in range(first, settings.steps):
+        picks = generator("small-sam-known", settings.seed, step).choice(
+            settings.window, settings.images, replace=False
+        )
+        chosen = [window[i] for i in picks]
+        prompted = prompt_again(
+            settings.seed, step, [masks for _, masks in chosen], settings.size, settings.prompts
+        )
+        yield Known(torch.cat([embedding for embedding, _ in chosen]), prompted)
+        window.popleft()
+        add(step + settings.window)
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -214,7 +272,7 @@ def train(
         )  # fmt: skip
         sums: dict[str, float] = {}
         counted = 0
-        for batch in batches(settings, trainer.step, workers):
+        for batch in trainer.batches(workers):
             for name, value in trainer.learn(batch).items():
                 sums[name] = sums.get(name, 0.0) + value
             counted += 1

@@ -19,7 +19,7 @@ from casam_cache.fingerprint import generator
 
 __all__ = ["LOOKS", "LOOK_PARAMETERS", "Look", "Scene", "contact_sheet", "draw_look", "draw_scene"]
 
-SMALLEST, LARGEST = 0.0004, 0.7
+SMALLEST, LARGEST = 0.00012, 0.7
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def draw_scene(
         ease: 0 as they are, up to 1 for more contrast, less noise and no tiny objects, to start a training.
 
     Returns:
-        A scene with at least one mask of 0.04 to 70 % of the image.
+        A scene with at least one mask of 0.012 to 70 % of the image.
     """
     style = draw_look(seed, index if look is None else look, ease)
     for attempt in range(20):

@@ -89,7 +89,7 @@ def nested(canvas: Canvas) -> None:
 def cells(canvas: Canvas) -> None:
     """A cluster of many similar cells, touching and overlapping, with or without a nucleus."""
     rng = canvas.rng
-    radius = canvas.side * math.exp(rng.uniform(math.log(0.014), math.log(0.08)))
+    radius = canvas.side * math.exp(rng.uniform(math.log(0.01), math.log(0.08)))
     pitch = radius * rng.uniform(1.5, 3.2)
     crowd = field(rng, canvas.height, canvas.width, canvas.side * 0.3)
     kind, nucleus = canvas.kind(canvas.ground), canvas.kind(canvas.ground, 1.6)
@@ -252,6 +252,25 @@ def lesion(canvas: Canvas) -> None:
             )
 
 
+def specks(canvas: Canvas) -> None:
+    """A few small things of one kind, down to two pixels across: caries, vertebrae far away, people in a street."""
+    rng = canvas.rng
+    backdrop(canvas, int(rng.integers(0, 3)))
+    kind = canvas.kind(canvas.ground, 1.2)
+    usual = math.exp(rng.uniform(math.log(0.007), math.log(0.035)))
+    for _ in range(rng.integers(3, 10)):
+        x, y = _place(canvas, 0.03)
+        radius = canvas.side * usual * math.exp(rng.normal(0, 0.4))
+        stretch = math.exp(rng.normal(0, 0.35))
+        canvas.add(
+            canvas.blob(
+                x, y, radius * stretch, radius / stretch, rng.uniform(0, math.pi), rng.uniform(0, 0.4),
+                float(rng.choice([2.0, 2.0, 4.0])),
+            ),
+            canvas.vary(kind),
+        )  # fmt: skip
+
+
 def regions(canvas: Canvas) -> None:
     """A label map from the strongest of several smooth fields; its pieces are the objects."""
     from scipy import ndimage
@@ -307,6 +326,6 @@ def things(canvas: Canvas) -> None:
 
 
 LAYOUTS: tuple[tuple[Callable[[Canvas], None], float], ...] = (
-    (organs, 0.17), (nested, 0.15), (cells, 0.09), (glands, 0.11), (tubes, 0.07), (layers, 0.06), (chain, 0.10),
-    (lesion, 0.14), (regions, 0.06), (things, 0.05),
+    (organs, 0.16), (nested, 0.14), (cells, 0.08), (glands, 0.10), (tubes, 0.06), (layers, 0.05), (chain, 0.10),
+    (lesion, 0.13), (regions, 0.05), (things, 0.05), (specks, 0.08),
 )  # fmt: skip
