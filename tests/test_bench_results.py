@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-from bench_sets import ORDERS, TASKS, UNSEEN, Reference, facts, one_thread, row_of
+from bench_sets import (
+    BENCH,
+    ORDERS,
+    TASKS,
+    UNSEEN,
+    Reference,
+    facts,
+    finished,
+    kinds,
+    one_thread,
+    plan,
+    row_of,
+)
 
 from casam_cache.bench.routed_work import read_features
 from casam_cache.bench.sources import backbone_of
@@ -249,3 +261,23 @@ def test_rows_are_plain_json_in_range(reference: Reference) -> None:
             assert row[name] is None or 0 <= row[name] <= 1
         for name in ("ff_iou", "bwt", "fwt"):
             assert row[name] is None or -1 <= row[name] <= 1
+
+
+def test_moda_refits_its_classifier_for_each_set_of_tasks_and_never_falls_back(
+    reference: Reference, tmp_path: Path
+) -> None:
+    runs = reference.copy(tmp_path / "runs")
+    results = plan(reference.stores, runs, ["moda"], ["classifier=query"], **BENCH).run()
+    added = kinds(set(finished(runs)) - set(reference.stages))
+    assert added["classifier"] == 1 + 2 + 1, "sets of tasks, not sequences"
+    assert not {"fit", "learn", "joint", "router"} & set(added)
+    assert "evaluate" not in added, "the heads are CA-SAM's, and so are their outcomes"
+    rows = [row_of(results, "moda", order) for order in ORDERS]
+    assert rows[0]["last_iou"] == rows[1]["last_iou"]
+    assert rows[0]["confusion"] == rows[1]["confusion"]
+    for row, order in zip(rows, ORDERS, strict=True):
+        assert row["ood_accuracy"] == 0
+        assert not any("frozen" in counts for counts in row["confusion"].values())
+        first = [outcomes(reference, alignment_fit(reference, order[0]).name, task) for task in order]
+        alone = [mean([value for masks in table.values() for value in masks], 0) for table in first]
+        assert row["matrix"]["iou"][0] == alone, "of one task all images go to it"
