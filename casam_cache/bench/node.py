@@ -51,6 +51,7 @@ class Node:
         parents: nodes whose finished folders the function reads, by role.
         cost: how much work it is, in the unit of its kind; for estimates only.
         together: nodes that name the same group are given to the function at once.
+        at_most: how many of them; None leaves it to the runner.
         label: for people.
     """
 
@@ -61,6 +62,7 @@ class Node:
     cost: float = 1.0
     together: str | None = None
     label: str = ""
+    at_most: int | None = None
 
     @cached_property
     def key(self) -> str:

@@ -188,7 +188,7 @@ class _Schedule:
         batch = [first]
         if first.together:
             same = [entry for entry in sorted(self._ready) if self.left[entry[2]].together == first.together]
-            batch += [self.left[entry[2]] for entry in same[: TOGETHER - 1]]
+            batch += [self.left[entry[2]] for entry in same[: min(first.at_most or TOGETHER, TOGETHER) - 1]]
             taken = {node.key for node in batch}
             self._ready = [entry for entry in self._ready if entry[2] not in taken]
             heapq.heapify(self._ready)

@@ -22,7 +22,7 @@ from casam_cache.methods.sequential import Past, Sequential, Setting
 from casam_cache.training.data import Items
 from casam_cache.training.evaluate import evaluate as evaluate_head
 from casam_cache.training.join import ExemplarView
-from casam_cache.training.loop import fit_head
+from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
 
@@ -133,12 +133,17 @@ def _past(work: Work) -> Past | None:
 def _train(
     work: Work, head: Head, items: Items, penalty: Penalty | None, training: TrainingOptions | None = None
 ) -> dict[str, Any]:
-    """Trains and writes the head; returns what is recorded."""
+    """Trains and keeps the head; returns what is recorded."""
     fitted = fit_head(
         head, work.backbone(), items, training or training_options(work.inputs),
         seed=work.inputs["seed"], device=work.device, checkpoint_dir=work.checkpoints, penalty=penalty,
         on_step=work.progress,
     )  # fmt: skip
+    return keep_head(work, head, fitted)
+
+
+def keep_head(work: Work, head: Head, fitted: FitResult) -> dict[str, Any]:
+    """Writes a trained head as the stage's result; returns what is recorded."""
     task = work.task if "task" in work.inputs else work.inputs["items"][0][0]
     store = work.store(task)
     recorded = {

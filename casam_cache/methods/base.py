@@ -25,12 +25,15 @@ class Method(ABC):
         revision: raised when the same options would give another result; for a method from a user's file, the
             SHA-256 of that file.
         needs: feature arrays of the store that it reads; an option may add to them.
+        packs: whether `casam bench --pack K` may fit it beside others over the same embeddings. Its head must read the
+            embedding alone and leave prompts and decoder to the backbone; another head is fitted alone all the same.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[BaseModel]]
     revision: ClassVar[int | str] = 1
     needs: tuple[str, ...] = ("embedding",)
+    packs: ClassVar[bool] = False
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options
