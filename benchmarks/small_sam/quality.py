@@ -47,8 +47,8 @@ from casam_cache.routers.options import RouterKind, RouterOptions
 ROUTERS: tuple[RouterKind, ...] = ("centroid", "mahalanobis", "vae")
 SCORES = ("sam_box", "sam_point", "sam_point_single", *BASELINES)
 HEADER = (
-    "set", "masks as", "images", "masks", "SAM box", "SAM point", "filled box", "ellipse", "Otsu", "SAM box - ellipse",
-    "SAM box - best of the three", "rank",
+    "set", "masks as", "images", "masks", "SAM box", "SAM point", "SAM point, single", "filled box", "ellipse", "Otsu",
+    "SAM box - ellipse", "SAM box - best of the three", "rank",
 )  # fmt: skip
 PARTS = {"tasks": "task", "ood": "unseen", "unseen": "unseen"}
 
@@ -230,14 +230,15 @@ def table(report: dict[str, Any]) -> str:
         "# Zero-shot quality of the bundled small SAM",
         "",
         f"IoU (points) at original resolution, one object a mask, split `{report['split']}`; 95 % intervals resample"
-        " groups. `point` picks the mask its IoU head ranks first of three; `rank` is the rank correlation of the IoU"
-        " head's estimate with the true IoU of box prompts.",
+        " groups. `SAM point` is the mask that the IoU head ranks first of three, `single` the one that SAM keeps for"
+        " unambiguous prompts; `rank` is the rank correlation of the IoU head's estimate with the true IoU of box"
+        " prompts.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|---" * len(HEADER) + "|",
     ]
     for row in report["sets"]:
-        columns = [_points(row["iou"][name]) for name in ("sam_box", "sam_point", *BASELINES)]
+        columns = [_points(row["iou"][name]) for name in SCORES]
         rank = "-" if row["rank_correlation"] is None else f"{row['rank_correlation']:.2f}"
         images = f"{row['images']}" + (f" of {row['available']}" if row["images"] < row["available"] else "")
         cells = [row["set"], row["mode"], images, str(row["masks"]), *columns]
