@@ -18,7 +18,7 @@ Encode = Callable[..., Any]
 DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
 # Keys of these objects are data (names of items, formats, packages, ...): only what they hold is compared.
 MAPS = {
-    "splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures",
+    "splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures", "scores",
     "options", "chosen", "set", "training", "orders", "unseen", "confusion", "thresholds", "estimates", "mixtures",
 }  # fmt: skip
 MAPS_OF_MAPS = {"estimates", "confusion"}
@@ -243,7 +243,13 @@ def run_bench(casam: Casam, encode: Encode, discs: Path) -> Iterator[tuple[str, 
     methods = ("--methods", "ca-sam,naive", "--epochs", 1, "--set", "blocks=1", "--set", "vae_steps=5")
     bench = ("bench", *methods, "--tasks", "discs", "--unseen", "others", "--jobs", 1)
     yield "bench --dry-run", casam.json(*bench, "--dry-run")
-    yield "bench", casam.json(*bench)
+    results = casam.json(*bench)
+    yield "bench", results
+    yield "report", casam.json("report", "casam_runs")
+    yield "report --out", casam.json("report", "casam_runs", "--out", "tables")
+    image, model = discs / "images" / "p004.png", results["results"][0]["run"]
+    routed = ("--box", "5,5,20,20", "--run", model, "--out", "routed.png")
+    yield "predict --run MODEL", casam.json("predict", image, *routed)
 
 
 def test_every_command_prints_what_the_page_says(

@@ -116,7 +116,7 @@ class Tables:
         return path.stat().st_size if path.exists() else 0
 
     def memory_bytes(self, node: Node) -> int:
-        """Bytes of a memory's tensors, and of its exemplars' embeddings and low-res masks."""
+        """Bytes of a memory's tensors and of its exemplars' embeddings; their masks are a few hundred bytes each."""
         folder = self.runs.folder(node.stage)
         if not (folder / TENSORS).exists():
             return 0
