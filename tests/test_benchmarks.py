@@ -81,6 +81,24 @@ def test_attention_race(results: Any) -> None:
     assert row["used"] == "bias"
 
 
+def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("--packs", 2, "--images", 2, "--batch", 2, "--epochs", 1, "--repeat", 1, "--device", "cpu")
+    (row,) = results("pack", *short)["rows"]
+    assert row["pack"] == 2
+    assert max(row["first_step_difference"].values()) < 1e-5
+    assert row["seconds_per_step_of_all"].keys() == {"alone", "pack"}
+
+    from casam_cache.training import pack
+
+    def of_other_seeds(asked: Any, *more: Any) -> Any:
+        return fit([pack.PackRequest(one.head, one.options, one.seed + 5) for one in asked], *more)
+
+    fit = pack.fit_pack
+    monkeypatch.setattr(pack, "fit_pack", of_other_seeds)
+    with pytest.raises(SystemExit, match="computes something else than alone"):
+        results("pack", *short)
+
+
 @pytest.mark.slow
 def test_a_store_of_a_million_items_opens_at_once(results: Any) -> None:
     found = results("scaling", "--images", 4, "--items", 1_000_000, "--large", 2, "--repeat", 3)

@@ -1,0 +1,233 @@
+"""K fits one after the other, against one pack of the same K fits over the same embeddings.
+
+    python benchmarks/pack.py --model small --packs 2 4 8
+    python benchmarks/pack.py --model vit_b --batch 1 --device cuda --precision bf16
+
+Both sides take turns in one process: the same heads (three CAResBlocks), seeds and learning rates, the same embeddings
+in memory, the same samples, masks and prompts. Before any figure, both sides' first step is compared at equal weights:
+losses and gradients have to agree within 1e-5 (fp32, TF32 off), and after training the IoU of every head within 0.2
+points; in bf16 both are written down only. What a pack saves is launches and small batches, not arithmetic: *floor* is
+the arithmetic of all K fits at the rate of this device's own matrix product, and no pack can be faster than that.
+
+Writes pack_DEVICE.json and .md into benchmarks/results, a row for each model, pack, batch, precision and threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, matmul_gflops, merge_rows, provenance
+from encode_throughput import draw, load, ours
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.cost import encoder_flops
+from casam_cache.backbones.devices import choose_device
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.sam import Backbone
+from casam_cache.geometry import Geometry
+from casam_cache.heads.files import build_head
+from casam_cache.training.cost import training_flops
+from casam_cache.training.data import Item, ItemMask, ItemsInMemory
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.loop import FitResult, fit_head
+from casam_cache.training.options import TrainingOptions
+from casam_cache.training.pack import PackRequest, fit_pack
+
+STEP_TOLERANCE = 1e-5
+IOU_POINTS = 0.2
+RATES = (1e-4, 3e-4)
+
+
+def encoded_view(backbone: Backbone, count: int) -> ItemsInMemory:
+    """Drawn images through the frozen encoder, each with one rectangle as its mask."""
+    rng = np.random.default_rng(0)
+    encoder = FrozenEncoder(backbone, "fp32", "auto")
+    architecture = backbone.architecture
+    embeddings, items, bitmaps = [], [], []
+    for index, image in enumerate(draw(count)):
+        with torch.no_grad():
+            embeddings.append(ours(encoder, [image])[0].to(torch.float16).cpu().numpy())
+        height, width = image.shape[:2]
+        y, x = int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))
+        box = np.array([x, y, x + width // 3, y + height // 3], dtype=np.float32)
+        bitmap = np.zeros((height, width), dtype=bool)
+        bitmap[y : y + height // 3 + 1, x : x + width // 3 + 1] = True
+        geometry = Geometry.fit(height, width, architecture.image_size, architecture.patch_size)
+        items.append(Item(f"image {index}", "drawn", f"image {index}", geometry, 1))
+        bitmaps.append([ItemMask(bitmap, 1, 1, box, box[:2] + 5)])
+    return ItemsInMemory("drawn", items, np.stack(embeddings), bitmaps)
+
+
+def requests(backbone: Backbone, count: int, options: TrainingOptions) -> list[PackRequest]:
+    """New fits: seeds 0, 1, ... and two learning rates in turn."""
+    return [
+        PackRequest(
+            build_head("alignment", None, backbone, seed),
+            options.model_copy(update={"learning_rate": RATES[seed % len(RATES)]}),
+            seed,
+        )
+        for seed in range(count)
+    ]
+
+
+def alone(asked: Sequence[PackRequest], backbone: Backbone, view: ItemsInMemory) -> list[FitResult]:
+    """One after the other."""
+    return [fit_head(one.head, backbone, view, one.options, seed=one.seed) for one in asked]
+
+
+@contextmanager
+def gradients(kept: dict[int, torch.Tensor]) -> Iterator[None]:
+    """Keeps every parameter's gradient as it is before an optimiser's step."""
+
+    def keep(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimiser.param_groups:
+            kept.update({id(p): p.grad.clone() for p in group["params"] if p.grad is not None})
+
+    hook = register_optimizer_step_pre_hook(keep)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def compare_step(
+    backbone: Backbone, view: ItemsInMemory, count: int, options: TrainingOptions
+) -> dict[str, float]:
+    """Largest relative differences of the first step's losses, and of its gradients (by norm, of each tensor)."""
+    first = options.model_copy(update={"max_steps": 1})
+    kept: dict[int, torch.Tensor] = {}
+    singles, packed = requests(backbone, count, first), requests(backbone, count, first)
+    with gradients(kept):
+        one, many = alone(singles, backbone, view), fit_pack(packed, backbone, view)
+    losses = [abs(b.history[0].loss / a.history[0].loss - 1) for a, b in zip(one, many, strict=True)]
+    slopes = [0.0]
+    for a, b in zip(singles, packed, strict=True):
+        for p, q in zip(a.head.trained(), b.head.trained(), strict=True):
+            if size := float(kept[id(p)].norm()):
+                slopes.append(float((kept[id(p)] - kept[id(q)]).norm()) / size)
+    return {"loss": max(losses), "gradient": max(slopes)}
+
+
+def measure(
+    options: argparse.Namespace, count: int, backbone: Backbone, weights: str, view: ItemsInMemory
+) -> dict[str, Any]:
+    """One row of the results."""
+    device = backbone.device
+    training = TrainingOptions(epochs=options.epochs, batch_size=options.batch, precision=options.precision)
+    step = compare_step(backbone, view, count, training)
+    if options.precision == "fp32" and max(step.values()) > STEP_TOLERANCE:
+        sys.exit(f"a pack of {count} computes something else than alone ({step}): no figures")
+    best = {"alone": np.inf, "pack": np.inf}
+    ended: dict[str, list[FitResult]] = {}
+    for turn in range(options.repeat + 1):  # the first turn warms up
+        ended["alone"] = alone(requests(backbone, count, training), backbone, view)
+        ended["pack"] = fit_pack(requests(backbone, count, training), backbone, view)
+        if turn:
+            best["alone"] = min(best["alone"], sum(result.seconds for result in ended["alone"]))
+            best["pack"] = min(best["pack"], ended["pack"][0].seconds)
+    scores = {
+        side: [evaluate(result.head, backbone, view).summary()["iou"] for result in results]
+        for side, results in ended.items()
+    }
+    apart = 100 * max(abs(float(a) - float(b)) for a, b in zip(scores["alone"], scores["pack"], strict=True))
+    if options.precision == "fp32" and apart > IOU_POINTS:
+        sys.exit(f"heads of a pack of {count} end {apart:.2f} points of IoU from alone: no figures")
+    steps = ended["pack"][0].steps
+    flops = training_flops(ended["alone"][0].head, backbone) - encoder_flops(backbone.architecture)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    floor = count * ended["alone"][0].pairs * flops / (1e9 * matmul_gflops(device, dtype)) / steps
+    seconds = {side: value / steps for side, value in best.items()}
+    return {
+        "model": options.model,
+        "pack": count,
+        "batch": options.batch,
+        "precision": options.precision,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "weights": weights,
+        "images": len(view),
+        "steps": steps,
+        "repeat": options.repeat,
+        "seconds_per_step_of_all": {side: round(value, 6) for side, value in seconds.items()},
+        "floor_seconds": round(floor, 6),
+        "ratio": round(seconds["alone"] / seconds["pack"], 3),
+        "ratio_at_the_floor": round(seconds["alone"] / floor, 3),
+        "first_step_difference": {name: float(f"{value:.2g}") for name, value in step.items()},
+        "iou_points_apart": round(apart, 4),
+        **provenance(device),
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of the rows."""
+    lines = [
+        "# K fits one after the other, and as one pack",
+        "",
+        "| model | K | batch | precision | threads | alone, s | pack, s | ratio | floor, s | ratio at the floor | "
+        "first step apart: loss, gradient | IoU points apart |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for row in sorted(rows, key=lambda row: (row["model"], row["precision"], row["batch"], row["pack"])):
+        seconds, apart = row["seconds_per_step_of_all"], row["first_step_difference"]
+        lines.append(
+            f"| {row['model']} | {row['pack']} | {row['batch']} | {row['precision']} | {row['threads']} | "
+            f"{seconds['alone']:.3g} | {seconds['pack']:.3g} | **{row['ratio']:.2f}x** | "
+            f"{row['floor_seconds']:.3g} | {row['ratio_at_the_floor']:.2f}x | "
+            f"{apart['loss']:.1e}, {apart['gradient']:.1e} | {row['iou_points_apart']:.3f} |"
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        notes.append(
+            f"- {row['model']}, K = {row['pack']}: {row['steps']} steps on {row['images']} images, best of "
+            f"{row['repeat']}, weights {row['weights']}; {row['date']}, {row['hardware']}, load average "
+            f"{row['load']}; {versions}; `{row['command']}`"
+        )
+    explained = (
+        "Seconds are those of one step of all K fits: training alone, without preparing masks and reading embeddings, "
+        "which a pack does once instead of K times. Both sides in one process, taking turns. *floor*: FLOPs of head "
+        "and decoder at the rate of this device's own matrix product; a pack saves launches and fills small batches, "
+        "it computes as much."
+    )
+    return [*lines, "", explained, "", *notes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--packs", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    torch.backends.cudnn.allow_tf32 = False  # 1e-5 is a statement about fp32
+    backbone, weights = load(options, device)
+    view = encoded_view(backbone, options.images)
+    path = options.out / f"pack_{device.type}.json"
+    for count in options.packs:
+        row = measure(options, count, backbone, weights, view)
+        lines = markdown(merge_rows(path, row, ("model", "pack", "batch", "precision", "threads")))
+        path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
