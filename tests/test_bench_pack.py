@@ -14,6 +14,7 @@ from casam_cache.bench import pack_work
 from casam_cache.bench.bench import Bench
 from casam_cache.bench.results import Results
 from casam_cache.bench.stages import Claim, Runs
+from casam_cache.methods.decoder import Decoder
 from casam_cache.training import pack as training_pack
 
 GRID = ("alignment.learning_rate=3e-4,1e-3",)
@@ -161,5 +162,19 @@ def test_from_the_command_line(casam: Casam, bench_stores: Path, tmp_path: Path,
     assert sizes == [4, 2]
     assert found["recipe"]["pack"] == 4
     assert casam.json(*asked)["stages"]["computed"] == 0
+    assert "up to 4 at once (`--pack`)" in casam("report", "casam_runs")
     assert casam("bench", "--pack", 0) == ""
     assert casam.code == 2
+
+
+def test_a_method_that_says_it_packs_but_cannot_is_fitted_alone(
+    bench_stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    asked = {**TWO, "tasks": ["amber"]}
+    plan(bench_stores, tmp_path / "alone", ["decoder"], **asked).run()
+    monkeypatch.setattr(Decoder, "packs", True)
+    plan(bench_stores, tmp_path / "packed", ["decoder"], pack=2, **asked).run()
+    assert not sizes
+    alone, packed = weights(tmp_path / "alone"), weights(tmp_path / "packed")
+    assert sorted(alone.values()) == sorted(packed.values())
+    assert not alone.keys() & packed.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,18 @@ def test_the_same_numbers_wherever_embeddings_are_kept(backbone: Backbone) -> No
     for residency in ("host", "stream"):
         other = pack(backbone, residency=residency)
         assert all(same_weights(*both) for both in zip(kept, other, strict=True))
+
+
+def test_cached_views_are_drawn_by_each_member(backbone: Backbone) -> None:
+    view = toy_view()
+    mirrored = replace(view, further={"view_flip_h": view.embeddings[..., ::-1].copy()})
+    options = QUICK.model_copy(update={"views": "flip_h"})
+    asked = [member(backbone, number, options) for number in (0, 1)]
+    for number, result in enumerate(fit_pack(asked, backbone, mirrored)):
+        one = member(backbone, number, options)
+        single = fit_head(one.head, backbone, mirrored, one.options, seed=one.seed)
+        assert [r.loss for r in result.history] == pytest.approx([r.loss for r in single.history], rel=1e-4)
+        assert result.history != alone(backbone, number).history
 
 
 def test_embeddings_are_read_once_for_all(backbone: Backbone) -> None:
