@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, matmul_gflops, merge_rows, provenance
+from common import RESULTS, matmul_gflops, merge_rows, provenance, synchronise
 from encode_throughput import draw, load, ours
+from torch import nn
+from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from casam_cache.backbones.architecture import ARCHITECTURES
@@ -33,6 +36,7 @@ from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.sam import Backbone
 from casam_cache.geometry import Geometry
+from casam_cache.heads.alignment import AlignmentLayer
 from casam_cache.heads.files import build_head
 from casam_cache.training.cost import training_flops
 from casam_cache.training.data import Item, ItemMask, ItemsInMemory
@@ -81,6 +85,77 @@ def requests(backbone: Backbone, count: int, options: TrainingOptions) -> list[P
 def alone(asked: Sequence[PackRequest], backbone: Backbone, view: ItemsInMemory) -> list[FitResult]:
     """One after the other."""
     return [fit_head(one.head, backbone, view, one.options, seed=one.seed) for one in asked]
+
+
+class Grouped(nn.Module):
+    """K Alignment Layers of default options with stacked weights: one grouped convolution for all of them.
+
+    The other way to run a pack's heads, raced here against the branches that `fit_pack` uses.
+
+    Args:
+        heads: K of equal shape.
+    """
+
+    def __init__(self, heads: Sequence[AlignmentLayer]) -> None:
+        super().__init__()
+        self.count, self.eps = len(heads), heads[0].blocks[0].norm.eps
+        names = [name for name, _ in heads[0].blocks[0].named_parameters()]
+        self.blocks = nn.ModuleList(
+            nn.ParameterDict(
+                {
+                    name.replace(".", "_"): torch.cat([b.get_parameter(name) for b in blocks]).detach()
+                    for name in names
+                }
+            )
+            for blocks in zip(*(head.blocks for head in heads), strict=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, K * C, g, g) -> (B, K * C, g, g)."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        k = self.count
+        for p in self.blocks:
+            u = F.conv2d(F.relu(x), p["conv1_weight"], p["conv1_bias"], padding=1, groups=k)
+            u = F.conv2d(F.relu(u), p["conv2_weight"], p["conv2_bias"], padding=1, groups=k)
+            means = u.mean(dim=(2, 3)).unflatten(1, (k, -1))  # (B, K, C)
+            gate = F.conv1d(means, p["gate_weight"], padding=p["gate_weight"].shape[-1] // 2, groups=k)
+            y = (u * gate.sigmoid().flatten(1)[..., None, None] + x).permute(0, 2, 3, 1).unflatten(3, (k, -1))
+            y = F.layer_norm(y, y.shape[-1:], eps=self.eps)
+            y = y * p["norm_weight"].unflatten(0, (k, -1)) + p["norm_bias"].unflatten(0, (k, -1))
+            x = y.flatten(3).permute(0, 3, 1, 2)
+        return x
+
+
+def race_heads(backbone: Backbone, count: int, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of forward and backward of K heads alone, as branches and grouped, after seeing that they agree."""
+    device, architecture = backbone.device, backbone.architecture
+    heads = [build_head("alignment", {"init": "random"}, backbone, seed).to(device) for seed in range(count)]
+    grouped = Grouped(heads).to(device)
+    shape = (count, options.batch, architecture.channels, architecture.grid, architecture.grid)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    side_by_side = x.transpose(0, 1).flatten(1, 2).contiguous()
+
+    def branches() -> torch.Tensor:
+        return torch.cat([head(own) for head, own in zip(heads, x, strict=True)])
+
+    sides = {"branches": branches, "grouped": lambda: grouped(side_by_side)}
+    with torch.no_grad():
+        one = branches()
+        other = sides["grouped"]().unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+    if float((one - other).norm() / one.norm()) > STEP_TOLERANCE:
+        sys.exit("grouped heads compute something else than branches: no figures")
+    best = dict.fromkeys(sides, np.inf)
+    for turn in range(options.repeat + 1):
+        for name, run in sides.items():
+            synchronise(device)
+            start = time.perf_counter()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+                out = run()
+            out.float().square().mean().backward()
+            synchronise(device)
+            if turn:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return {name: round(seconds, 6) for name, seconds in best.items()}
 
 
 @contextmanager
@@ -162,6 +237,7 @@ def measure(
         "ratio_at_the_floor": round(seconds["alone"] / floor, 3),
         "first_step_difference": {name: float(f"{value:.2g}") for name, value in step.items()},
         "iou_points_apart": round(apart, 4),
+        "heads_alone_seconds": race_heads(backbone, count, options),
         **provenance(device),
     }
 
@@ -172,17 +248,19 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
         "# K fits one after the other, and as one pack",
         "",
         "| model | K | batch | precision | threads | alone, s | pack, s | ratio | floor, s | ratio at the floor | "
-        "first step apart: loss, gradient | IoU points apart |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "first step apart: loss, gradient | IoU points apart | heads alone: branches, grouped, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     notes = []
     for row in sorted(rows, key=lambda row: (row["model"], row["precision"], row["batch"], row["pack"])):
         seconds, apart = row["seconds_per_step_of_all"], row["first_step_difference"]
+        heads = row["heads_alone_seconds"]
         lines.append(
             f"| {row['model']} | {row['pack']} | {row['batch']} | {row['precision']} | {row['threads']} | "
             f"{seconds['alone']:.3g} | {seconds['pack']:.3g} | **{row['ratio']:.2f}x** | "
             f"{row['floor_seconds']:.3g} | {row['ratio_at_the_floor']:.2f}x | "
-            f"{apart['loss']:.1e}, {apart['gradient']:.1e} | {row['iou_points_apart']:.3f} |"
+            f"{apart['loss']:.1e}, {apart['gradient']:.1e} | {row['iou_points_apart']:.3f} | "
+            f"{heads['branches']:.3g}, {heads['grouped']:.3g} |"
         )
         versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         notes.append(
@@ -194,7 +272,8 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
         "Seconds are those of one step of all K fits: training alone, without preparing masks and reading embeddings, "
         "which a pack does once instead of K times. Both sides in one process, taking turns. *floor*: FLOPs of head "
         "and decoder at the rate of this device's own matrix product; a pack saves launches and fills small batches, "
-        "it computes as much."
+        "it computes as much. *heads alone*: forward and backward of the K heads as `fit_pack` runs them, side by "
+        "side, and as one grouped convolution over stacked weights."
     )
     return [*lines, "", explained, "", *notes]
 

@@ -87,6 +87,7 @@ def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["pack"] == 2
     assert max(row["first_step_difference"].values()) < 1e-5
     assert row["seconds_per_step_of_all"].keys() == {"alone", "pack"}
+    assert row["heads_alone_seconds"].keys() == {"branches", "grouped"}
 
     from casam_cache.training import pack
 

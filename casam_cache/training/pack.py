@@ -4,8 +4,8 @@ Every member of a pack keeps what is its own: its head and initial weights, its 
 (they belong to seed, task, epoch and sample), its learning rate, its Adam state, its history. Done once for all:
 embeddings are read and kept, the frozen decoder sees the images of all members in one pass, and one fused Adam steps
 all members of one learning rate. The heads stand side by side as branches of one graph, so that they may differ in
-shape; one grouped convolution over stacked weights was no faster on a CPU, and `torch.func.vmap` refuses the channels
-last order that the Alignment Layer works in.
+shape; one grouped convolution over stacked weights gained nothing clear on a CPU (`benchmarks/pack.py` times both), and
+`torch.func.vmap` refuses the channels last order that the Alignment Layer works in.
 
 What holds in fp32: at equal weights the loss and the gradients of a member's step are within 1e-5 (relative) of those
 of `fit_head` alone, and Adam is torch's own, element by element. Only the decoder's batch is larger, so that sums may
