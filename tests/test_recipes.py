@@ -83,7 +83,7 @@ def test_settings_are_the_papers_or_the_small_ones(name: str) -> None:
     for config in configs:
         training = config.training.model_copy(update={"epochs": 0} if name.startswith("figure6") else {})
         if name.endswith("_cpu.yaml"):
-            small = TrainingOptions(epochs=12, learning_rate=0.001, box_share=1, focal_alpha=0.5)
+            small = TrainingOptions(epochs=8, learning_rate=0.001, box_share=1, focal_alpha=0.5)
             assert training == small.model_copy(update={"epochs": training.epochs})
             assert getattr(config.method.options, "vae_steps", 500) in (500, None)
             routes = getattr(config.method, "routing", None) == "density"
