@@ -91,7 +91,7 @@ def test_settings_are_the_papers_or_the_small_ones(name: str) -> None:
         else:
             assert training == TrainingOptions().model_copy(update={"epochs": training.epochs})
             assert getattr(config.method.options, "vae_steps", None) is None
-        assert name.startswith("figure6") or config.training.epochs == (12 if "_cpu" in name else 24)
+        assert name.startswith("figure6") or config.training.epochs == (8 if "_cpu" in name else 24)
     assert recipe.seeds == (1 if "_cpu" in name or recipe.table == "table4" else 3)
     assert recipe.select is None
     assert (recipe.weight, recipe.forgetting, recipe.evaluate) == ("images", "paper", "test")
