@@ -144,7 +144,7 @@ def test_arrays_can_be_added_later_without_touching_the_embedding(
     assert opened.arrays["tokens"].shape == (TINY.width,)
     assert np.isfinite(opened.read(3, "tokens")).all()
     assert before == {name: data for name, data in tree(store).items() if name.startswith("embedding/c")}
-    assert encode(discs, "--with", "early,tokens")["tasks"][0]["encoded"] == 0
+    assert encode(discs, "--with", "tokens", "--with", "early")["tasks"][0]["encoded"] == 0
 
 
 def test_other_weights_under_one_name_are_refused(

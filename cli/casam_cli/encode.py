@@ -32,11 +32,12 @@ def encode(
         "auto", help="auto (0.5-99.5 percentiles an image) | LOW,HIGH, for >8-bit images"
     ),
     workers: int | None = typer.Option(None, help="Processes that decode images."),
-    with_: str = typer.Option(
-        "", "--with", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."
+    with_: list[str] = typer.Option(
+        [], "--with", metavar="A,B", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."
     ),
-    views: str = typer.Option(
-        "",
+    views: list[str] = typer.Option(
+        [],
+        metavar="A,B",
         help="Further views of each image: flip_h, flip_v, rot90, rot180, rot270, scaleNN; comma-separated.",
     ),
     masks: str = dataset_options.MASKS,
@@ -62,8 +63,8 @@ def encode(
             {
                 "model": model, "checkpoint": checkpoint, "name": name, "device": device, "batch_size": batch_size,
                 "precision": precision, "dtype": dtype, "resize": resize, "intensity": intensity, "workers": workers,
-                "extra": tuple(sorted({entry.strip() for entry in with_.split(",") if entry.strip()})),
-                "views": tuple(views.split(",")), "strict": strict, "update": update,
+                "extra": tuple(sorted(_listed(with_))),
+                "views": tuple(_listed(views)), "strict": strict, "update": update,
                 "dataset": DatasetOptions(
                     masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
                     val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
@@ -110,3 +111,9 @@ def _encode(path: Path, store: Path, options: EncodeOptions) -> list[dict[str, A
             path, store, options, progress=bar.update_named, warn=console.show_line, on_task=show
         )
     return [report.to_json() for report in reports]
+
+
+def _listed(texts: list[str]) -> list[str]:
+    """Comma-separated names of an option that may also be given several times, each once."""
+    names = (part.strip() for text in texts for part in text.split(","))
+    return list(dict.fromkeys(name for name in names if name))
