@@ -145,20 +145,35 @@ def test_several_objects_may_be_one_prompt(scripts: dict[str, ModuleType]) -> No
     assert areas == {6, 12, 18}
 
 
-def test_decoder_alone_learns_on_known_embeddings(train: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("learn", "learning"),
+    [
+        ("decoder", ("mask_decoder.", "prompt_encoder.")),
+        ("quality", ("mask_decoder.iou_prediction_head.",)),
+    ],
+)
+def test_a_part_learns_on_known_embeddings(
+    train: ModuleType, tmp_path: Path, learn: str, learning: tuple[str, ...]
+) -> None:
     train.train(_settings(train, steps=2), tmp_path / "once", ARCHITECTURE)
     before = _weights(train, tmp_path / "once")
     (tmp_path / "parts").mkdir()
     for name in (train.CHECKPOINT, train.LOG):
         (tmp_path / "parts" / name).write_bytes((tmp_path / "once" / name).read_bytes())
-    settings = _settings(train, steps=5, learn="decoder", window=3)
+    settings = _settings(train, steps=5, learn=learn, window=3)
     assert train.train(settings, tmp_path / "once", ARCHITECTURE) == 5
     for reached in (3, 4, 5):
         assert train.train(settings, tmp_path / "parts", ARCHITECTURE, stop=lambda: True) == reached
     after = _weights(train, tmp_path / "once")
     assert _equal(after, _weights(train, tmp_path / "parts"))
-    changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
-    assert changed == {"mask_decoder", "prompt_encoder"}
+    changed = [name for name in after if not torch.equal(before[name], after[name])]
+    assert all(name.startswith(learning) for name in changed)
+    assert all(any(name.startswith(part) for name in changed) for part in learning)
+
+
+def test_an_unknown_part_cannot_learn(train: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not one of everything"):
+        train.train(_settings(train, learn="encoder"), tmp_path, ARCHITECTURE)
 
 
 def test_baselines(scripts: dict[str, ModuleType]) -> None:

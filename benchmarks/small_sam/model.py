@@ -198,7 +198,8 @@ def prompt_loss(
     """SAM's loss of the prompts on embeddings (B, C, g, g): the single mask, the best of three, and the IoU head.
 
     The single mask is compared where it is used, at the input's resolution: an object of two low-res pixels has no
-    pixel there that is half its own, and yet an interpolated mask can be right. `focus` weighs the focal loss beside
+    pixel there that is half its own, and yet an interpolated mask can be right. The IoU head learns on all masks:
+    taught on the best of three alone, it does not know the others to be worse. `focus` weighs the focal loss beside
     dice: much of it, and masks of uncertain extent stay empty.
     """
     logits, predicted = sam.decode(embeddings, batch["points"], batch["labels"])
@@ -211,11 +212,13 @@ def prompt_loss(
     single = functional.interpolate(logits[:, :1], whole.shape[1:], mode="bilinear", align_corners=False)
     parts = (mask_losses(single, whole), mask_losses(logits[rows, best][:, None], target))
     focal, dice, iou = (torch.cat(pair, dim=1) for pair in zip(*parts, strict=True))
-    guess = torch.stack([predicted[:, 0], predicted[rows, best]], dim=1)
     boxed = batch["boxes"].flatten()
     weight = torch.stack([torch.ones_like(iou[:, 0]), torch.where(boxed, 0.2, 0.7)], dim=1)
-    quality = functional.mse_loss(guess, iou, reduction="none")
-    loss = ((focus * focal + dice + quality) * weight).sum(1).mean()
+    with torch.no_grad():
+        mine, true = logits[:, 1:] > 0, target[:, None] >= 0.5
+        several = (mine & true).sum((2, 3)) / (mine | true).sum((2, 3)).clamp(min=1)
+    quality = functional.mse_loss(predicted, torch.cat([iou[:, :1], several], dim=1), reduction="none").sum(1)
+    loss = (((focus * focal + dice) * weight).sum(1) + quality).mean()
     own = iou[:, 0]
     return loss, {
         "focal": focal[:, 0].mean(), "dice": dice[:, 0].mean(), "quality": quality.mean(),

@@ -37,7 +37,8 @@ from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import canonical_json, digest_file, generator
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-LEARN = ("everything", "decoder")
+LEARN = ("everything", "decoder", "quality")
+QUALITY = "mask_decoder.iou_prediction_head."
 KNOWN_SCENES = 10**9  # their numbers start where those of `batches` never come
 
 
@@ -55,7 +56,8 @@ class Settings:
         ease: how easy the scenes are, from 0 to 1 (`draw_scene`).
         affinity: weight of `affinity_loss`. focus: weight of the focal loss.
         learn: `everything`; or `decoder`, where the encoder stays as it is and the prompt encoder and the decoder learn
-            on the embeddings of `window` scenes, of which each step replaces the oldest: a step for half the price.
+            on the embeddings of `window` scenes, of which each step replaces the oldest: a step for half the price;
+            or `quality`, where only the IoU head learns, in the same way, and no mask changes.
     """
 
     seed: int = 0
@@ -92,6 +94,9 @@ class Trainer:
         self.settings, self.device, self.step = settings, device, 0
         self.base = architecture
         self.sam = Sam(at_size(architecture, settings.size)).to(device)
+        if settings.learn == "quality":
+            for name, parameter in self.sam.named_parameters():
+                parameter.requires_grad_(name.startswith(QUALITY))
         self.appearance = Appearance(architecture.channels).to(device)
         self.average = {name: value.detach().clone() for name, value in self.sam.state_dict().items()}
         self.named = [
@@ -160,8 +165,10 @@ class Trainer:
             name: value.to(self.device) for name, value in resized(state["average"], like).items()
         }
         weights = resized(state["sam"], like)
-        if self.settings.learn == "decoder":  # it must learn with the encoder that is exported
-            weights.update({n: v.clone() for n, v in self.average.items() if n.startswith("image_encoder.")})
+        fixed = {"everything": None, "decoder": "image_encoder.", "quality": ""}[self.settings.learn]
+        if fixed is not None:  # what stays must be what is exported
+            kept = (name for name in weights if name.startswith(fixed) and not name.startswith(QUALITY))
+            weights.update({name: self.average[name].clone() for name in kept})
         self.sam.load_state_dict(weights)
         self.appearance.load_state_dict(state["appearance"])
         for name, parameter in self.named:
