@@ -177,12 +177,12 @@ class _Live:
             self._live.update(self._table(progress, status))
         elif time.monotonic() - self._said >= console.LINE_SECONDS:
             self._said = time.monotonic()
-            console.show_line(f"{status} {'; '.join(plan.running)}".rstrip())
+            console.show_line(f"{status} {_some(plan.running)}".rstrip())
 
     def _table(self, progress: BenchProgress, status: str) -> Any:
         from rich.table import Table
 
-        table = Table(title=status, caption="; ".join(progress.plan.running[:4]), caption_justify="left")
+        table = Table(title=status, caption=_some(progress.plan.running), caption_justify="left")
         for column in ("method", "stages", "Last-IoU", "Avg-IoU", "FF-IoU", "Last-BIoU"):
             table.add_column(column, justify="left" if column == "method" else "right")
         for label in dict.fromkeys(progress.labels):
@@ -192,6 +192,12 @@ class _Live:
             figures = [_mean(rows, name) for name in ("last_iou", "avg_iou", "ff_iou", "last_biou")]
             table.add_row(label, f"{done}/{total}", *figures)
         return table
+
+
+def _some(labels: tuple[str, ...], most: int = 3) -> str:
+    """The first few of what is running: a group of routers may be a hundred."""
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return "; ".join(labels[:most]) + more
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> str:
