@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, merge_rows, provenance
+from common import begin, measured_with, model_options, provenance, record
 from encode_throughput import TOLERANCE, draw, load, ours
 
-from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.attention import AUTO, FORMS, choose_form
-from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.race import race
 
@@ -82,12 +79,11 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             f"| {row['model']} | {row['precision']} | {row['batch']} | {row['threads']} | {' | '.join(cells)} | "
             f"{row['winner']} | {row['used']} |"
         )
-        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         differences = ", ".join(f"{form} {value:.1e}" for form, value in row["relative_difference"].items())
         notes.append(
             f"- {row['model']}, {row['precision']}, batch {row['batch']}: best of {row['repeat']}, weights "
             f"{row['weights']}, difference from upstream's chain in fp32 / largest value: {differences}; "
-            f"{row['date']}, {row['hardware']}, load average {row['load']}; {versions}; `{row['command']}`"
+            f"{measured_with(row)}"
         )
     explained = (
         "All forms in one process; in brackets how many times faster than upstream's own chain (*materialised*). "
@@ -98,26 +94,11 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32", choices=list(TOLERANCE))
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = model_options(__doc__, batch=1)
     options = parser.parse_args()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    row = measure(options, device)
+    device = begin(options)
     path = options.out / f"attention_race_{device.type}.json"
-    lines = markdown(merge_rows(path, row, ("model", "precision", "batch", "threads")))
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    print(record(path, measure(options, device), ("model", "precision", "batch", "threads"), markdown))
 
 
 if __name__ == "__main__":

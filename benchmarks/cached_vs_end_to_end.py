@@ -17,18 +17,15 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, merge_rows, provenance, synchronise
+from common import begin, measured_with, model_options, provenance, record, synchronise
 from encode_throughput import draw, load, ours
 
-from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.cost import encoder_flops
 from casam_cache.backbones.decoder import Prompts, embed_prompts
-from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
@@ -138,11 +135,9 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             f"{seconds['end_to_end']:.3g} | **{row['ratio']:.2f}x** | {row['floor_ratio']:.2f}x | "
             f"{flop['step']:.3g}, {flop['encoder']:.4g} |"
         )
-        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         notes.append(
             f"- {row['model']}: {row['steps']} steps, best of {row['repeat']}, weights {row['weights']}, "
-            f"{row['precision']}; {row['date']}, {row['hardware']}, load average {row['load']}; {versions}; "
-            f"`{row['command']}`"
+            f"{row['precision']}; {measured_with(row)}"
         )
     explained = (
         "Three CAResBlocks, one box prompt an image, Adam; both sides in one process, taking turns, ending with the "
@@ -153,26 +148,12 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--batch", type=int, default=6)
+    parser = model_options(__doc__, batch=6)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    row = measure(options, device)
-    path = RESULTS / f"cached_vs_end_to_end_{device.type}.json"
-    lines = markdown(merge_rows(path, row, ("model", "batch", "precision", "threads")))
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    device = begin(options)
+    path = options.out / f"cached_vs_end_to_end_{device.type}.json"
+    print(record(path, measure(options, device), ("model", "batch", "precision", "threads"), markdown))
 
 
 if __name__ == "__main__":

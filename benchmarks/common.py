@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy
 import torch
 
 from casam_cache import __version__
+from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.devices import choose_device
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -79,3 +82,41 @@ def merge_rows(path: Path, row: dict[str, Any], key: Sequence[str]) -> list[dict
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     return rows
+
+
+def measured_with(row: dict[str, Any]) -> str:
+    """Date, hardware, versions and command of a row that holds its `provenance`, as a note under a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    return f"{row['date']}, {row['hardware']}, load average {row['load']}; {versions}; `{row['command']}`"
+
+
+def model_options(description: str | None, batch: int) -> argparse.ArgumentParser:
+    """The options of every benchmark that runs a model; `batch` images a step unless told otherwise."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser
+
+
+def begin(options: argparse.Namespace) -> torch.device:
+    """Sets the threads asked for; returns the device."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return choose_device(options.device)
+
+
+def record(
+    path: Path, row: dict[str, Any], key: Sequence[str], markdown: Callable[[list[dict[str, Any]]], list[str]]
+) -> str:
+    """Puts a row into `path` (JSON), writes the table of all rows beside it, and returns the table."""
+    table = "\n".join(markdown(merge_rows(path, row, key)))
+    path.with_suffix(".md").write_text(table + "\n")
+    return table

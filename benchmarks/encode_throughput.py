@@ -26,11 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, matmul_gflops, merge_rows, provenance, synchronise
+from common import begin, matmul_gflops, measured_with, model_options, provenance, record, synchronise
 
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.cost import encoder_flops
-from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import Backbone, load_backbone, seeded_backbone
@@ -177,11 +176,10 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             f"({rate['segment_anything']:.0f}) | {row['matmul_gflop_per_second']:.0f} | "
             f"{row['bound_images_per_second']:.3g} | {row['relative_difference']:.1e} | |"
         )
-        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         notes.append(
             f"- {row['model']}, {row['precision']}: {row['images']} images in batches of {row['batch']}, best of "
-            f"{row['repeat']}, attention {row['attention']}, weights {row['weights']}; {row['date']}, "
-            f"{row['hardware']}, load average {row['load']}; {versions}; `{row['command']}`"
+            f"{row['repeat']}, attention {row['attention']}, weights {row['weights']}; "
+            f"{measured_with(row)}"
         )
     explained = (
         "Both sides in one process, taking turns, from the same uint8 images to the embeddings; *difference* is "
@@ -193,27 +191,13 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
-    parser.add_argument("--checkpoint", type=Path)
+    parser = model_options(__doc__, batch=1)
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32", choices=list(TOLERANCE))
     parser.add_argument("--attention", default="auto")
-    parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    row = measure(options, device)
-    path = RESULTS / f"encode_throughput_{device.type}.json"
-    lines = markdown(merge_rows(path, row, ("model", "precision", "threads")))
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    device = begin(options)
+    path = options.out / f"encode_throughput_{device.type}.json"
+    print(record(path, measure(options, device), ("model", "precision", "threads"), markdown))
 
 
 if __name__ == "__main__":

@@ -19,20 +19,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, matmul_gflops, merge_rows, provenance, synchronise
+from common import begin, matmul_gflops, measured_with, model_options, provenance, record, synchronise
 from encode_throughput import draw, load, ours
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.cost import encoder_flops
-from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.sam import Backbone
 from casam_cache.geometry import Geometry
@@ -262,11 +259,9 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             f"{apart['loss']:.1e}, {apart['gradient']:.1e} | {row['iou_points_apart']:.3f} | "
             f"{heads['branches']:.3g}, {heads['grouped']:.3g} |"
         )
-        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         notes.append(
             f"- {row['model']}, K = {row['pack']}: {row['steps']} steps on {row['images']} images, best of "
-            f"{row['repeat']}, weights {row['weights']}; {row['date']}, {row['hardware']}, load average "
-            f"{row['load']}; {versions}; `{row['command']}`"
+            f"{row['repeat']}, weights {row['weights']}; {measured_with(row)}"
         )
     explained = (
         "Seconds are those of one step of all K fits: training alone, without preparing masks and reading embeddings, "
@@ -279,33 +274,20 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
-    parser.add_argument("--checkpoint", type=Path)
+    parser = model_options(__doc__, batch=6)
     parser.add_argument("--packs", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
+    device = begin(options)
     torch.backends.cudnn.allow_tf32 = False  # 1e-5 is a statement about fp32
     backbone, weights = load(options, device)
     view = encoded_view(backbone, options.images)
-    path = options.out / f"pack_{device.type}.json"
+    path, table = options.out / f"pack_{device.type}.json", ""
     for count in options.packs:
         row = measure(options, count, backbone, weights, view)
-        lines = markdown(merge_rows(path, row, ("model", "pack", "batch", "precision", "threads")))
-        path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        table = record(path, row, ("model", "pack", "batch", "precision", "threads"), markdown)
+    print(table)
 
 
 if __name__ == "__main__":
