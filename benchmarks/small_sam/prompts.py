@@ -24,6 +24,7 @@ class Batch:
         labels: int64 (B, P, T): `PAD`, `NEGATIVE`, `POSITIVE`, `CORNER_0` or `CORNER_1`, in SAM's order.
         boxes: bool (B, P), which prompts hold a box.
         targets: bool (B, P, S, S), the objects.
+        figure: bool (B, 2, S, S): where there is any object, and where a pixel and the one before it differ in one.
         looks: int64 (B,), kind of look; scenes 2i and 2i + 1 share a look.
         appearance: float32 (B, A): the look's parameters, then mean and deviation of each channel.
     """
@@ -34,6 +35,7 @@ class Batch:
     labels: np.ndarray
     boxes: np.ndarray
     targets: np.ndarray
+    figure: np.ndarray
     looks: np.ndarray
     appearance: np.ndarray
 
@@ -103,12 +105,21 @@ def _prompt(rng: np.random.Generator, mask: np.ndarray, extra: bool) -> tuple[li
     return points, labels, box
 
 
+def _figure(masks: list[np.ndarray]) -> np.ndarray:
+    edges = np.zeros_like(masks[0])
+    for mask in masks:
+        edges[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+        edges[1:] |= mask[1:] != mask[:-1]
+    return np.stack([np.logical_or.reduce(masks), edges])
+
+
 def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease: float = 0.0) -> Batch:
     """The batch of one step; every eighth step adds a correcting point to each prompt. `ease` as of `draw_scene`."""
     rng = generator("small-sam-batch", seed, step)
     extra = step % 8 == 7
     pictures = np.zeros((images, side, side, 3), np.uint8)
     targets = np.zeros((images, prompts, side, side), bool)
+    figure = np.zeros((images, 2, side, side), bool)
     valid, points, labels, boxes, looks, appearance = [], [], [], [], [], []
     for place in range(images):
         number = step * 1000 + place
@@ -116,6 +127,7 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease:
         height, width = scene.image.shape[:2]
         pictures[place, :height, :width] = scene.image
         valid.append((height, width))
+        figure[place, :, :height, :width] = _figure(scene.masks)
         looks.append(scene.look.kind)
         pixels = scene.image.reshape(-1, 3)[::7].astype(np.float32) / 64 - 2
         appearance.append(np.concatenate([scene.look.parameters, pixels.mean(0), pixels.std(0) * 2]))
@@ -133,6 +145,7 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease:
         np.array(labels, np.int64).reshape(*shape, -1),
         np.array(boxes).reshape(shape),
         targets,
+        figure,
         np.array(looks, np.int64),
         np.array(appearance, np.float32),
     )

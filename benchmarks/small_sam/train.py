@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from model import SMALL, Appearance, Sam, at_size, fitted, prompt_loss, resized, step_loss, to_tensors
+from guidance import Guidance
+from model import SMALL, Sam, Trace, at_size, fitted, prompt_loss, resized, to_tensors
 from prompts import Batch, Prompted, draw_batch, prompt_again
 
 from casam_cache.backbones.architecture import Architecture
@@ -37,7 +38,7 @@ from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import canonical_json, digest_file, generator
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-LEARN = ("everything", "decoder", "quality")
+LEARN = ("encoder", "everything", "decoder", "quality")
 QUALITY = "mask_decoder.iou_prediction_head."
 KNOWN_SCENES = 10**9  # their numbers start where those of `batches` never come
 
@@ -54,10 +55,11 @@ class Settings:
         rate: learning rate after `warmup` steps.
         average: decay of the moving average of the weights, which is what is exported.
         ease: how easy the scenes are, from 0 to 1 (`draw_scene`).
-        affinity: weight of `affinity_loss`. focus: weight of the focal loss.
-        learn: `everything`; or `decoder`, where the encoder stays as it is and the prompt encoder and the decoder learn
-            on the embeddings of `window` scenes, of which each step replaces the oldest: a step for half the price;
-            or `quality`, where only the IoU head learns, in the same way, and no mask changes.
+        focus: weight of the focal loss. guide: weight of the losses of `guidance` beside the masks.
+        learn: `encoder`, which learns from `guidance` alone, without masks; `everything`; `decoder`, where the encoder
+            stays as it is and the prompt encoder and the decoder learn on the embeddings of `window` scenes, of which
+            each step replaces the oldest; or `quality`, where only the IoU head learns, in the same way, and no mask
+            changes.
     """
 
     seed: int = 0
@@ -72,8 +74,8 @@ class Settings:
     clip: float = 1.0
     average: float = 0.998
     ease: float = 0.0
-    affinity: float = 0.2
     focus: float = 0.2
+    guide: float = 1.0
     learn: str = "everything"
     window: int = 96
 
@@ -97,11 +99,13 @@ class Trainer:
         if settings.learn == "quality":
             for name, parameter in self.sam.named_parameters():
                 parameter.requires_grad_(name.startswith(QUALITY))
-        self.appearance = Appearance(architecture.channels).to(device)
+        self.guidance = Guidance(architecture.channels, architecture.decoder_depth).to(device)
+        if settings.learn == "encoder":  # how loud its channels are stays as the decoder's start expects
+            self.sam.image_encoder.neck[-1].weight.requires_grad_(False)
         self.average = {name: value.detach().clone() for name, value in self.sam.state_dict().items()}
         self.named = [
             *self.sam.named_parameters(),
-            *(("appearance." + n, p) for n, p in self.appearance.named_parameters()),
+            *(("guidance." + n, p) for n, p in self.guidance.named_parameters()),
         ]
         decayed = [
             p
@@ -122,11 +126,11 @@ class Trainer:
             group["lr"] = settings.rate_at(self.step)
         if isinstance(batch, Known):
             tensors = to_tensors(batch.prompted, self.device)
-            loss, found = prompt_loss(self.sam, batch.embeddings, tensors, settings.focus)
-            numbers = {name: float(value.detach()) for name, value in {"loss": loss, **found}.items()}
+            loss, found = self.mask_loss(batch.embeddings, tensors)
         else:
             tensors = to_tensors(batch, self.device)
-            loss, numbers = step_loss(self.sam, self.appearance, tensors, settings.focus, settings.affinity)
+            loss, found = self.whole_loss(tensors)
+        numbers = {name: float(value.detach()) for name, value in {"loss": loss, **found}.items()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.named], settings.clip)
@@ -136,15 +140,41 @@ class Trainer:
         keep = min(settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.sam.state_dict().items():
-                if settings.learn == "everything" or not name.startswith("image_encoder."):
+                if settings.learn in ("encoder", "everything") or not name.startswith("image_encoder."):
                     self.average[name].lerp_(value, 1 - keep)
         self.step += 1
         return {**numbers, "norm": float(norm)}
 
+    def mask_loss(
+        self, embeddings: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """SAM's loss on masks, and guidance for what leads to them."""
+        trace = Trace()
+        loss, found = prompt_loss(self.sam, embeddings, tensors, self.settings.focus, trace)
+        if not self.settings.guide or self.settings.learn == "quality":
+            return loss, found
+        extra, seen = self.guidance.attention(trace, tensors["targets"].flatten(0, 1).float())
+        return loss + self.settings.guide * extra, {**found, **seen}
+
+    def whole_loss(self, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a step in which the encoder learns."""
+        embeddings = self.sam.encode(tensors["images"], tensors["valid"])
+        look, found = self.guidance.appearance(
+            embeddings, tensors["valid"], tensors, tensors["images"].shape[1]
+        )
+        apart, seen = self.guidance.separation(
+            self.sam, embeddings, tensors["targets"].float(), tensors["figure"].float()
+        )
+        found = {**found, **seen}
+        if self.settings.learn == "encoder":
+            return apart + 0.08 * look, found
+        loss, seen = self.mask_loss(embeddings, tensors)
+        return loss + 0.3 * self.settings.guide * apart + 0.08 * look, {**found, **seen}
+
     def batches(self, workers: int) -> Iterator[Batch] | Iterator[Known]:
         """What the steps from here on learn from."""
         settings = self.settings
-        if settings.learn == "everything":
+        if settings.learn in ("encoder", "everything"):
             return batches(settings, self.step, workers)
         return known_batches(settings, self.sam, self.step, self.device)
 
@@ -154,7 +184,7 @@ class Trainer:
         moments = {name: dict(known[p]) for name, p in self.named if p in known}
         return {
             "step": self.step, "size": self.settings.size, "sam": self.sam.state_dict(), "average": self.average,
-            "appearance": self.appearance.state_dict(), "moments": moments,
+            "guidance": self.guidance.state_dict(), "moments": moments,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -165,12 +195,14 @@ class Trainer:
             name: value.to(self.device) for name, value in resized(state["average"], like).items()
         }
         weights = resized(state["sam"], like)
-        fixed = {"everything": None, "decoder": "image_encoder.", "quality": ""}[self.settings.learn]
+        fixed = {"encoder": None, "everything": None, "decoder": "image_encoder.", "quality": ""}[
+            self.settings.learn
+        ]
         if fixed is not None:  # what stays must be what is exported
             kept = (name for name in weights if name.startswith(fixed) and not name.startswith(QUALITY))
             weights.update({name: self.average[name].clone() for name in kept})
         self.sam.load_state_dict(weights)
-        self.appearance.load_state_dict(state["appearance"])
+        self.guidance.load_state_dict(state["guidance"])
         for name, parameter in self.named:
             if name in state["moments"]:
                 fields = state["moments"][name]

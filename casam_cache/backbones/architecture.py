@@ -25,6 +25,7 @@ class Architecture:
         global_blocks: indexes of the blocks with global attention.
         channels: C, channels of the image embedding and width of the decoder.
         decoder_depth, decoder_heads, decoder_mlp: of the decoder's two-way transformer.
+        decoder_downsample: how much narrower than `channels` its cross attentions are inside.
         mask_channels: width of the prompt encoder's mask branch.
         iou_depth, iou_width: of the IoU head.
     """
@@ -45,6 +46,7 @@ class Architecture:
     multimask: int = 3
     iou_depth: int = 3
     iou_width: int = 256
+    decoder_downsample: int = 2
 
     @property
     def grid(self) -> int:
@@ -57,10 +59,17 @@ class Architecture:
         return 4 * self.grid
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data; `Architecture.from_json` reads it back."""
-        return {
+        """Plain JSON data; `Architecture.from_json` reads it back.
+
+        `decoder_downsample` is left out where it is SAM's own: stores made before it was an option name their
+        architecture without it.
+        """
+        data = {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
+        if self.decoder_downsample == 2:
+            del data["decoder_downsample"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Architecture:
@@ -112,6 +121,7 @@ class Architecture:
                 embedding_dim=self.channels,
                 mlp_dim=self.decoder_mlp,
                 num_heads=self.decoder_heads,
+                attention_downsample_rate=self.decoder_downsample,
             ),
             transformer_dim=self.channels,
             iou_head_depth=self.iou_depth,
