@@ -14,7 +14,7 @@ import torch
 from conftest import TINY
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "small_sam"
-NAMES = ("baselines", "guidance", "model", "prompts", "start", "train", "quality")
+NAMES = ("baselines", "guidance", "model", "parts", "prompts", "start", "train", "quality")
 ARCHITECTURE = replace(TINY, window=2)
 
 
@@ -63,6 +63,29 @@ def test_same_seed_same_weights_and_stopping_changes_nothing(train: ModuleType, 
     other = tmp_path / "other"
     train.train(_settings(train, seed=1), other, ARCHITECTURE)
     assert not _equal(_weights(train, once), _weights(train, other))
+
+
+def test_a_batch_in_parts_is_the_mean_of_its_parts(train: ModuleType, tmp_path: Path) -> None:
+    settings = _settings(train, steps=3, parts=2, learn="encoder")
+    assert train.train(settings, tmp_path / "once", ARCHITECTURE) == 3
+    for reached in (1, 2, 3):
+        assert train.train(settings, tmp_path / "parts", ARCHITECTURE, stop=lambda: True) == reached
+    assert _equal(_weights(train, tmp_path / "once"), _weights(train, tmp_path / "parts"))
+    trainer = train.Trainer(settings, ARCHITECTURE, torch.device("cpu"))
+    losses = [trainer.losses.whole(train.draw_part(settings, part, 0))[0] for part in (0, 1)]
+    (sum(losses) / 2).backward()
+    alone = [None if p.grad is None else p.grad.clone() for _, p in trainer.named]
+    together = train.Trainer(settings, ARCHITECTURE, torch.device("cpu"))
+    together.gather_helpers()
+    together.settings = replace(settings, clip=1e9)
+    together.learn(next(together.batches(0)))
+    together.helpers[0].close()
+    for mine, (name, parameter) in zip(alone, together.named, strict=True):
+        assert (mine is None) == (parameter.grad is None), name
+        if mine is not None:
+            torch.testing.assert_close(parameter.grad, mine, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="takes batches whole"):
+        train.train(_settings(train, parts=2, learn="decoder"), tmp_path / "known", ARCHITECTURE)
 
 
 def test_input_size_may_change_on_the_way(train: ModuleType, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from guidance import Guidance
 from model import SMALL, Sam, Trace, at_size, fitted, prompt_loss, resized, to_tensors
+from parts import Helper
 from prompts import Batch, Prompted, draw_batch, prompt_again
 
 from casam_cache.backbones.architecture import Architecture
@@ -38,7 +40,8 @@ from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import canonical_json, digest_file, generator
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-LEARN = ("encoder", "everything", "decoder", "quality")
+DRAWING = ("encoder", "everything")
+LEARN = (*DRAWING, "decoder", "quality")
 QUALITY = "mask_decoder.iou_prediction_head."
 KNOWN_SCENES = 10**9  # their numbers start where those of `batches` never come
 
@@ -50,7 +53,8 @@ class Settings:
     Attributes:
         steps: train until this step.
         size: side of the input, pixels (any power of two: positions are interpolated when it changes).
-        images: scenes a step. prompts: prompts a scene.
+        images: scenes a step and part. prompts: prompts a scene.
+        parts: of a batch, each drawn and differentiated by a process of its own.
         decay: the last so many steps bring the learning rate linearly to zero; 0 keeps it constant.
         rate: learning rate after `warmup` steps.
         average: decay of the moving average of the weights, which is what is exported.
@@ -67,6 +71,7 @@ class Settings:
     size: int = 192
     images: int = 8
     prompts: int = 8
+    parts: int = 1
     decay: int = 0
     rate: float = 1e-3
     warmup: int = 100
@@ -86,6 +91,41 @@ class Settings:
         return self.rate * rise * fall
 
 
+@dataclass
+class Losses:
+    """What a step differentiates."""
+
+    settings: Settings
+    sam: Sam
+    guidance: Guidance
+
+    def masks(
+        self, embeddings: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """SAM's loss on masks, and guidance for what leads to them."""
+        trace = Trace()
+        loss, found = prompt_loss(self.sam, embeddings, tensors, self.settings.focus, trace)
+        if not self.settings.guide or self.settings.learn == "quality":
+            return loss, found
+        extra, seen = self.guidance.attention(trace, tensors["targets"].flatten(0, 1).float())
+        return loss + self.settings.guide * extra, {**found, **seen}
+
+    def whole(self, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a step in which the encoder learns."""
+        embeddings = self.sam.encode(tensors["images"], tensors["valid"])
+        look, found = self.guidance.appearance(
+            embeddings, tensors["valid"], tensors, tensors["images"].shape[1]
+        )
+        apart, seen = self.guidance.separation(
+            self.sam, embeddings, tensors["targets"].float(), tensors["figure"].float()
+        )
+        found = {**found, **seen}
+        if self.settings.learn == "encoder":
+            return apart + 0.08 * look, found
+        loss, seen = self.masks(embeddings, tensors)
+        return loss + 0.3 * self.settings.guide * apart + 0.08 * look, {**found, **seen}
+
+
 class Trainer:
     """Weights, their moving average, the optimiser and the step they stand at."""
 
@@ -93,6 +133,8 @@ class Trainer:
         torch.manual_seed(settings.seed)
         if settings.learn not in LEARN:
             raise ValueError(f"learn is {settings.learn!r}, not one of {', '.join(LEARN)}")
+        if settings.parts > 1 and settings.learn not in DRAWING:
+            raise ValueError(f"learn {settings.learn} takes batches whole, not in {settings.parts} parts")
         self.settings, self.device, self.step = settings, device, 0
         self.base = architecture
         self.sam = Sam(at_size(architecture, settings.size)).to(device)
@@ -102,6 +144,8 @@ class Trainer:
         self.guidance = Guidance(architecture.channels, architecture.decoder_depth).to(device)
         if settings.learn == "encoder":  # how loud its channels are stays as the decoder's start expects
             self.sam.image_encoder.neck[-1].weight.requires_grad_(False)
+        self.losses = Losses(settings, self.sam, self.guidance)
+        self.helpers: list[Helper] = []
         self.average = {name: value.detach().clone() for name, value in self.sam.state_dict().items()}
         self.named = [
             *self.sam.named_parameters(),
@@ -122,17 +166,30 @@ class Trainer:
     def learn(self, batch: Batch | Known) -> dict[str, float]:
         """One optimiser step; returns what is logged."""
         settings = self.settings
+        for helper in self.helpers:
+            helper.begin(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = settings.rate_at(self.step)
         if isinstance(batch, Known):
             tensors = to_tensors(batch.prompted, self.device)
-            loss, found = self.mask_loss(batch.embeddings, tensors)
+            loss, found = self.losses.masks(batch.embeddings, tensors)
         else:
             tensors = to_tensors(batch, self.device)
-            loss, found = self.whole_loss(tensors)
+            loss, found = self.losses.whole(tensors)
         numbers = {name: float(value.detach()) for name, value in {"loss": loss, **found}.items()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        for helper in self.helpers:
+            for name, value in helper.numbers().items():
+                numbers[name] += value
+            for (_, parameter), gradient in zip(self.named, helper.gradients, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(gradient)
+        if self.helpers:
+            numbers = {name: value / settings.parts for name, value in numbers.items()}
+            for _, parameter in self.named:
+                if parameter.grad is not None:
+                    parameter.grad.div_(settings.parts)
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.named], settings.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}")
@@ -140,41 +197,28 @@ class Trainer:
         keep = min(settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.sam.state_dict().items():
-                if settings.learn in ("encoder", "everything") or not name.startswith("image_encoder."):
+                if settings.learn in DRAWING or not name.startswith("image_encoder."):
                     self.average[name].lerp_(value, 1 - keep)
         self.step += 1
         return {**numbers, "norm": float(norm)}
 
-    def mask_loss(
-        self, embeddings: torch.Tensor, tensors: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """SAM's loss on masks, and guidance for what leads to them."""
-        trace = Trace()
-        loss, found = prompt_loss(self.sam, embeddings, tensors, self.settings.focus, trace)
-        if not self.settings.guide or self.settings.learn == "quality":
-            return loss, found
-        extra, seen = self.guidance.attention(trace, tensors["targets"].flatten(0, 1).float())
-        return loss + self.settings.guide * extra, {**found, **seen}
-
-    def whole_loss(self, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a step in which the encoder learns."""
-        embeddings = self.sam.encode(tensors["images"], tensors["valid"])
-        look, found = self.guidance.appearance(
-            embeddings, tensors["valid"], tensors, tensors["images"].shape[1]
-        )
-        apart, seen = self.guidance.separation(
-            self.sam, embeddings, tensors["targets"].float(), tensors["figure"].float()
-        )
-        found = {**found, **seen}
-        if self.settings.learn == "encoder":
-            return apart + 0.08 * look, found
-        loss, seen = self.mask_loss(embeddings, tensors)
-        return loss + 0.3 * self.settings.guide * apart + 0.08 * look, {**found, **seen}
+    def gather_helpers(self) -> None:
+        """Start a process for every part of a batch but the first."""
+        modules = (self.sam, self.guidance)
+        if self.settings.parts > 1:
+            for module in modules:
+                module.share_memory()
+        self.helpers = [
+            Helper(
+                partial(_build, self.settings, self.base), partial(draw_part, self.settings, part), modules
+            )
+            for part in range(1, self.settings.parts)
+        ]
 
     def batches(self, workers: int) -> Iterator[Batch] | Iterator[Known]:
         """What the steps from here on learn from."""
         settings = self.settings
-        if settings.learn in ("encoder", "everything"):
+        if settings.learn in DRAWING:
             return batches(settings, self.step, workers)
         return known_batches(settings, self.sam, self.step, self.device)
 
@@ -211,11 +255,30 @@ class Trainer:
                 }
 
 
+def _build(settings: Settings, architecture: Architecture) -> tuple[Any, tuple[Sam, Guidance]]:
+    trainer = Trainer(settings, architecture, torch.device("cpu"))
+    return trainer.losses.whole, (trainer.sam, trainer.guidance)
+
+
+def draw_part(settings: Settings, part: int, step: int) -> dict[str, torch.Tensor]:
+    """The tensors of one part of the batch of a step."""
+    batch = draw_batch(
+        settings.seed,
+        step * settings.parts + part,
+        settings.size,
+        settings.images,
+        settings.prompts,
+        settings.ease,
+    )
+    return to_tensors(batch, torch.device("cpu"))
+
+
 def batches(settings: Settings, first: int, workers: int) -> Iterator[Batch]:
     """The batches of steps `first`..., drawn ahead by worker processes when there are any."""
 
     def order(step: int) -> tuple[int, int, int, int, int, float]:
-        return settings.seed, step, settings.size, settings.images, settings.prompts, settings.ease
+        number = step * settings.parts
+        return settings.seed, number, settings.size, settings.images, settings.prompts, settings.ease
 
     if workers == 0:
         for step in range(first, settings.steps):
@@ -297,6 +360,7 @@ def train(
     path = folder / CHECKPOINT
     if path.exists():
         trainer.restore(torch.load(path, map_location=device, weights_only=True))
+    trainer.gather_helpers()
     began = saved = marked = time.monotonic()
     with (folder / LOG).open("a") as log:
 
@@ -318,7 +382,7 @@ def train(
             now = time.monotonic()
             if trainer.step % 25 == 0:
                 means = {name: round(value / counted, 5) for name, value in sums.items()}
-                speed = counted * settings.images / (now - marked)
+                speed = counted * settings.images * settings.parts / (now - marked)
                 note(
                     step=trainer.step, **means, rate=settings.rate_at(trainer.step - 1), images_per_s=round(speed, 2),
                     seconds=round(now - began, 1), clock=datetime.now().isoformat(timespec="seconds"),
@@ -330,6 +394,8 @@ def train(
             if stop() or (minutes is not None and now - began > minutes * 60):
                 break
     save(trainer.state(), path)
+    for helper in trainer.helpers:
+        helper.close()
     return trainer.step
 
 
