@@ -18,9 +18,12 @@ import torch
 from conftest import TINY, Casam, draw_dataset
 from PIL import Image
 
+from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.encode import task
+from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore, attention_pool
 
@@ -55,6 +58,50 @@ def test_a_store_holds_what_the_encoder_gives(casam: Casam, encode: Encode, disc
             store.pooled[index], attention_pool(store.read(index), geometry.valid_grid), rtol=1e-6
         )
     assert store.identity["preprocessing"]["resize"] == "longest"
+
+
+def test_several_devices_write_the_same_store(
+    casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tree(Path(encode(discs, "--batch-size", "2")["tasks"][0]["store"]))
+    used: list[int] = []
+
+    class Encoder(FrozenEncoder):
+        def __call__(self, *arguments: Any) -> Any:
+            used.append(id(self))
+            return super().__call__(*arguments)
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(task, "choose_devices", lambda name: [cpu, cpu, cpu] if name == "cuda:all" else [cpu])
+    monkeypatch.setattr(task, "FrozenEncoder", Encoder)
+    options = ("--batch-size", "2", "--store", "team", "--device", "cuda:all")
+    assert tree(Path(encode(discs, *options)["tasks"][0]["store"])) == alone
+    assert [used[i] for i in range(5)] == [*dict.fromkeys(used), *list(dict.fromkeys(used))[:2]]
+    assert len(set(used)) == 3
+
+
+def test_devices_by_name() -> None:
+    assert choose_devices("cpu") == [torch.device("cpu")]
+    with pytest.raises(OptionError, match="names one device twice"):
+        choose_devices("cpu, cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="device 'cuda' cannot be used"):
+            choose_devices("cuda:all")
+
+
+def test_a_compiled_store_says_so_and_goes_on_so(
+    casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda run, **_: asked.append(True) or run)
+    store = Path(encode(discs, "--compile")["tasks"][0]["store"])
+    assert EmbeddingStore.open(store).identity["compiled"] is True
+    for folder in ("images", "masks"):
+        shutil.copy(discs / folder / "p003.png", discs / folder / "z_new.png")
+    with (discs / "split.csv").open("a") as file:
+        file.write("z_new,train,patient9\n")
+    assert encode(discs)["tasks"][0]["encoded"] == 1
+    assert len(asked) == 2
 
 
 def test_annotations_hold_masks_prompts_split_and_group(casam: Casam, encode: Encode, discs: Path) -> None:

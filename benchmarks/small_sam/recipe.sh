@@ -1,15 +1,16 @@
 #!/bin/sh
-# Trains the small SAM and bundles it: RUN=folder sh benchmarks/small_sam/recipe.sh [--device cuda --images 32]
-# Small inputs first, where a step is cheap, then the size that ships, then the decoder alone, then its IoU head.
-# Interrupt it and start it again as often as you like: each line goes on from the checkpoint, and does nothing once its
-# steps are done.
+# Trains the small SAM and bundles it: RUN=folder sh benchmarks/small_sam/recipe.sh [--seed 1]
+# First the encoder, which needs no decoder to learn; then everything on small inputs, where a step is cheap; then at the
+# size that ships, while the rate falls. Two processes of one thread each, an hour and a quarter. Interrupt it and start it
+# again as often as you like: each line goes on from the checkpoint, and does nothing once its steps are done.
+# For longer, multiply the steps: LONGER=4 sh ...; on a GPU: PARTS=1 sh ... --device cuda --images 32 --workers 8.
 set -eu
 cd "$(dirname "$0")/../.."
 RUN=${RUN:-small_sam_run}
-train="python benchmarks/small_sam/train.py run --folder $RUN"
-$train --size 64 --prompts 16 --steps 2000 --ease 0.8 "$@"
-$train --size 128 --steps 12000 --ease 0.4 "$@"
-$train --size 192 --steps 20000 --decay 6000 --average 0.995 "$@"
-$train --size 192 --steps 30000 --decay 10000 --average 0.98 --learn decoder --window 256 "$@"
-$train --size 192 --steps 30500 --decay 500 --rate 0.002 --average 0.95 --learn quality "$@"
-python benchmarks/small_sam/train.py export --folder "$RUN"
+LONGER=${LONGER:-1}
+train="python benchmarks/small_sam/train.py run --folder $RUN --parts ${PARTS:-2} --threads 1 --workers 0"
+encoder=$((1100 * LONGER)) coarse=$((2500 * LONGER)) fine=$((3000 * LONGER))
+$train --learn encoder --size 128 --steps $encoder --decay 400 --rate 0.002 --average 0.99 --ease 0.4 "$@"
+$train --size 128 --prompts 12 --steps $coarse --rate 0.0015 --average 0.99 --ease 0.4 "$@"
+$train --size 192 --prompts 12 --steps $fine --decay $((500 * LONGER)) --rate 0.0015 --average 0.98 --ease 0.2 "$@"
+[ -n "${NO_EXPORT:-}" ] || python benchmarks/small_sam/train.py export --folder "$RUN"

@@ -10,12 +10,16 @@ where the last two terms use the *unscaled* q. They differ in what they write to
 - "materialised": upstream's own chain of products and softmax; the reference the others are measured against.
 - "bias": the last two terms of (1) as the additive mask of a fused attention, in pieces small enough to stay
   in the cache. The fastest on CPUs.
+- "cudnn": the same, by cuDNN's kernel where the device has it.
+- "flex": FlexAttention, which adds the two terms to each logit inside its kernel and writes neither them nor logits.
 - "augmented": with q' = [s q, q.R_h[i], q.R_w[j]] and k' = [k, onehot(a), onehot(b)], (1) is q'.k', so that
   a fused attention needs no mask, which flash kernels do not take. Longer heads, no bias to write or read.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +116,38 @@ def biased(query: Tensor, key: Tensor, value: Tensor, positions: Positions) -> T
     return heard
 
 
+def biased_by_cudnn(query: Tensor, key: Tensor, value: Tensor, positions: Positions) -> Tensor:
+    """`biased`, where cuDNN may choose before others; elsewhere plain products."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH], set_priority=True):
+        return biased(query, key, value, positions)
+
+
+def flexible(query: Tensor, key: Tensor, value: Tensor, positions: Positions) -> Tensor:
+    """FlexAttention with the position terms as its score modification; compiled on CUDA only."""
+    by_row, by_column = (terms.flatten(2, 3) for terms in positions.terms(query))
+    width = positions.size[1]
+
+    def add(score: Tensor, item: Tensor, head: Tensor, at: Tensor, to: Tensor) -> Tensor:
+        return score + by_row[item, head, at, to // width] + by_column[item, head, at, to % width]
+
+    with warnings.catch_warnings():  # it warns of what it does on a CPU, where it is only a reference
+        warnings.simplefilter("ignore", UserWarning)
+        heard: Tensor = _flex(query.device.type)(query, key, value, score_mod=add)
+    return heard
+
+
+@functools.cache
+def _flex(kind: str) -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    run: Callable[..., Any] = (
+        torch.compile(flex_attention, dynamic=False) if kind == "cuda" else flex_attention
+    )
+    return run
+
+
 def _pieces(
     count: int, heads: int, size: tuple[int, int], like: Tensor
 ) -> Iterator[tuple[slice, slice, slice]]:
@@ -150,7 +186,9 @@ def augmented(query: Tensor, key: Tensor, value: Tensor, positions: Positions) -
     return heard[..., :size]
 
 
-FORMS: dict[str, Form] = {"augmented": augmented, "bias": biased, "materialised": materialised}
+FORMS: dict[str, Form] = {
+    "augmented": augmented, "bias": biased, "cudnn": biased_by_cudnn, "flex": flexible, "materialised": materialised,
+}  # fmt: skip
 
 
 def choose_form(name: str, device: torch.device) -> str:

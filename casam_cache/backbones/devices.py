@@ -35,6 +35,25 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def choose_devices(name: str = "auto") -> list[torch.device]:
+    """One device as `choose_device`, several as `cuda:0,cuda:1`, or all GPUs as `cuda:all`.
+
+    Raises:
+        OptionError: for an unknown name, a device this machine does not have, or one named twice.
+    """
+    import torch
+
+    if name == "cuda:all":
+        count = torch.cuda.device_count()
+        names = [f"cuda:{index}" for index in range(count)] or ["cuda"]
+    else:
+        names = [part.strip() for part in name.split(",")]
+    devices = [choose_device(part) for part in names]
+    if len(set(devices)) < len(devices):
+        raise OptionError(f"device '{name}' names one device twice", "give each once, as in cuda:0,cuda:1")
+    return devices
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """`auto` is bf16 on CUDA (LayerNorm stays fp32) and fp32 elsewhere.
 

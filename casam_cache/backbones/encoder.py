@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,9 +97,12 @@ class FrozenEncoder:
         precision: "fp32" (TF32 off), or "bf16": autocast, with LayerNorm and the residual stream in float32.
         attention: a form of `attention.FORMS`, or "auto" for the device's; `self.attention` says which. Forms
             differ in rounding only, but bits that must be reproduced need the same one.
+        compiled: run the blocks through `torch.compile`: a minute before the first batch, other last bits.
     """
 
-    def __init__(self, backbone: Backbone, precision: str = "fp32", attention: str = AUTO) -> None:
+    def __init__(
+        self, backbone: Backbone, precision: str = "fp32", attention: str = AUTO, *, compiled: bool = False
+    ) -> None:
         if backbone.encoder is None:
             raise ValueError("this backbone was loaded without its encoder")
         if precision not in PRECISIONS:
@@ -114,6 +117,14 @@ class FrozenEncoder:
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(-1, 1, 1)
         drawn = generator("moda tokens", TOKEN_SEED).standard_normal((TOKENS, self.architecture.width))
         self._tokens = torch.from_numpy(drawn.astype(np.float32)).to(self.device)
+        self.compiled = compiled
+        self._forward = torch.compile(self._run, dynamic=False) if compiled else self._run
+
+    @classmethod
+    def of(cls, backbone: Backbone, identity: Mapping[str, Any]) -> FrozenEncoder:
+        """The encoder that computes as a store of this identity was computed."""
+        attention, compiled = identity.get("attention", AUTO), identity.get("compiled", False)
+        return cls(backbone, identity["precision"], attention, compiled=compiled)
 
     def preprocess(self, pixels: Tensor, sizes: Tensor) -> Tensor:
         """Sam.preprocess for a batch: normalise, and *then* set the padding to zero.
@@ -159,9 +170,9 @@ class FrozenEncoder:
         images = self.preprocess(pixels, sizes)
         with self._numerics():
             if self.device.type == "cpu" and len(images) > 1:
-                parts = [self._run(image, features) for image in images.split(1)]
+                parts = [self._forward(image, tuple(features)) for image in images.split(1)]
                 return {name: torch.cat([part[name] for part in parts]) for name in features}
-            return self._run(images, features)
+            return self._forward(images, tuple(features))
 
     def _run(self, images: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
         encoder, found = self._encoder, {}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from casam_cache.backbones.attention import AUTO
 from casam_cache.backbones.decoder import Prompts, upscale
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
@@ -76,12 +75,11 @@ class Predictor:
         self.task = ""
         self._resize, self._intensity = "longest", "auto"
         self._dtype = "float16"
-        attention = AUTO
         self._model: RoutedModel | None = None
         if run is None:
             self._backbone = load_backbone(model, checkpoint, device=where)
             self._head: Head = build_head("identity", None, self._backbone, seed=0)
-            precision = choose_precision("auto", where)
+            identity = {"precision": choose_precision("auto", where)}
         else:
             folder = Path(run)
             record = Runs(folder.parent.parent).record(folder)
@@ -102,10 +100,8 @@ class Predictor:
             self._resize = identity["preprocessing"]["resize"]
             self._intensity = identity["preprocessing"]["intensity"]
             self._dtype = identity["embedding"]["dtype"]
-            precision = identity["precision"]
-            attention = identity.get("attention", AUTO)
         self._head.to(where).eval()
-        self._encoder = FrozenEncoder(self._backbone, precision, attention)
+        self._encoder = FrozenEncoder.of(self._backbone, identity)
 
     def predict(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from casam_cache.backbones.architecture import Architecture
-from casam_cache.backbones.devices import choose_device
+from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.download import cache_folder
 from casam_cache.backbones.encoder import FrozenEncoder, feature_shape
 from casam_cache.backbones.registry import known_model
@@ -112,12 +112,14 @@ def _architecture(options: EncodeOptions) -> Architecture:
 
 def _timed(path: Path, options: EncodeOptions, arrays: Sequence[str]) -> tuple[Architecture, float]:
     """Dimensions, and seconds an image of one pass after a first one that does not count."""
-    backbone = load_backbone(options.model, options.checkpoint, device=choose_device(options.device))
+    backbone = load_backbone(options.model, options.checkpoint, device=choose_devices(options.device)[0])
     architecture = backbone.architecture
     if (path / ROOT).exists():
         encoder = encoder_of(path, backbone)
     else:
-        encoder = FrozenEncoder(backbone, precision_of(options, path, backbone.device))
+        encoder = FrozenEncoder(
+            backbone, precision_of(options, path, backbone.device), compiled=options.compiled
+        )
     count, side = batch_size_of(options, architecture, backbone.device), architecture.image_size
     batch = torch.zeros((count, 3, side, side), dtype=torch.uint8)
     sizes = torch.full((count, 2), side)

@@ -22,9 +22,10 @@ class EncodeOptions(BaseModel):
         model: `small`, `vit_b`, `vit_l` or `vit_h`.
         checkpoint: file with other weights of that architecture (official, MedSAM-style or safetensors).
         name: name of the backbone's store; the model's name unless given.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; several share the work: `cuda:0,cuda:1`, or `cuda:all`.
         precision: of the encoder: `auto` (what the store has; else bf16 on CUDA, fp32 elsewhere), `fp32`, `bf16`.
         dtype: of the stored features: `auto` (what the store has, else float16), `float16`, `int8`.
+        compiled: run the encoder through torch.compile; part of the store's identity.
         batch_size: images a forward pass; None chooses by device. Fixed once the items are planned.
         resize: `longest` is SAM's own, `stretch` the paper's; part of the store's identity.
         intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
@@ -44,6 +45,7 @@ class EncodeOptions(BaseModel):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     dtype: Literal["auto", "float16", "int8"] = "auto"
+    compiled: bool = False
     batch_size: int | None = Field(default=None, ge=1, le=1024)
     resize: Literal["longest", "stretch"] = "longest"
     intensity: str = "auto"

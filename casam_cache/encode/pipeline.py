@@ -12,16 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.preprocess import stack_inputs
 from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
+from casam_cache.encode.team import EncoderTeam, Pending
 from casam_cache.errors import ImageError
-from casam_cache.store import Batch, ItemResult, StoreWriter
-from casam_cache.store.schema import EMBEDDING
-from casam_cache.views import view_of
+from casam_cache.store import Batch, StoreWriter
 
 BATCHES_AHEAD = 3
 Progress = Callable[[int, int, str, float | None], None]
@@ -29,7 +24,14 @@ Progress = Callable[[int, int, str, float | None], None]
 
 @dataclass
 class Timing:
-    """Seconds the encoding thread spent on each part; waiting shows which part limits."""
+    """Seconds of a run by part; the largest shows which part limits.
+
+    Attributes:
+        decode: that the encoding thread waited for decoded images.
+        encode: in the encoder, and waiting for what it launched on a GPU.
+        write: in the writer, which works while the next batches are encoded.
+        total: of it all.
+    """
 
     decode: float = 0.0
     encode: float = 0.0
@@ -37,7 +39,7 @@ class Timing:
     total: float = 0.0
 
     def to_json(self) -> dict[str, float]:
-        """Seconds by name: waiting for decoded images, in the encoder, waiting for the writer, and in total."""
+        """Seconds by name."""
         return {name: round(value, 4) for name, value in vars(self).items()}
 
 
@@ -52,7 +54,7 @@ class PipelineResult:
 
 def run_pipeline(
     writer: StoreWriter,
-    encoder: FrozenEncoder,
+    encoders: Sequence[FrozenEncoder],
     batches: Sequence[Batch],
     root: Path,
     names: Sequence[str | None],
@@ -67,7 +69,7 @@ def run_pipeline(
 
     Args:
         writer: of the store; its batches are encoded whole, so that no item's bits depend on what was left to do.
-        encoder: frozen, on its device.
+        encoders: the same frozen encoder on each device that takes part.
         batches: from `writer.pending(arrays)`, in order.
         root: dataset folder.
         names: image of each item of the store, relative to it; None where the dataset no longer has it.
@@ -84,7 +86,8 @@ def run_pipeline(
     result = PipelineResult()
     total = sum(len(batch) for batch in batches)
     start = time.monotonic()
-    sink = _Sink(writer, arrays)
+    team = EncoderTeam(encoders)
+    sink = _Sink(writer, arrays, result.timing)
     pool = decoding_pool(workers)
     try:
         done = 0
@@ -97,15 +100,13 @@ def run_pipeline(
                             item.failure, "without --strict it is recorded and the rest is encoded"
                         )
             with _clock(result.timing, "encode"):
-                results = encode_batch(encoder, decoded, arrays, preprocessing.image_size)
-            with _clock(result.timing, "write"):
-                sink.put(batch, results)
+                pending = team.start(decoded, arrays, preprocessing.image_size)
+            sink.put(batch, pending)
             done += len(batch)
             result.encoded += sum(not item.failure for item in decoded)
             if progress is not None:
                 progress(done, total, _limits(result.timing), done / (time.monotonic() - start))
-        with _clock(result.timing, "write"):
-            sink.finish()
+        sink.finish()
     finally:
         sink.stop()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -146,45 +147,22 @@ def _submit(pool: Executor, root: Path, name: str | None, preprocessing: Preproc
     return gone
 
 
-def encode_batch(
-    encoder: FrozenEncoder, decoded: Sequence[Decoded], arrays: Sequence[str], image_size: int
-) -> list[ItemResult]:
-    """Features of one batch. A bad image takes its place as a black one, so that the others' bits do not change.
-
-    The array of a view holds the embedding of what was decoded as that view.
-    """
-    black = np.zeros((image_size, image_size, 3), dtype=np.uint8)
-    pixels, sizes = stack_inputs([black if d.pixels is None else d.pixels for d in decoded], image_size)
-    features: dict[str, np.ndarray] = {}
-    if any(not item.failure for item in decoded):
-        wanted = {name: EMBEDDING if view_of(name) else name for name in arrays}
-        found = encoder(
-            torch.from_numpy(pixels), torch.from_numpy(sizes), list(dict.fromkeys(wanted.values()))
-        )
-        features = {name: found[feature].float().cpu().numpy() for name, feature in wanted.items()}
-    return [
-        ItemResult(source_sha256=item.sha256, failure=item.failure)
-        if item.failure
-        else ItemResult({name: value[i] for name, value in features.items()}, item.geometry, item.sha256)
-        for i, item in enumerate(decoded)
-    ]
-
-
 class _Sink:
     """Hands results to the writer in one background thread; its first error is raised where results are put."""
 
-    def __init__(self, writer: StoreWriter, arrays: Sequence[str]) -> None:
+    def __init__(self, writer: StoreWriter, arrays: Sequence[str], timing: Timing) -> None:
         self._writer = writer
         self._arrays = tuple(arrays)
-        self._queue: queue.Queue[tuple[Batch, list[ItemResult]] | None] = queue.Queue(maxsize=4)
+        self._timing = timing
+        self._queue: queue.Queue[tuple[Batch, Pending] | None] = queue.Queue(maxsize=4)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
         self._thread.start()
 
-    def put(self, batch: Batch, results: list[ItemResult]) -> None:
+    def put(self, batch: Batch, pending: Pending) -> None:
         """Queues one batch; waits while the queue is full."""
         self._raise()
-        self._queue.put((batch, results))
+        self._queue.put((batch, pending))
 
     def finish(self) -> None:
         """Waits until everything queued is written and committed."""
@@ -206,7 +184,11 @@ class _Sink:
         while (entry := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    self._writer.append(*entry, self._arrays)
+                    batch, pending = entry
+                    with _clock(self._timing, "encode"):
+                        results = pending.results()
+                    with _clock(self._timing, "write"):
+                        self._writer.append(batch, results, self._arrays)
                 except BaseException as error:  # handed to the thread that puts results
                     self._error = error
 

@@ -6,16 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from casam_cache.backbones.attention import AUTO
 from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.encode.decode import Preprocessing, decode
 from casam_cache.encode.finished import forget
-from casam_cache.encode.pipeline import Progress, encode_batch
+from casam_cache.encode.pipeline import Progress
 from casam_cache.encode.sources import whole_backbone
+from casam_cache.encode.team import EncoderTeam
 from casam_cache.errors import DatasetError
 from casam_cache.store import Batch, EmbeddingStore, ItemResult
 from casam_cache.store.repair import ShardDamage, mend, open_for_repair, replace_items
@@ -74,7 +72,7 @@ def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, devic
     backbone = whole_backbone(
         store.parent.parent, identity["backbone"]["weights"], checkpoint, choose_device(device)
     )
-    return FrozenEncoder(backbone, identity["precision"], identity.get("attention", AUTO))
+    return FrozenEncoder.of(backbone, identity)
 
 
 def _again(
@@ -104,8 +102,7 @@ def _again(
             continue
         shown = replace(preprocessing, view=views[arrays[0]])
         decoded = [decode(data, opened.paths[item], shown) for item in range(batch.start, batch.stop)]
-        with torch.inference_mode():
-            found = encode_batch(encoder, decoded, arrays, encoder.architecture.image_size)
+        found = EncoderTeam([encoder]).start(decoded, arrays, encoder.architecture.image_size).results()
         if not merged:
             merged = found
         else:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from casam_cache.backbones.architecture import Architecture
-from casam_cache.backbones.attention import AUTO
-from casam_cache.backbones.devices import choose_device, choose_precision
+from casam_cache.backbones.devices import choose_devices, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, feature_shape
 from casam_cache.backbones.preprocess import preprocessing_identity
 from casam_cache.backbones.race import attention_for
@@ -68,7 +67,7 @@ def encode_task(
     if options.strict:
         _refuse([str(problem) for problem in dataset.problems if problem.severity == "error"], root)
     path = store_path(stores, dataset.task, options.backbone_name)
-    device = choose_device(options.device)
+    device, *others = choose_devices(options.device)
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
@@ -82,7 +81,7 @@ def encode_task(
         embedding = writer.meta.arrays[EMBEDDING]
         for view in options.views:
             writer.add_array(View(view).array, embedding.shape, embedding.dtype.name)
-        encoded = _encode_missing(writer, dataset, backbone, options, previously, progress, warn)
+        encoded = _encode_missing(writer, dataset, backbone, others, options, previously, progress, warn)
         annotated = annotate(dataset, writer)
     report = _report(path, dataset, encoded, annotated)
     remember(root, path, options, report)
@@ -138,8 +137,7 @@ def batch_size_of(options: EncodeOptions, architecture: Architecture, device: to
 
 def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
     """The encoder that computes what the store at `path` lacks as it computed the rest."""
-    identity = EmbeddingStore.open(path).identity
-    return FrozenEncoder(backbone, identity["precision"], identity.get("attention", AUTO))
+    return FrozenEncoder.of(backbone, EmbeddingStore.open(path).identity)
 
 
 def _attention_of(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> dict[str, str]:
@@ -151,6 +149,12 @@ def _attention_of(path: Path, backbone: Backbone, options: EncodeOptions, precis
     return {"attention": attention_for(backbone, precision, size)}
 
 
+def _compiled(path: Path, options: EncodeOptions) -> bool:
+    """Asked for, or how the store was begun."""
+    stated = _identity_of(path)
+    return options.compiled or (stated is not None and stated.get("compiled", False))
+
+
 def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> StoreWriter:
     architecture = backbone.architecture
     precision = precision_of(options, path, backbone.device)
@@ -160,6 +164,7 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> Stor
         "precision": precision,
         "extra": {name: feature_identity(name, architecture) for name in EXTRA_ARRAYS},
         **_attention_of(path, backbone, options, precision),
+        **({"compiled": True} if _compiled(path, options) else {}),
     }
     return StoreWriter.open_or_create(
         path,
@@ -175,6 +180,7 @@ def _encode_missing(
     writer: StoreWriter,
     dataset: Dataset,
     backbone: Backbone,
+    others: Sequence[torch.device],
     options: EncodeOptions,
     previously: dict[str, tuple[int, int]],
     progress: Progress | None,
@@ -208,12 +214,13 @@ def _encode_missing(
         options.intensity,
         options.dataset.max_pixels,
     )
-    encoder = encoder_of(writer.path, backbone)
+    more = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
+    encoders = [encoder_of(writer.path, part) for part in (backbone, *more)]
     names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)
     for arrays, batches in passes:
         part = run_pipeline(
-            writer, encoder, batches, dataset.root, names, arrays, replace(preprocessing, view=view_of(arrays[0])),
+            writer, encoders, batches, dataset.root, names, arrays, replace(preprocessing, view=view_of(arrays[0])),
             workers=workers, strict=options.strict, progress=progress,
         )  # fmt: skip
         total.failures.update(part.failures)

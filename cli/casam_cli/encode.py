@@ -21,7 +21,10 @@ def encode(
     model: str = typer.Option("small", help="small | vit_b | vit_l | vit_h"),
     checkpoint: Path | None = typer.Option(None, help="Weights of that architecture: .pth or .safetensors."),
     name: str | None = typer.Option(None, help="Name of the backbone's store, for another checkpoint."),
-    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    device: str = typer.Option(
+        "auto", help="auto | cpu | cuda | cuda:N | mps; several: cuda:0,cuda:1 | cuda:all"
+    ),
+    compiled: bool = typer.Option(False, "--compile", help="Run the encoder through torch.compile."),
     batch_size: int | None = typer.Option(None, help="Images a forward pass; chosen by device unless given."),
     precision: str = typer.Option("auto", help="auto | fp32 | bf16"),
     dtype: str = typer.Option(
@@ -61,7 +64,8 @@ def encode(
     try:
         options = EncodeOptions.model_validate(
             {
-                "model": model, "checkpoint": checkpoint, "name": name, "device": device, "batch_size": batch_size,
+                "model": model, "checkpoint": checkpoint, "name": name, "device": device, "compiled": compiled,
+                "batch_size": batch_size,
                 "precision": precision, "dtype": dtype, "resize": resize, "intensity": intensity, "workers": workers,
                 "extra": tuple(sorted(_listed(with_))),
                 "views": tuple(_listed(views)), "strict": strict, "update": update,
