@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from casam_cache.bench.lines import Config
 from casam_cache.bench.recipe import MethodEntry, Recipe
 from casam_cache.config import validated
@@ -125,8 +123,5 @@ def _fields(method: str) -> set[str]:
 
 
 def _listing(entries: Sequence[MethodEntry]) -> str:
-    def described(model: type[BaseModel]) -> str:
-        return ", ".join(f"{name}={field.default}" for name, field in model.model_fields.items())
-
-    own = [f"{entry.method}: {described(method_class(entry.method).Options)}" for entry in entries]
-    return "; ".join([*dict.fromkeys(own), f"training of all: {described(TrainingOptions)}"])
+    own = dict.fromkeys(name for entry in entries for name in method_class(entry.method).Options.model_fields)
+    return f"of methods: {', '.join(own) or 'none'}; of training: {', '.join(TrainingOptions.model_fields)}"
