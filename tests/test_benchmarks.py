@@ -77,8 +77,17 @@ def test_scaling(results: Any) -> None:
 
 def test_attention_race(results: Any) -> None:
     (row,) = results("attention_race", "--device", "cpu", "--repeat", 1)["rows"]
-    assert row["seconds_per_image"].keys() == {"augmented", "bias", "materialised"}
+    assert row["seconds_per_image"].keys() == {"augmented", "bias", "cudnn", "flex", "materialised"}
     assert row["used"] == "bias"
+
+
+def test_profile(results: Any) -> None:
+    rows = results("profile_time", "--device", "cpu", "--repeat", 1, "--batch", 2)["rows"]
+    assert [row["part"] for row in rows] == ["encode", "fit"]
+    for row in rows:
+        assert row["difference"] < 1e-4
+        assert all(sum(kinds.values()) > 0 for kinds in row["kinds"].values())
+        assert row["kinds"]["before"].keys() == row["kinds"]["after"].keys()
 
 
 def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:

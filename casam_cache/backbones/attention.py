@@ -139,13 +139,11 @@ def flexible(query: Tensor, key: Tensor, value: Tensor, positions: Positions) ->
 
 
 @functools.cache
-def _flex(kind: str) -> Callable[..., Any]:
-    from torch.nn.attention.flex_attention import flex_attention
+def _flex(kind: str) -> Any:
+    from torch.nn.attention import flex_attention as module
 
-    run: Callable[..., Any] = (
-        torch.compile(flex_attention, dynamic=False) if kind == "cuda" else flex_attention
-    )
-    return run
+    run: Any = module.flex_attention
+    return torch.compile(run, dynamic=False) if kind == "cuda" else run
 
 
 def _pieces(
