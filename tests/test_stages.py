@@ -153,6 +153,17 @@ def test_a_runs_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "a file"
 
 
+def test_a_file_elsewhere_is_named_for_itself(runs: Runs, tmp_path: Path) -> None:
+    gone = tmp_path / "store.zarr" / "shard"
+
+    def read(folder: Path, *_: object) -> dict[str, object]:
+        return {"read": gone.read_text()}
+
+    with pytest.raises(CasamError, match=r"a stage cannot use .*shard: No such file") as caught:
+        runs.obtain(Stage("fit", 1, INPUTS), read)
+    assert "casam store verify" in caught.value.hint
+
+
 def test_a_disk_that_fills_up_leaves_no_half_stage(runs: Runs) -> None:
     stage, calls = Stage("fit", 1, INPUTS), list[str]()
     with limited_file_size(1000), pytest.raises(CasamError, match="runs folder"):

@@ -131,10 +131,16 @@ class Runs:
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """A full or read-only disk is one message; what is finished, and the last checkpoint, stay."""
+        """A file that cannot be read or written is one message; what is finished, and the last checkpoint, stay."""
         try:
             yield
         except OSError as error:
+            named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+            if named is not None and not Path(named).resolve().is_relative_to(self.root.resolve()):
+                raise CasamError(
+                    f"a stage cannot use {os.fspath(named)}: {error.strerror or error}",
+                    "mend it (casam store verify STORE checks a store); the same command goes on from here",
+                ) from error
             where = f" ({error.filename})" if error.filename else ""
             raise CasamError(
                 f"cannot write to the runs folder {self.root}: {error.strerror or error}{where}",
