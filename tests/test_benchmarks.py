@@ -90,6 +90,14 @@ def test_profile(results: Any) -> None:
         assert row["kinds"]["before"].keys() == row["kinds"]["after"].keys()
 
 
+def test_epoch_from_store(results: Any) -> None:
+    (row,) = results("epoch_from_store", "--device", "cpu", "--repeat", 1, "--images", 4, "--batch", 2)[
+        "rows"
+    ]
+    assert row["samples"] >= 2
+    assert row["share"] == pytest.approx(row["seconds"]["memory"] / row["seconds"]["store"], rel=0.02)
+
+
 def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ("--packs", 2, "--images", 2, "--batch", 2, "--epochs", 1, "--repeat", 1, "--device", "cpu")
     (row,) = results("pack", *short)["rows"]
