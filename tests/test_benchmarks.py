@@ -91,7 +91,7 @@ def test_profile(results: Any) -> None:
 
 
 def test_epoch_from_store(results: Any) -> None:
-    (row,) = results("epoch_from_store", "--device", "cpu", "--repeat", 1, "--images", 4, "--batch", 2)[
+    (row,) = results("epoch_from_store", "--device", "cpu", "--repeat", 1, "--images", 6, "--batch", 2)[
         "rows"
     ]
     assert row["samples"] >= 2
