@@ -20,6 +20,7 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.encode import task
+from casam_cache.encode.options import EncodeOptions
 from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore
@@ -80,6 +81,27 @@ def test_forms_that_compute_something_else_or_cannot_run_are_left_out(
     monkeypatch.setattr(race, "FrozenEncoder", Encoder)
     found = race.race(seeded_backbone(TINY, 7), "fp32", 2)
     assert found.keys() == set(FORMS) - {"flex", "cudnn"}
+
+
+def test_the_batch_is_what_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    holds = 5
+
+    class Encoder(FrozenEncoder):
+        def __call__(self, pixels: Any, *arguments: Any) -> Any:
+            if len(pixels) > holds:
+                raise torch.cuda.OutOfMemoryError("too large")
+            return super().__call__(pixels, *arguments)
+
+    monkeypatch.setattr(race, "FrozenEncoder", Encoder)
+    backbone = seeded_backbone(TINY, 7)
+    assert race.fitting_batch(backbone, "fp32") == 4
+    holds = 0
+    with pytest.raises(CasamError, match="not even one image fits"):
+        race.fitting_batch(backbone, "fp32")
+    on_gpu: Any = Pretended(torch.device("cuda"))
+    monkeypatch.setattr(task, "fitting_batch", lambda *_: 12)
+    assert task.batch_size_of(EncodeOptions(), on_gpu, "bf16") == 12
+    assert task.batch_size_of(EncodeOptions(batch_size=3), on_gpu, "bf16") == 3
 
 
 def test_only_cuda_races(monkeypatch: pytest.MonkeyPatch) -> None:

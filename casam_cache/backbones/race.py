@@ -18,6 +18,7 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 
 REPEAT = 3
+MOST_IMAGES = 16  # a forward pass; more gain nothing at 1024 x 1024
 REFERENCE = "materialised"
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # of the largest value; a form beyond it computes something else
 Clock = Callable[[Callable[[], object], torch.device], float]
@@ -78,6 +79,27 @@ def race(
             "give a smaller --batch-size",
         )
     return found
+
+
+def fitting_batch(backbone: Backbone, precision: str, most: int = MOST_IMAGES) -> int:
+    """The most images a forward pass, `most` or a half, a quarter ... of it, that the device's memory holds.
+
+    Raises:
+        CasamError: where not even one image fits.
+    """
+    encoder, side = FrozenEncoder(backbone, precision), backbone.architecture.image_size
+    size = most
+    while size:
+        try:
+            encoder(torch.zeros((size, 3, side, side), dtype=torch.uint8), torch.full((size, 2), side))
+            return size
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            size //= 2
+    raise CasamError(
+        f"not even one image fits into the memory of {backbone.device}",
+        "free memory there, choose another --device, or a smaller --model",
+    )
 
 
 def attention_for(backbone: Backbone, precision: str, batch_size: int, *, clock: Clock = seconds) -> str:

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from casam_cache.backbones.architecture import Architecture
 from casam_cache.backbones.devices import choose_devices, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, feature_shape
 from casam_cache.backbones.preprocess import preprocessing_identity
-from casam_cache.backbones.race import attention_for
+from casam_cache.backbones.race import attention_for, fitting_batch
 from casam_cache.backbones.sam import Backbone, load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
 from casam_cache.encode.annotate import Annotated, annotate
@@ -127,12 +126,14 @@ def dtype_of(options: EncodeOptions, path: Path) -> str:
     return "float16" if options.dtype == "auto" else options.dtype
 
 
-def batch_size_of(options: EncodeOptions, architecture: Architecture, device: torch.device) -> int:
-    """Images a forward pass, as asked for or by device."""
+def batch_size_of(options: EncodeOptions, backbone: Backbone, precision: str) -> int:
+    """Images a forward pass: as asked for; on CUDA what its memory holds; elsewhere by the size of the input."""
     if options.batch_size is not None:
         return options.batch_size
+    if backbone.device.type == "cuda":
+        return fitting_batch(backbone, precision)
     # On a CPU large inputs gain nothing from batches and a small one commits sooner.
-    return 8 if device.type != "cpu" or architecture.image_size < 512 else 1
+    return 8 if backbone.device.type != "cpu" or backbone.architecture.image_size < 512 else 1
 
 
 def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
@@ -145,7 +146,7 @@ def _attention_of(path: Path, backbone: Backbone, options: EncodeOptions, precis
     stated = _identity_of(path)
     if stated is not None:
         return {"attention": stated["attention"]} if "attention" in stated else {}
-    size = batch_size_of(options, backbone.architecture, backbone.device)
+    size = batch_size_of(options, backbone, precision)
     return {"attention": attention_for(backbone, precision, size)}
 
 
@@ -200,7 +201,7 @@ def _encode_missing(
         warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
     writer.plan(
         [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
-        batch_size_of(options, backbone.architecture, backbone.device),
+        batch_size_of(options, backbone, writer.meta.identity["precision"]) if new else 1,
     )
     passes = _passes(writer, options)
     total = PipelineResult()
