@@ -92,16 +92,32 @@ def test_the_batch_is_what_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None
                 raise torch.cuda.OutOfMemoryError("too large")
             return super().__call__(pixels, *arguments)
 
-    monkeypatch.setattr(race, "FrozenEncoder", Encoder)
-    backbone = seeded_backbone(TINY, 7)
-    assert race.fitting_batch(backbone, "fp32") == 4
+    encoder = Encoder(seeded_backbone(TINY, 7))
+    assert race.fitting_batch(encoder) == 4
     holds = 0
     with pytest.raises(CasamError, match="not even one image fits"):
-        race.fitting_batch(backbone, "fp32")
+        race.fitting_batch(encoder)
     on_gpu: Any = Pretended(torch.device("cuda"))
-    monkeypatch.setattr(task, "fitting_batch", lambda *_: 12)
-    assert task.batch_size_of(EncodeOptions(), on_gpu, "bf16") == 12
-    assert task.batch_size_of(EncodeOptions(batch_size=3), on_gpu, "bf16") == 3
+    sizes = iter([12, 8])
+    monkeypatch.setattr(task, "fitting_batch", lambda *_: next(sizes))
+    assert task.batch_size_of(EncodeOptions(), [on_gpu, on_gpu]) == 8
+    assert task.batch_size_of(EncodeOptions(batch_size=3), [on_gpu]) == 3
+
+
+def test_an_encoder_that_runs_in_no_form_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Encoder(FrozenEncoder):
+        def __call__(self, *arguments: Any) -> Any:
+            raise RuntimeError("device lost")
+
+    monkeypatch.setattr(race, "FrozenEncoder", Encoder)
+    with pytest.raises(CasamError, match=r"runs in no form.*flex: device lost"):
+        race.race(seeded_backbone(TINY, 7), "fp32", 1)
+
+
+def test_forms_for_cuda_stay_there() -> None:
+    backbone = seeded_backbone(TINY, 7)
+    for form, used in (("flex", "bias"), ("cudnn", "bias"), ("augmented", "augmented")):
+        assert FrozenEncoder.of(backbone, {"precision": "fp32", "attention": form}).attention == used
 
 
 def test_only_cuda_races(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ def test_devices_by_name() -> None:
     assert choose_devices("cpu") == [torch.device("cpu")]
     with pytest.raises(OptionError, match="names one device twice"):
         choose_devices("cpu, cpu")
+    with pytest.raises(OptionError, match="names one device twice"):
+        choose_devices("cpu,cpu:0")
     if not torch.cuda.is_available():
         with pytest.raises(OptionError, match="device 'cuda' cannot be used"):
             choose_devices("cuda:all")
@@ -100,8 +102,43 @@ def test_a_compiled_store_says_so_and_goes_on_so(
         shutil.copy(discs / folder / "p003.png", discs / folder / "z_new.png")
     with (discs / "split.csv").open("a") as file:
         file.write("z_new,train,patient9\n")
+    asked.clear()
     assert encode(discs)["tasks"][0]["encoded"] == 1
-    assert len(asked) == 2
+    assert len(asked) == 1
+
+
+def test_a_store_is_compiled_from_its_beginning_or_not(
+    casam: Casam, encode: Encode, discs: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Path(encode(discs)["tasks"][0]["store"])
+    before = tree(store)
+    named = ("--checkpoint", tiny_checkpoint, "--name", "tiny", "--compile")
+    casam("encode", discs, "--update", *named)
+    assert casam.code == 1
+    assert "compiled" in casam.err
+    assert tree(store) == before
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda run, **_: broken)
+    casam("encode", discs, "--store", "other", *named)
+    assert casam.code == 1
+    assert "torch.compile does not work here: RuntimeError: no compiler" in casam.err
+    assert not (casam.folder / "other" / "discs" / "tiny.zarr").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_compiled_embeddings_are_the_same_function() -> None:
+    backbone = seeded_backbone(TINY, 7)
+    generator = torch.Generator().manual_seed(0)
+    side = TINY.image_size
+    pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
+    batch = pixels, torch.full((2, 2), side)
+    exact = FrozenEncoder(backbone)(*batch)["embedding"]
+    found = FrozenEncoder(backbone, compiled=True)(*batch)["embedding"]
+    assert float((found - exact).abs().max() / exact.abs().max()) <= 1e-5
 
 
 def test_annotations_hold_masks_prompts_split_and_group(casam: Casam, encode: Encode, discs: Path) -> None:

@@ -66,7 +66,7 @@ def upstream_sam(backbone: Backbone) -> Any:
             iou_head_hidden_dim=own.iou_width,
             transformer=TwoWayTransformer(
                 depth=own.decoder_depth, embedding_dim=own.channels, mlp_dim=own.decoder_mlp,
-                num_heads=own.decoder_heads,
+                num_heads=own.decoder_heads, attention_downsample_rate=own.decoder_downsample,
             ),
         ),
     )  # fmt: skip

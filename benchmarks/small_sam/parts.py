@@ -5,6 +5,7 @@ Two processes of one thread do more than one process of two: a step of a small m
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,6 +15,9 @@ from torch import Tensor, multiprocessing, nn
 
 Losses = Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 Build = Callable[[], tuple[Losses, Sequence[nn.Module]]]
+
+
+ENDED = "a helper process ended; its message is above"
 
 
 class Helper:
@@ -44,14 +48,17 @@ class Helper:
 
     def begin(self, step: int) -> None:
         """Let it begin with its part of this step."""
-        self.line.send(step)
+        try:
+            self.line.send(step)
+        except OSError:
+            raise RuntimeError(ENDED) from None
 
     def numbers(self) -> dict[str, float]:
         """Wait until its gradients are there; returns what it would log. Raises RuntimeError where it failed."""
         try:
             answer = self.line.recv()
-        except EOFError:
-            raise RuntimeError("a helper process ended; its message is above") from None
+        except (EOFError, OSError):
+            raise RuntimeError(ENDED) from None
         found: dict[str, float] = answer
         return found
 
@@ -68,6 +75,11 @@ def _help(
     weights: list[dict[str, Tensor]],
     gradients: list[Tensor],
 ) -> None:
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # meant for the trainer, which saves and then ends this process
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     losses, modules = build()
     for module, shared in zip(modules, weights, strict=True):

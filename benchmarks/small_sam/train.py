@@ -135,6 +135,8 @@ class Trainer:
             raise ValueError(f"learn is {settings.learn!r}, not one of {', '.join(LEARN)}")
         if settings.parts > 1 and settings.learn not in DRAWING:
             raise ValueError(f"learn {settings.learn} takes batches whole, not in {settings.parts} parts")
+        if settings.parts > 1 and device.type != "cpu":
+            raise ValueError("parts are for CPUs; a GPU takes larger batches: --parts 1 --images N")
         self.settings, self.device, self.step = settings, device, 0
         self.base = architecture
         self.sam = Sam(at_size(architecture, settings.size)).to(device)

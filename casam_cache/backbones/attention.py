@@ -143,7 +143,7 @@ def _flex(kind: str) -> Any:
     from torch.nn.attention import flex_attention as module
 
     run: Any = module.flex_attention
-    return torch.compile(run, dynamic=False) if kind == "cuda" else run
+    return compile_fixed(run, fullgraph=True) if kind == "cuda" else run
 
 
 def _pieces(
@@ -187,6 +187,23 @@ def augmented(query: Tensor, key: Tensor, value: Tensor, positions: Positions) -
 FORMS: dict[str, Form] = {
     "augmented": augmented, "bias": biased, "cudnn": biased_by_cudnn, "flex": flexible, "materialised": materialised,
 }  # fmt: skip
+
+
+CUDA_FORMS = ("cudnn", "flex")
+
+
+def compile_fixed(run: Callable[..., Any], *, fullgraph: bool = False) -> Callable[..., Any]:
+    """`run` compiled once for each shape it meets, and never silently uncompiled, which would be other bits."""
+    import torch._dynamo.config as limits
+
+    for name in ("recompile_limit", "cache_size_limit"):
+        if hasattr(limits, name):
+            setattr(limits, name, 256)
+    for name in ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit"):
+        if hasattr(limits, name):
+            setattr(limits, name, True)
+    compiled: Callable[..., Any] = torch.compile(run, dynamic=False, fullgraph=fullgraph)
+    return compiled
 
 
 def choose_form(name: str, device: torch.device) -> str:

@@ -39,7 +39,7 @@ def choose_devices(name: str = "auto") -> list[torch.device]:
     """One device as `choose_device`, several as `cuda:0,cuda:1`, or all GPUs as `cuda:all`.
 
     Raises:
-        OptionError: for an unknown name, a device this machine does not have, or one named twice.
+        OptionError: for an unknown name, a device this machine does not have, one named twice, or unlike ones.
     """
     import torch
 
@@ -49,9 +49,27 @@ def choose_devices(name: str = "auto") -> list[torch.device]:
     else:
         names = [part.strip() for part in name.split(",")]
     devices = [choose_device(part) for part in names]
-    if len(set(devices)) < len(devices):
+    if len(devices) == 1:
+        return devices
+    if len({_number(device) for device in devices}) < len(devices):
         raise OptionError(f"device '{name}' names one device twice", "give each once, as in cuda:0,cuda:1")
+    if (
+        len({describe_device(device).partition(" ")[2] for device in devices}) > 1
+        or devices[0].type != "cuda"
+    ):
+        raise OptionError(
+            f"device '{name}': only GPUs of one kind can share the work, or bits would depend on which did what",
+            "give one device, or several alike, as in cuda:0,cuda:1",
+        )
     return devices
+
+
+def _number(device: torch.device) -> tuple[str, int]:
+    import torch
+
+    if device.index is not None or device.type != "cuda":
+        return device.type, device.index or 0
+    return device.type, torch.cuda.current_device()
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from casam_cache.backbones.architecture import PIXEL_MEAN, PIXEL_STD, Architecture
-from casam_cache.backbones.attention import AUTO, choose_form
+from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form, compile_fixed
 from casam_cache.backbones.blocks import prepare_blocks
 from casam_cache.backbones.decoder import normalise_in_float
 from casam_cache.backbones.devices import PRECISIONS
@@ -118,12 +118,17 @@ class FrozenEncoder:
         drawn = generator("moda tokens", TOKEN_SEED).standard_normal((TOKENS, self.architecture.width))
         self._tokens = torch.from_numpy(drawn.astype(np.float32)).to(self.device)
         self.compiled = compiled
-        self._forward = torch.compile(self._run, dynamic=False) if compiled else self._run
+        self._forward = compile_fixed(self._run) if compiled else self._run
 
     @classmethod
     def of(cls, backbone: Backbone, identity: Mapping[str, Any]) -> FrozenEncoder:
-        """The encoder that computes as a store of this identity was computed."""
+        """The encoder that computes as a store of this identity was computed.
+
+        Forms made for CUDA are not used elsewhere, where they cost gigabytes: another device has other last bits.
+        """
         attention, compiled = identity.get("attention", AUTO), identity.get("compiled", False)
+        if attention in CUDA_FORMS and backbone.device.type != "cuda":
+            attention = AUTO
         return cls(backbone, identity["precision"], attention, compiled=compiled)
 
     def preprocess(self, pixels: Tensor, sizes: Tensor) -> Tensor:

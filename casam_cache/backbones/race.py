@@ -8,7 +8,7 @@ the fastest there, and another form on a busy day would only give other last bit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -57,6 +57,7 @@ def race(
     pixels = torch.randint(0, 256, (batch_size, 3, side, side), dtype=torch.uint8, generator=drawn)
     sizes = torch.full((batch_size, 2), side)
     found: dict[str, float] = {}
+    refused: list[str] = []
     exact: torch.Tensor | None = None
     for form in (REFERENCE, *(name for name in FORMS if name != REFERENCE)):
         encoder = FrozenEncoder(backbone, precision, form)
@@ -71,8 +72,16 @@ def race(
                 found[form] = min(clock(run, backbone.device) for _ in range(repeat))
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-        except RuntimeError:  # no kernel for this device, head or torch build
-            continue
+        except (RuntimeError, ImportError, TypeError, ValueError, AttributeError) as error:
+            refused.append(
+                f"{form}: {error}".splitlines()[0]
+            )  # no kernel for this device, head or torch build
+            _wait(backbone.device)  # a device that has failed says so here
+    if not found and refused:
+        raise CasamError(
+            f"the encoder runs in no form on {backbone.device}: {'; '.join(refused)}",
+            "casam doctor shows what there is",
+        )
     if not found:
         raise CasamError(
             f"a batch of {batch_size} images does not fit into the memory of {backbone.device}",
@@ -81,23 +90,27 @@ def race(
     return found
 
 
-def fitting_batch(backbone: Backbone, precision: str, most: int = MOST_IMAGES) -> int:
+def fitting_batch(
+    encoder: FrozenEncoder, features: Sequence[str] = ("embedding",), most: int = MOST_IMAGES
+) -> int:
     """The most images a forward pass, `most` or a half, a quarter ... of it, that the device's memory holds.
 
     Raises:
         CasamError: where not even one image fits.
     """
-    encoder, side = FrozenEncoder(backbone, precision), backbone.architecture.image_size
+    side = encoder.architecture.image_size
     size = most
     while size:
         try:
-            encoder(torch.zeros((size, 3, side, side), dtype=torch.uint8), torch.full((size, 2), side))
+            encoder(
+                torch.zeros((size, 3, side, side), dtype=torch.uint8), torch.full((size, 2), side), features
+            )
             return size
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             size //= 2
     raise CasamError(
-        f"not even one image fits into the memory of {backbone.device}",
+        f"not even one image fits into the memory of {encoder.device}",
         "free memory there, choose another --device, or a smaller --model",
     )
 

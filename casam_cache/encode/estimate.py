@@ -120,7 +120,7 @@ def _timed(path: Path, options: EncodeOptions, arrays: Sequence[str]) -> tuple[A
         encoder = FrozenEncoder(
             backbone, precision_of(options, path, backbone.device), compiled=options.compiled
         )
-    count, side = batch_size_of(options, backbone, encoder.precision), architecture.image_size
+    count, side = batch_size_of(options, [encoder]), architecture.image_size
     batch = torch.zeros((count, 3, side, side), dtype=torch.uint8)
     sizes = torch.full((count, 2), side)
     for _ in range(2):

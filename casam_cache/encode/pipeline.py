@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
 from casam_cache.encode.team import EncoderTeam, Pending
-from casam_cache.errors import ImageError
+from casam_cache.errors import CasamError, ImageError
 from casam_cache.store import Batch, StoreWriter
 
 BATCHES_AHEAD = 3
+_ADDING = threading.Lock()
 Progress = Callable[[int, int, str, float | None], None]
 
 
@@ -87,7 +90,7 @@ def run_pipeline(
     total = sum(len(batch) for batch in batches)
     start = time.monotonic()
     team = EncoderTeam(encoders)
-    sink = _Sink(writer, arrays, result.timing)
+    sink = _Sink(writer, arrays, result.timing, ahead=max(4, 2 * len(encoders)))
     pool = decoding_pool(workers)
     try:
         done = 0
@@ -100,7 +103,7 @@ def run_pipeline(
                             item.failure, "without --strict it is recorded and the rest is encoded"
                         )
             with _clock(result.timing, "encode"):
-                pending = team.start(decoded, arrays, preprocessing.image_size)
+                pending = _started(team, decoded, arrays, preprocessing.image_size)
             sink.put(batch, pending)
             done += len(batch)
             result.encoded += sum(not item.failure for item in decoded)
@@ -112,6 +115,18 @@ def run_pipeline(
         pool.shutdown(wait=True, cancel_futures=True)
         result.timing.total = time.monotonic() - start
     return result
+
+
+def _started(
+    team: EncoderTeam, decoded: Sequence[Decoded], arrays: Sequence[str], image_size: int
+) -> Pending:
+    try:
+        return team.start(decoded, arrays, image_size)
+    except torch.cuda.OutOfMemoryError as error:
+        raise CasamError(
+            f"a planned batch of {len(decoded)} images does not fit into the GPU's memory",
+            "free memory there, choose another --device, or begin another store with --name and a smaller --batch-size",
+        ) from error
 
 
 def _decoded(
@@ -150,11 +165,11 @@ def _submit(pool: Executor, root: Path, name: str | None, preprocessing: Preproc
 class _Sink:
     """Hands results to the writer in one background thread; its first error is raised where results are put."""
 
-    def __init__(self, writer: StoreWriter, arrays: Sequence[str], timing: Timing) -> None:
+    def __init__(self, writer: StoreWriter, arrays: Sequence[str], timing: Timing, ahead: int) -> None:
         self._writer = writer
         self._arrays = tuple(arrays)
         self._timing = timing
-        self._queue: queue.Queue[tuple[Batch, Pending] | None] = queue.Queue(maxsize=4)
+        self._queue: queue.Queue[tuple[Batch, Pending] | None] = queue.Queue(maxsize=ahead)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
         self._thread.start()
@@ -168,7 +183,8 @@ class _Sink:
         """Waits until everything queued is written and committed."""
         self.stop()
         self._raise()
-        self._writer.flush()
+        with _clock(self._timing, "write"):
+            self._writer.flush()
 
     def stop(self) -> None:
         """Ends the thread after what is queued."""
@@ -204,7 +220,8 @@ class _clock:
 
     def __exit__(self, *_: Any) -> None:
         elapsed = time.monotonic() - self._start
-        setattr(self._timing, self._part, getattr(self._timing, self._part) + elapsed)
+        with _ADDING:  # the encoding and the writing thread both count what they wait for the encoder
+            setattr(self._timing, self._part, getattr(self._timing, self._part) + elapsed)
 
 
 def _limits(timing: Timing) -> str:

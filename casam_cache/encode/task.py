@@ -22,7 +22,7 @@ from casam_cache.encode.options import EXTRA_ARRAYS, EncodeOptions
 from casam_cache.encode.pipeline import PipelineResult, Progress, run_pipeline
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import remember_backbone
-from casam_cache.errors import DatasetError, StoreError
+from casam_cache.errors import DatasetError, OptionError, StoreError
 from casam_cache.store import Batch, EmbeddingStore, StoreWriter, store_path
 from casam_cache.store.quantise import stored_dtype
 from casam_cache.store.schema import EMBEDDING, FAILED, ROOT
@@ -70,6 +70,7 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
+    _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)
         forget(path)
@@ -126,14 +127,14 @@ def dtype_of(options: EncodeOptions, path: Path) -> str:
     return "float16" if options.dtype == "auto" else options.dtype
 
 
-def batch_size_of(options: EncodeOptions, backbone: Backbone, precision: str) -> int:
-    """Images a forward pass: as asked for; on CUDA what its memory holds; elsewhere by the size of the input."""
+def batch_size_of(options: EncodeOptions, encoders: Sequence[FrozenEncoder]) -> int:
+    """Images a forward pass: as asked for; on CUDA what each device's memory holds; elsewhere by the input's size."""
     if options.batch_size is not None:
         return options.batch_size
-    if backbone.device.type == "cuda":
-        return fitting_batch(backbone, precision)
+    if encoders[0].device.type == "cuda":
+        return min(fitting_batch(encoder, (EMBEDDING, *options.extra)) for encoder in encoders)
     # On a CPU large inputs gain nothing from batches and a small one commits sooner.
-    return 8 if backbone.device.type != "cpu" or backbone.architecture.image_size < 512 else 1
+    return 8 if encoders[0].device.type != "cpu" or encoders[0].architecture.image_size < 512 else 1
 
 
 def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
@@ -146,7 +147,7 @@ def _attention_of(path: Path, backbone: Backbone, options: EncodeOptions, precis
     stated = _identity_of(path)
     if stated is not None:
         return {"attention": stated["attention"]} if "attention" in stated else {}
-    size = batch_size_of(options, backbone, precision)
+    size = batch_size_of(options, [FrozenEncoder(backbone, precision)])
     return {"attention": attention_for(backbone, precision, size)}
 
 
@@ -154,6 +155,21 @@ def _compiled(path: Path, options: EncodeOptions) -> bool:
     """Asked for, or how the store was begun."""
     stated = _identity_of(path)
     return options.compiled or (stated is not None and stated.get("compiled", False))
+
+
+def _check_compiles(path: Path, backbone: Backbone, options: EncodeOptions) -> None:
+    """A store that says it is compiled could never be finished where nothing compiles: try before there is one."""
+    if not options.compiled or _identity_of(path) is not None:
+        return
+    encoder = FrozenEncoder(backbone, precision_of(options, path, backbone.device), compiled=True)
+    side = backbone.architecture.image_size
+    try:
+        encoder(torch.zeros((1, 3, side, side), dtype=torch.uint8), torch.full((1, 2), side))
+    except Exception as error:  # whatever a compiler says
+        raise OptionError(
+            f"torch.compile does not work here: {type(error).__name__}: {error}".splitlines()[0],
+            "encode without --compile",
+        ) from error
 
 
 def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> StoreWriter:
@@ -199,9 +215,13 @@ def _encode_missing(
         and any(s[2] != options.batch_size for s in segments)
     ):
         warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
+    encoders = []
+    if new or _passes(writer, options):
+        more = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
+        encoders = [encoder_of(writer.path, part) for part in (backbone, *more)]
     writer.plan(
         [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
-        batch_size_of(options, backbone, writer.meta.identity["precision"]) if new else 1,
+        batch_size_of(options, encoders) if new else 1,
     )
     passes = _passes(writer, options)
     total = PipelineResult()
@@ -215,8 +235,6 @@ def _encode_missing(
         options.intensity,
         options.dataset.max_pixels,
     )
-    more = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
-    encoders = [encoder_of(writer.path, part) for part in (backbone, *more)]
     names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)
     for arrays, batches in passes:

@@ -62,6 +62,7 @@ class EncoderTeam:
             raise ValueError("a team needs an encoder")
         self._encoders = list(encoders)
         self._turn = 0
+        self._copies: dict[torch.device, torch.cuda.Stream] = {}
 
     def start(self, decoded: Sequence[Decoded], arrays: Sequence[str], image_size: int) -> Pending:
         """Begin with a batch.
@@ -83,14 +84,19 @@ class EncoderTeam:
             found = {name: value.float().cpu() for name, value in encoder(pixels, sizes, features).items()}
             pending.features = {name: found[feature] for name, feature in wanted.items()}
             return pending
+        home = {}
         with torch.cuda.device(encoder.device):
             pixels, sizes = pixels.pin_memory(), sizes.pin_memory()
-            home = {}
-            for name, value in encoder(pixels, sizes, features).items():
-                home[name] = torch.empty(value.shape, dtype=torch.float32, pin_memory=True)
-                home[name].copy_(value, non_blocking=True)
-            pending.done = torch.cuda.Event()
-            pending.done.record()
+            found = encoder(pixels, sizes, features)
+            copies = self._copies.setdefault(encoder.device, torch.cuda.Stream(encoder.device))
+            copies.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(copies):  # beside the next batch
+                for name, value in found.items():
+                    home[name] = torch.empty(value.shape, dtype=torch.float32, pin_memory=True)
+                    home[name].copy_(value, non_blocking=True)
+                    value.record_stream(copies)
+                pending.done = torch.cuda.Event(blocking=True)
+                pending.done.record(copies)
         pending.features = {name: home[feature] for name, feature in wanted.items()}
         pending.kept = (pixels, sizes)
         return pending
