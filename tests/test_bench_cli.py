@@ -253,7 +253,7 @@ def wrong(casam: Casam, *words: str) -> None:
         (("--methods", "frozen", "--tasks", "amber,mos"), ("unknown task 'mos'", "moss")),
         (("--methods", "frozen", "--unseen", "goat"), ("unknown task 'goat'", "ghost")),
         (("--methods", "frozen", "--tasks", "ghost,moss", "--unseen", "ghost"), ("'ghost' is both",)),
-        (("--methods", "naive", "--set", "beta=1"), ("no method here has an option 'beta'", "blocks=")),
+        (("--methods", "naive", "--set", "beta=1"), ("no method here has an option 'beta'", "blocks,")),
         (("--methods", "naive", "--set", "lwf.epochs=1"), ("no method here has an option 'lwf.epochs'",)),
         (("--methods", "naive", "--set", "epochs"), ("expected key=value",)),
         (("--methods", "naive", "--set", "epochs=many"), ("epochs", "'many'")),
