@@ -99,7 +99,7 @@ def check_block(architecture: Architecture, index: int, form: str) -> None:
     assert relative_difference(ours, reference) <= TOLERANCE
 
 
-@pytest.mark.parametrize("form", ["augmented", "bias"])
+@pytest.mark.parametrize("form", ["augmented", "bias", "cudnn", "flex"])
 @pytest.mark.parametrize("index", [0, 1], ids=["windowed", "global"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_blocks_of_official_width(name: str, index: int, form: str) -> None:
