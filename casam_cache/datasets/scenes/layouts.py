@@ -30,11 +30,21 @@ def backdrop(canvas: Canvas, regions: int) -> None:
         )
 
 
+def mottle(canvas: Canvas, inside: np.ndarray, kind: Kind, size: float, strength: float) -> None:
+    """Large smooth patches inside a mask that belong to it: a necrotic core, a part in shadow, a stained half."""
+    sheet = fractal(canvas.rng, canvas.height, canvas.width, max(3.0, size), 2)
+    edge = np.float32(max(2.0, size) * canvas.rng.uniform(0.1, 1.0))
+    level = np.float32(canvas.rng.uniform(-0.4, 0.6))
+    canvas.paint(canvas.level((sheet - level) * edge), canvas.kind(kind, strength), inside)
+
+
 def organs(canvas: Canvas) -> None:
     """Several large deformed ellipses, some of one kind, touching or apart, some with parts of their own."""
     rng = canvas.rng
     kinds = [canvas.kind(canvas.ground) for _ in range(rng.integers(1, 4))]
-    for _ in range(rng.integers(2, 9)):
+    apart = rng.random() < 0.6
+    taken = np.zeros((canvas.height, canvas.width), bool)
+    for _ in range(rng.integers(3, 12)):
         radius = canvas.side * math.exp(rng.uniform(math.log(0.03), math.log(0.28)))
         stretch = math.exp(rng.uniform(-0.6, 0.6))
         shape = canvas.blob(
@@ -42,10 +52,15 @@ def organs(canvas: Canvas) -> None:
             radius * stretch,
             radius / stretch,
             rng.uniform(0, math.pi),
-            rng.uniform(0.05, 0.6),
+            rng.uniform(0.0, 0.5),
         )
+        if apart and (taken[shape.rows, shape.columns] & shape.inside).any():
+            continue
         kind = canvas.vary(kinds[rng.integers(len(kinds))])
         mask = canvas.add(shape, kind)
+        taken |= mask
+        if rng.random() < 0.3:
+            mottle(canvas, mask, kind, radius * rng.uniform(0.4, 1.2), rng.uniform(0.3, 1.0))
         if rng.random() < 0.35:
             canvas.clutter(
                 mask, kind, int(rng.integers(1, 6)), radius * rng.uniform(0.1, 0.4), rng.uniform(0.4, 1.5)
@@ -233,13 +248,15 @@ def lesion(canvas: Canvas) -> None:
         )
     for _ in range(rng.integers(1, 3)):
         x, y = _place(canvas, 0.2)
-        radius = canvas.side * math.exp(rng.uniform(math.log(0.04), math.log(0.33)))
+        radius = canvas.side * math.exp(rng.uniform(math.log(0.04), math.log(0.42)))
         stretch = math.exp(rng.uniform(-0.4, 0.4))
         kind = canvas.kind(canvas.ground, rng.uniform(0.4, 1.2))
         shape = canvas.blob(
-            x, y, radius * stretch, radius / stretch, rng.uniform(0, math.pi), rng.uniform(0.1, 0.6)
+            x, y, radius * stretch, radius / stretch, rng.uniform(0, math.pi), rng.uniform(0.0, 0.5)
         )
         mask = canvas.add(shape, kind)
+        for _ in range(rng.integers(0, 3)):
+            mottle(canvas, mask, kind, radius * rng.uniform(0.3, 1.2), rng.uniform(0.3, 1.2))
         if rng.random() < 0.5:  # lit from one side
             turn = rng.uniform(0, 2 * math.pi)
             x, y = x + radius * 0.35 * math.cos(turn), y + radius * 0.35 * math.sin(turn)
@@ -258,7 +275,7 @@ def specks(canvas: Canvas) -> None:
     backdrop(canvas, int(rng.integers(0, 3)))
     kind = canvas.kind(canvas.ground, 1.2)
     usual = math.exp(rng.uniform(math.log(0.007), math.log(0.035)))
-    for _ in range(rng.integers(3, 10)):
+    for _ in range(rng.integers(4, 14)):
         x, y = _place(canvas, 0.03)
         radius = canvas.side * usual * math.exp(rng.normal(0, 0.4))
         stretch = math.exp(rng.normal(0, 0.35))
@@ -322,10 +339,12 @@ def things(canvas: Canvas) -> None:
             else canvas.drawn(points, None)
         )
         mask = canvas.add(shape, kind)
+        if rng.random() < 0.4:
+            mottle(canvas, mask, kind, size * rng.uniform(0.5, 1.5), rng.uniform(0.4, 1.2))
         canvas.clutter(mask, part, int(rng.integers(0, 6)), size * rng.uniform(0.15, 0.4), 1.5)
 
 
 LAYOUTS: tuple[tuple[Callable[[Canvas], None], float], ...] = (
-    (organs, 0.16), (nested, 0.14), (cells, 0.08), (glands, 0.10), (tubes, 0.06), (layers, 0.05), (chain, 0.10),
-    (lesion, 0.13), (regions, 0.05), (things, 0.05), (specks, 0.08),
+    (organs, 0.14), (nested, 0.10), (cells, 0.10), (glands, 0.11), (tubes, 0.04), (layers, 0.03), (chain, 0.10),
+    (lesion, 0.17), (regions, 0.03), (things, 0.06), (specks, 0.12),
 )  # fmt: skip
