@@ -20,7 +20,7 @@ TINY = Architecture(
 
 
 @cache
-def _declare_torchvision_operators() -> Any:
+def declare_torchvision_operators() -> Any:
     """Let `import torchvision` succeed where its compiled operators do not fit the installed torch.
 
     `segment_anything` imports torchvision at its top for resizing PIL images and for non-maximum suppression.
@@ -46,7 +46,7 @@ def _declare_torchvision_operators() -> Any:
 
 def upstream_sam(backbone: Backbone) -> Any:
     """`segment_anything.modeling.Sam`, built from its own classes, with the backbone's weights."""
-    _declare_torchvision_operators()
+    declare_torchvision_operators()
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     own = backbone.architecture
@@ -76,7 +76,7 @@ def upstream_sam(backbone: Backbone) -> Any:
 
 def official_sam(name: str, backbone: Backbone) -> Any:
     """What `segment_anything.sam_model_registry` builds under that name, with the backbone's weights."""
-    _declare_torchvision_operators()
+    declare_torchvision_operators()
     from segment_anything import sam_model_registry
 
     sam = sam_model_registry[name]()
@@ -86,7 +86,7 @@ def official_sam(name: str, backbone: Backbone) -> Any:
 
 def predictor(sam: Any) -> Any:
     """`segment_anything.SamPredictor` on that model."""
-    _declare_torchvision_operators()
+    declare_torchvision_operators()
     from segment_anything import SamPredictor
 
     return SamPredictor(sam)

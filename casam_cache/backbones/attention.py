@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from casam_cache.backbones.compiling import compile_fixed
 from casam_cache.backbones.upstream import get_rel_pos
 from casam_cache.errors import unknown_name
 
@@ -190,20 +191,6 @@ FORMS: dict[str, Form] = {
 
 
 CUDA_FORMS = ("cudnn", "flex")
-
-
-def compile_fixed(run: Callable[..., Any], *, fullgraph: bool = False) -> Callable[..., Any]:
-    """`run` compiled once for each shape it meets, and never silently uncompiled, which would be other bits."""
-    import torch._dynamo.config as limits
-
-    for name in ("recompile_limit", "cache_size_limit"):
-        if hasattr(limits, name):
-            setattr(limits, name, 256)
-    for name in ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit"):
-        if hasattr(limits, name):
-            setattr(limits, name, True)
-    compiled: Callable[..., Any] = torch.compile(run, dynamic=False, fullgraph=fullgraph)
-    return compiled
 
 
 def choose_form(name: str, device: torch.device) -> str:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from casam_cache.backbones.architecture import PIXEL_MEAN, PIXEL_STD, Architecture
-from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form, compile_fixed
+from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form
 from casam_cache.backbones.blocks import prepare_blocks
+from casam_cache.backbones.compiling import compile_fixed
 from casam_cache.backbones.decoder import normalise_in_float
 from casam_cache.backbones.devices import PRECISIONS
 from casam_cache.backbones.sam import Backbone

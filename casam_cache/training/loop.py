@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head
+from casam_cache.heads.forward import run_head
 from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
+from casam_cache.training.compiled import arithmetic
 from casam_cache.training.data import Items
 from casam_cache.training.epochs import Batch, TrainingMasks, draw_epoch
 from casam_cache.training.feed import Feed
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.training.residency import Residency, place_features
-from casam_cache.training.step import Pairs, Penalty, Step, forward_pairs
+from casam_cache.training.step import Pairs, Penalty, Step
 from casam_cache.training.views import ViewedItems
 from casam_cache.views import parse_views
 
@@ -211,6 +213,7 @@ class _Run:
         self._autocast = precision == "bf16"
         per_epoch = -(-visits // options.batch_size)
         self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
+        self._forward = arithmetic(self._losses, options.compiled, backbone.device)
         self._optimiser = torch.optim.Adam(
             head.trained(), lr=options.learning_rate, fused=backbone.device.type in ("cpu", "cuda")
         )
@@ -272,16 +275,34 @@ class _Run:
         """One optimiser step; returns its `_TERMS` (5,) on the device."""
         device = self.backbone.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
-            aligned, low_res, iou = forward_pairs(self.head, self.backbone, pairs)
-            loss = segmentation_loss(low_res, iou, pairs.target, pairs.weight, self.options)
+            aligned, low_res, iou, loss, *terms = self._forward(
+                pairs.features, pairs.image_index, pairs.sparse, pairs.dense, pairs.target, pairs.weight
+            )
             step = Step(self.head, self.backbone, pairs, aligned, low_res, iou, epoch, self.steps)
             added = self.penalty.term(step)
-        total = loss.total if added is None else loss.total + added
+        total = loss if added is None else loss + added
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
         self._optimiser.step()
         extra = torch.zeros_like(total) if added is None else added
-        return torch.stack([loss.total, loss.focal, loss.dice, loss.iou, extra]).detach().float()
+        return torch.stack([loss, *terms, extra]).detach().float()
+
+    def _losses(
+        self,
+        features: Mapping[str, torch.Tensor],
+        image_index: torch.Tensor | None,
+        sparse: torch.Tensor,
+        dense: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """The head's output, logits (P, L, L), IoU estimates (P,), then the loss, its focal, Dice and IoU terms."""
+        aligned, low_res, iou = run_head(
+            self.head, self.backbone, features, image_index, sparse, dense, multimask=False
+        )
+        low_res, iou = low_res[:, 0], iou[:, 0]
+        loss = segmentation_loss(low_res, iou, target, weight, self.options)
+        return aligned, low_res, iou, loss.total, loss.focal, loss.dice, loss.iou
 
     def progress(self, loss: float) -> Progress:
         """Where the fit stands now."""

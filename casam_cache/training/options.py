@@ -16,6 +16,10 @@ from pydantic import (
 from casam_cache.views import NONE, parse_views
 
 VIEW_SEPARATOR = "+"  # commas separate the values of a grid
+LATER: dict[str, Any] = {
+    "views": NONE,
+    "compiled": False,
+}  # options that came later, and what leaves them unused
 
 
 class TrainingOptions(BaseModel):
@@ -37,6 +41,8 @@ class TrainingOptions(BaseModel):
         jitter_limit: largest noise, as a share of the input's side (SAM's 20 of 1024 pixels).
         views: further views of the training images, joined by "+", e.g. flip_h+rot90; each visit shows an image as
             itself or as one of them. The store must have their arrays (`casam encode --views`).
+        compiled: run head, decoder and loss through torch.compile, on CUDA as graphs of one launch: a minute before the
+            first step for each size of batch, other last bits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +63,7 @@ class TrainingOptions(BaseModel):
     box_jitter: float = Field(default=0.1, ge=0)
     jitter_limit: float = Field(default=20 / 1024, ge=0)
     views: str = NONE
+    compiled: bool = False
 
     @field_validator("views")
     @classmethod
@@ -65,6 +72,6 @@ class TrainingOptions(BaseModel):
 
     @model_serializer(mode="wrap")
     def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `views` where there are none: what is named by the hash of its options keeps its name."""
+        """Without later options that are not used: what is named by the hash of its options keeps its name."""
         data: dict[str, Any] = serialise(self)
-        return {key: value for key, value in data.items() if (key, value) != ("views", NONE)}
+        return {key: value for key, value in data.items() if key not in LATER or value != LATER[key]}

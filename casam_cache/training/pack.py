@@ -34,6 +34,7 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.training.checkpoint import FILE, read_checkpoint, write_checkpoint
+from casam_cache.training.compiled import arithmetic
 from casam_cache.training.data import Items
 from casam_cache.training.epochs import Batch, TrainingMasks, draw_epoch
 from casam_cache.training.feed import Feed
@@ -53,7 +54,7 @@ from casam_cache.training.views import ViewedItems
 from casam_cache.views import parse_views
 
 # Members step together: these decide which steps there are, and of how many images and masks.
-SHARED_OPTIONS = ("epochs", "batch_size", "masks_per_image", "max_steps", "precision", "views")
+SHARED_OPTIONS = ("epochs", "batch_size", "masks_per_image", "max_steps", "precision", "views", "compiled")
 _LOSS_OPTIONS = ("focal_alpha", "focal_gamma", "dice_smooth")
 _KEY = "pack"
 
@@ -226,6 +227,7 @@ class _PackRun:
             [{"params": parameters, "lr": rate} for rate, parameters in rates.items()],
             fused=backbone.device.type in ("cpu", "cuda"),
         )
+        self._forward = arithmetic(self._terms, options.compiled, backbone.device)
         self._one_loss = len({_values(request.options, _LOSS_OPTIONS) for request in requests}) == 1
         weights = [_values(one.options, ("focal_weight", "dice_weight", "iou_weight")) for one in requests]
         self._weights = torch.tensor(weights, device=backbone.device)
@@ -335,12 +337,10 @@ class _PackRun:
         """
         images = len(pairs.embedding) // len(self.requests)
         with torch.autocast(self.backbone.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            branches = zip(self.requests, pairs.embedding.split(images), strict=True)
-            aligned = torch.cat([request.head.align({"embedding": own}) for request, own in branches])
-            low_res, iou = decode(
-                self.backbone, aligned, pairs.image_index, pairs.sparse, pairs.dense, multimask=False
-            )
-            terms = self._terms(low_res[:, 0], iou[:, 0], pairs, counts)
+            terms = self._forward(
+                pairs.embedding.split(images), pairs.image_index, pairs.sparse, pairs.dense, pairs.target,
+                pairs.weight, counts,
+            )  # fmt: skip
         # Apart from each other: a member whose loss is not finite must not spoil its neighbours' gradients.
         means = torch.stack([own.mean(1) for own in terms.split(counts, dim=1)])  # (K, 3)
         total = (means * self._weights).sum(1)
@@ -350,13 +350,23 @@ class _PackRun:
         return torch.cat([total[:, None], means], dim=1).detach()
 
     def _terms(
-        self, low_res: torch.Tensor, iou: torch.Tensor, pairs: Pairs, counts: list[int]
+        self,
+        embeddings: Sequence[torch.Tensor],
+        image_index: torch.Tensor | None,
+        sparse: torch.Tensor,
+        dense: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+        counts: list[int],
     ) -> torch.Tensor:
-        """Focal, Dice and IoU terms of all P pairs, (3, P): in one go where their constants are equal."""
+        """Focal, Dice and IoU terms of all P pairs, (3, P), from the embeddings of each member."""
+        branches = zip(self.requests, embeddings, strict=True)
+        aligned = torch.cat([request.head.align({"embedding": own}) for request, own in branches])
+        logits, scored = decode(self.backbone, aligned, image_index, sparse, dense, multimask=False)
+        low_res, iou = logits[:, 0], scored[:, 0]
         if self._one_loss:
-            options = self.requests[0].options
-            return torch.stack(segmentation_terms(low_res, iou, pairs.target, pairs.weight, options))
-        parts = (tensor.split(counts) for tensor in (low_res, iou, pairs.target, pairs.weight))
+            return torch.stack(segmentation_terms(low_res, iou, target, weight, self.requests[0].options))
+        parts = (tensor.split(counts) for tensor in (low_res, iou, target, weight))
         each = [
             torch.stack(segmentation_terms(masks, scores, target, weight, request.options))
             for request, masks, scores, target, weight in zip(self.requests, *parts, strict=True)
