@@ -1,12 +1,10 @@
-"""Images a second of our encoder against `segment_anything`'s SamPredictor.set_image and `transformers`, on the same images.
+"""Images a second of our encoder and of what users could pick instead (`peers`), on the same images.
 
     python benchmarks/encode_throughput.py --model small --images 8
     python benchmarks/encode_throughput.py --model vit_b --images 2
 
 Every side starts from a uint8 RGB image in memory and ends with its embedding; they take turns, and each
-batch's time is the best of the repetitions. The encoder of `transformers` (pip install transformers) takes part when it
-is installed; its images are resized and normalised by SamPredictor's own code, since its processor rounds otherwise and
-would encode other pixels. Beside the time on the clock stands the processor time of all
+batch's time is the best of the repetitions. Beside the time on the clock stands the processor time of all
 threads, which other programs on the same machine disturb less (threads that wait for one another spin, so
 --threads 1 gives the cleanest). The embeddings are compared too: figures of two different functions would be
 none. Official models run with seeded random weights unless --checkpoint is given; the time does not depend on
@@ -21,14 +19,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import begin, matmul_gflops, measured_with, model_options, provenance, record, synchronise
+from peers import SIDES, Side, peers
 
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.cost import encoder_flops
@@ -38,8 +35,7 @@ from casam_cache.backbones.sam import Backbone, load_backbone, seeded_backbone
 from casam_cache.geometry import Geometry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import transformers_sam
-from upstream_sam import predictor, relative_difference, upstream_sam
+from upstream_sam import relative_difference
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
 
@@ -69,28 +65,8 @@ def ours(encoder: FrozenEncoder, images: list[np.ndarray]) -> torch.Tensor:
     return encoder(torch.from_numpy(pixels), torch.from_numpy(sizes))["embedding"]
 
 
-def theirs(sam: Any, images: list[np.ndarray]) -> torch.Tensor:
-    """SamPredictor.set_image on one image after the other."""
-    reference, embeddings = predictor(sam), []
-    for image in images:
-        reference.set_image(image)
-        embeddings.append(reference.get_image_embedding())
-    return torch.cat(embeddings)
-
-
-def others(model: Any, sam: Any, images: list[np.ndarray]) -> torch.Tensor:
-    """The encoder of `transformers` on one image after the other, prepared as SamPredictor prepares them."""
-    transform = predictor(sam).transform
-    embeddings = []
-    for image in images:
-        pixels = torch.as_tensor(transform.apply_image(image), device=sam.device)
-        ready = sam.preprocess(pixels.permute(2, 0, 1)[None])
-        embeddings.append(transformers_sam.embed(model, ready))
-    return torch.cat(embeddings)
-
-
 def take_turns(
-    sides: dict[str, Callable[[list[np.ndarray]], torch.Tensor]],
+    sides: dict[str, Side],
     batches: list[list[np.ndarray]],
     repeat: int,
     device: torch.device,
@@ -127,16 +103,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
     """One row of the results."""
     backbone, weights = load(options, device)
     encoder = FrozenEncoder(backbone, options.precision, options.attention)
-    sam = upstream_sam(backbone).to(device)
-    sides: dict[str, Callable[[list[np.ndarray]], torch.Tensor]] = {
-        "ours": lambda batch: ours(encoder, batch),
-        "segment_anything": lambda batch: theirs(sam, batch),
-    }
-    packages = {"segment-anything": metadata.version("segment-anything")}
-    if transformers_sam.installed():
-        model = transformers_sam.vision_encoder(backbone).to(device)
-        sides["transformers"] = lambda batch: others(model, sam, batch)
-        packages["transformers"] = metadata.version("transformers")
+    others, packages = peers(backbone, options.precision == "bf16")
+    sides = {"ours": lambda batch: ours(encoder, batch), **others}
     images = draw(options.images)
     batches = [images[start : start + options.batch] for start in range(0, len(images), options.batch)]
     with torch.inference_mode():
@@ -159,7 +127,6 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         "repeat": options.repeat,
         "images_per_second": {name: round(value, 4) for name, value in speed.items()},
         "ratio": round(speed["ours"] / speed["segment_anything"], 3),
-        "ratios": {name: round(speed["ours"] / value, 3) for name, value in speed.items() if name != "ours"},
         "processor_seconds_per_image": {name: round(value, 4) for name, value in processor.items()},
         "processor_ratio": round(processor["segment_anything"] / processor["ours"], 3),
         "gflop_per_image": round(gflop, 3),
@@ -172,28 +139,28 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
 
 
 def markdown(rows: list[dict[str, Any]]) -> list[str]:
-    """The table of the rows; the CUDA column stays empty until measured there."""
+    """The table of the rows; a peer that was not there and the CUDA column stay empty."""
     lines = [
         "# Encoder throughput",
         "",
-        "| model | precision | threads | images/s | `segment_anything` images/s | ratio | "
-        "`transformers` images/s | ratio | processor s an image (theirs) | ratio | GFLOP an image | GFLOP/s (theirs) | matmul GFLOP/s | "
+        f"| model | precision | threads | ours, images/s | {' | '.join(f'`{name}` | ratio' for name in SIDES)} | "
+        "processor s an image (`segment_anything`) | ratio | GFLOP an image | GFLOP/s | matmul GFLOP/s | "
         "bound, images/s | difference | CUDA images/s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---" * (12 + 2 * len(SIDES)) + "|",
     ]
     notes = []
     for row in rows:
-        speed, rate = row["images_per_second"], row["gflop_per_second"]
+        speed = row["images_per_second"]
         processor = row["processor_seconds_per_image"]
-        third = "| |"
-        if "transformers" in speed:
-            third = f"{speed['transformers']:.3g} | **{row['ratios']['transformers']:.2f}x** |"
+        beside = " | ".join(
+            f"{speed[name]:.3g} | **{speed['ours'] / speed[name]:.2f}x**" if name in speed else " | "
+            for name in SIDES
+        )
         lines.append(
-            f"| {row['model']} | {row['precision']} | {row['threads']} | {speed['ours']:.3g} | "
-            f"{speed['segment_anything']:.3g} | **{row['ratio']:.2f}x** | {third} {processor['ours']:.3g} "
-            f"({processor['segment_anything']:.3g}) | **{row['processor_ratio']:.2f}x** | "
-            f"{row['gflop_per_image']:.4g} | {rate['ours']:.0f} "
-            f"({rate['segment_anything']:.0f}) | {row['matmul_gflop_per_second']:.0f} | "
+            f"| {row['model']} | {row['precision']} | {row['threads']} | {speed['ours']:.3g} | {beside} | "
+            f"{processor['ours']:.3g} ({processor['segment_anything']:.3g}) | **{row['processor_ratio']:.2f}x** | "
+            f"{row['gflop_per_image']:.4g} | {row['gflop_per_second']['ours']:.0f} | "
+            f"{row['matmul_gflop_per_second']:.0f} | "
             f"{row['bound_images_per_second']:.3g} | {row['relative_difference']:.1e} | |"
         )
         notes.append(
@@ -202,9 +169,9 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             f"{measured_with(row)}"
         )
     explained = (
-        "All sides in one process, taking turns, from the same uint8 images to the embeddings; *difference* is the largest "
-        "max|ours - theirs| / max|theirs| over all of them. *bound* is this machine's own matrix-product rate in "
-        "the same run divided by the arithmetic an image needs. A load average above the number of threads means "
+        "All sides in one process, taking turns, from the same uint8 images to the embeddings; *difference* is the "
+        "largest max|ours - theirs| / max|theirs| over all of them. *bound* is this machine's own matrix-product rate "
+        "in the same run divided by the arithmetic an image needs. A load average above the number of threads means "
         "that other programs ran too: then the processor time is the better guide, and best with one thread."
     )
     return [*lines, "", explained, "", *notes]

@@ -1,4 +1,4 @@
-"""Compiled steps: the same function, named as another fit, the same again when repeated, and a clear end without a compiler."""
+"""Compiled steps: the same function under another name, and the same again; without a compiler a clear end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from casam_cache.heads.files import build_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.pack import PackRequest, fit_pack
 
-PLAIN = QUICK.model_copy(update={"epochs": 2, "masks_per_image": 1})  # six images, two a step: one size of batch
+PLAIN = QUICK.model_copy(
+    update={"epochs": 2, "masks_per_image": 1}
+)  # six images, two a step: one size of batch
 COMPILED = PLAIN.model_copy(update={"compiled": True})
 
 
@@ -36,7 +38,7 @@ def test_without_a_compiler_the_fit_ends_before_its_first_step(
         raise RuntimeError("no compiler\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", lambda run, **_: broken)
-    with pytest.raises(CasamError, match="torch.compile does not work here: RuntimeError: no compiler\n"):
+    with pytest.raises(CasamError, match=r"does not work here: RuntimeError: no compiler\n"):
         fit(backbone, options=COMPILED)
     fit(backbone, options=PLAIN)  # which does not ask for one
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from functools import cache, partial
 from pathlib import Path
@@ -44,27 +45,29 @@ def declare_torchvision_operators() -> Any:
     return operators  # kept by the cache: the declarations live as long as this object
 
 
-def upstream_sam(backbone: Backbone) -> Any:
-    """`segment_anything.modeling.Sam`, built from its own classes, with the backbone's weights."""
-    declare_torchvision_operators()
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+def upstream_sam(backbone: Backbone, package: str = "segment_anything") -> Any:
+    """`segment_anything.modeling.Sam`, built from its own classes, with the backbone's weights.
 
+    `package` may name a package of the same classes, such as segment_anything_fast.
+    """
+    declare_torchvision_operators()
+    modeling = importlib.import_module(f"{package}.modeling")
     own = backbone.architecture
-    sam = Sam(
-        ImageEncoderViT(
+    sam = modeling.Sam(
+        modeling.ImageEncoderViT(
             depth=own.depth, embed_dim=own.width, img_size=own.image_size, mlp_ratio=own.mlp_ratio,
             norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), num_heads=own.heads, patch_size=own.patch_size,
             qkv_bias=True, use_rel_pos=True, global_attn_indexes=own.global_blocks, window_size=own.window,
             out_chans=own.channels,
         ),
-        PromptEncoder(
+        modeling.PromptEncoder(
             embed_dim=own.channels, image_embedding_size=(own.grid, own.grid),
             input_image_size=(own.image_size, own.image_size), mask_in_chans=own.mask_channels,
         ),
-        MaskDecoder(
+        modeling.MaskDecoder(
             num_multimask_outputs=own.multimask, transformer_dim=own.channels, iou_head_depth=own.iou_depth,
             iou_head_hidden_dim=own.iou_width,
-            transformer=TwoWayTransformer(
+            transformer=modeling.TwoWayTransformer(
                 depth=own.decoder_depth, embedding_dim=own.channels, mlp_dim=own.decoder_mlp,
                 num_heads=own.decoder_heads, attention_downsample_rate=own.decoder_downsample,
             ),
@@ -84,12 +87,10 @@ def official_sam(name: str, backbone: Backbone) -> Any:
     return sam.eval()
 
 
-def predictor(sam: Any) -> Any:
-    """`segment_anything.SamPredictor` on that model."""
+def predictor(sam: Any, package: str = "segment_anything") -> Any:
+    """`segment_anything.SamPredictor`, or that of a `package` of the same classes, on that model."""
     declare_torchvision_operators()
-    from segment_anything import SamPredictor
-
-    return SamPredictor(sam)
+    return importlib.import_module(package).SamPredictor(sam)
 
 
 def relative_difference(ours: torch.Tensor, reference: torch.Tensor) -> float:
