@@ -75,6 +75,54 @@ def test_scaling(results: Any) -> None:
     assert [row["items"] for row in found["verify"]] == [3000, 2]
 
 
+def test_encode_throughput(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("encode_throughput", "--device", "cpu", "--repeat", 1, "--images", 1)
+    (row,) = results(*short)["rows"]
+    assert row["images_per_second"].keys() >= {"ours", "segment_anything"}
+    assert row["relative_difference"] < 1e-5
+
+    import peers
+
+    monkeypatch.setitem(peers.SIDES, "segment_anything", _encodes_something_else(peers.segment_anything))
+    with pytest.raises(SystemExit, match="the sides differ"):
+        results(*short)
+
+
+def _encodes_something_else(peer: Any) -> Any:
+    def side(*arguments: Any) -> Any:
+        honest = peer(*arguments)
+        return lambda images: honest([255 - image for image in images])
+
+    return side
+
+
+def test_the_encoder_of_transformers_has_our_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    pytest.importorskip("transformers")
+    import peers
+    from upstream_sam import TINY
+
+    from casam_cache.backbones.sam import seeded_backbone
+
+    backbone = seeded_backbone(TINY, 3)
+    pixels = torch.randn(1, 3, TINY.image_size, TINY.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = peers.vision_encoder(backbone)(pixels).last_hidden_state
+        torch.testing.assert_close(theirs, backbone.encoder(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_store_precision(results: Any, tmp_path: Path) -> None:
+    from casam_cache.datasets.phantoms import TASKS, write_phantoms
+
+    write_phantoms(tmp_path / "all", seed=0, images_per_task=6)
+    one = tmp_path / "one" / "tasks"
+    one.mkdir(parents=True)
+    (tmp_path / "all" / "tasks" / TASKS[0].name).rename(one / TASKS[0].name)
+    (row,) = results("store_precision", "--device", "cpu", "--data", one.parent)["rows"]
+    for kind in ("bf16", "int8"):
+        assert 0 < row[kind]["largest"] < 0.1  # another store, and yet nearly the same
+
+
 def test_attention_race(results: Any) -> None:
     (row,) = results("attention_race", "--device", "cpu", "--repeat", 1)["rows"]
     assert row["seconds_per_image"].keys() == {"augmented", "bias", "cudnn", "flex", "materialised"}
@@ -115,6 +163,14 @@ def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "fit_pack", of_other_seeds)
     with pytest.raises(SystemExit, match="computes something else than alone"):
         results("pack", *short)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_compiled_step(results: Any) -> None:
+    (row,) = results("compiled_step", "--device", "cpu", "--repeat", 1, "--images", 6, "--batch", 2)["rows"]
+    assert row["seconds_per_step"].keys() == {"plain", "compiled"}
+    assert row["loss_difference"] < 1e-3
 
 
 @pytest.mark.slow
