@@ -13,14 +13,16 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from baselines import BASELINES, filled_box, filled_ellipse, otsu_in_box
+from quality_table import SCORES, table
 
 from casam_cache.backbones.decoder import Prompts, decode_prompts, upscale
 from casam_cache.backbones.encoder import FrozenEncoder
@@ -45,11 +47,7 @@ from casam_cache.routers.fitted import TaskRouters
 from casam_cache.routers.options import RouterKind, RouterOptions
 
 ROUTERS: tuple[RouterKind, ...] = ("centroid", "mahalanobis", "vae")
-SCORES = ("sam_box", "sam_point", "sam_point_single", *BASELINES)
-HEADER = (
-    "set", "masks as", "images", "masks", "SAM box", "SAM point", "SAM point, single", "filled box", "ellipse", "Otsu",
-    "SAM box - ellipse", "SAM box - best of the three", "rank",
-)  # fmt: skip
+SIZES = (0, 4, 8, 16, 32, 64, 10**6)  # of a box, input pixels; 2 of them are a low-res pixel
 PARTS = {"tasks": "task", "ood": "unseen", "unseen": "unseen"}
 
 
@@ -60,6 +58,7 @@ class Scores:
     Attributes:
         part: task or unseen. mode: how masks were taken from the files.
         images: images used. available: images there are in that split.
+        size: geometric mean of the sides of each mask's box, input pixels.
         groups: group of each mask. image_groups: group of each image.
     """
 
@@ -70,6 +69,7 @@ class Scores:
     groups: list[str] = field(default_factory=list)
     columns: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCORES})
     guess: list[float] = field(default_factory=list)
+    size: list[float] = field(default_factory=list)
     pooled: list[np.ndarray] = field(default_factory=list)
     image_groups: list[str] = field(default_factory=list)
 
@@ -164,6 +164,8 @@ def add_rows(
         for name, mask in row.items():
             scores.columns[name].append(iou(mask, truth))
         scores.guess.append(float(quality[place, 0]))
+        sides = boxes[place, 2:] - boxes[place, :2] + 1
+        scores.size.append(float(np.sqrt(sides.prod())) * geometry.input_width / geometry.width)
         scores.groups.append(group)
 
 
@@ -190,6 +192,30 @@ def summarise(name: str, scores: Scores) -> dict[str, Any]:
         "above_best": difference_interval(box, scores.columns[best], scores.groups).to_json(),
         "rank_correlation": rank_correlation(scores.guess, box) if len(box) > 2 else None,
     }  # fmt: skip
+
+
+def by_size(sets: Iterable[Scores]) -> list[dict[str, Any]]:
+    """Means over all masks of some sets whose box is of about one size: some sets are full of specks."""
+    sizes = np.concatenate([scores.size for scores in sets])
+    columns = {name: np.concatenate([scores.columns[name] for scores in sets]) for name in SCORES}
+    found = []
+    for low, high in pairwise(SIZES):
+        chosen = (sizes >= low) & (sizes < high)
+        if chosen.any():
+            means = {name: float(values[chosen].mean()) for name, values in columns.items()}
+            found.append({"from": low, "masks": int(chosen.sum()), "iou": means})
+    return found
+
+
+def resolved(sets: Iterable[Scores], smallest: float = 4.0) -> dict[str, float]:
+    """Means over sets, of their masks whose box has at least `smallest` input pixels."""
+    means: dict[str, list[float]] = {name: [] for name in SCORES}
+    for scores in sets:
+        chosen = np.array(scores.size) >= smallest
+        for name in SCORES:
+            if chosen.any():
+                means[name].append(float(np.array(scores.columns[name])[chosen].mean()))
+    return {name: float(np.mean(values)) for name, values in means.items()}
 
 
 def routing(
@@ -222,59 +248,6 @@ def routing(
             "accuracy": sum(right[n] * len(test[n]) for n in names) / total, "by_task": right, "rejected": rejected,
         }  # fmt: skip
     return found
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report for people."""
-    lines = [
-        "# Zero-shot quality of the bundled small SAM",
-        "",
-        f"IoU (points) at original resolution, one object a mask, split `{report['split']}`; 95 % intervals resample"
-        " groups. `SAM point` is the mask that the IoU head ranks first of three, `single` the one that SAM keeps for"
-        " unambiguous prompts; `rank` is the rank correlation of the IoU head's estimate with the true IoU of box"
-        " prompts.",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|---" * len(HEADER) + "|",
-    ]
-    for row in report["sets"]:
-        columns = [_points(row["iou"][name]) for name in SCORES]
-        rank = "-" if row["rank_correlation"] is None else f"{row['rank_correlation']:.2f}"
-        images = f"{row['images']}" + (f" of {row['available']}" if row["images"] < row["available"] else "")
-        cells = [row["set"], row["mode"], images, str(row["masks"]), *columns]
-        cells += [_points(row["above_ellipse"]), _points(row["above_best"]), rank]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines.append("")
-    for name, mean in report["means"].items():
-        numbers = ", ".join(f"{key} {100 * value:.1f}" for key, value in mean["iou"].items())
-        lines.append(
-            f"Mean over {mean['sets']} {name} sets: {numbers}. Above the ellipse by"
-            f" {100 * mean['above_ellipse']:.1f}, above the best baseline on {mean['sets_above_best']} sets."
-            f" Rank correlation over all masks {mean['rank']:.2f}."
-        )
-        lines.append("")
-    for name, result in report["routing"].items():
-        for kind, numbers in result.items():
-            unseen = ", ".join(
-                f"{s} {100 * v:.0f}" for s, v in numbers["rejected"].items() if not s.startswith("(test)")
-            )
-            kept = [v for s, v in numbers["rejected"].items() if s.startswith("(test)")]
-            lines.append(
-                f"Routing of {name} test images by {kind}: {100 * numbers['accuracy']:.1f} % right; rejected at p97:"
-                f" {unseen}; of test images of known tasks {100 * float(np.mean(kept)):.0f} (percent)."
-            )
-            lines.append("")
-    lines.append(f"Weights SHA-256 `{report['weights']}`. {report['note']}")
-    return "\n".join(lines) + "\n"
-
-
-def _points(interval: dict[str, Any]) -> str:
-    if interval["mean"] is None:
-        return "-"
-    text = f"{100 * interval['mean']:.1f}"
-    if interval["low"] is not None:
-        text += f" ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
-    return text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -339,6 +312,8 @@ def build_report(
                 [g for s in sets.values() for g in s.guess],
                 [v for s in sets.values() for v in s.columns["sam_box"]],
             ),
+            "by_size": by_size(sets.values()),
+            "resolved": resolved(sets.values()),
         }
         if source in trains:
             test = {n: np.stack(s.pooled) for n, s in sets.items() if s.part == "task"}
