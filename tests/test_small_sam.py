@@ -14,7 +14,18 @@ import torch
 from conftest import TINY
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "small_sam"
-NAMES = ("baselines", "export", "guidance", "model", "parts", "prompts", "start", "train", "quality_table", "quality")
+NAMES = (
+    "baselines",
+    "export",
+    "guidance",
+    "model",
+    "parts",
+    "prompts",
+    "start",
+    "train",
+    "quality_table",
+    "quality",
+)
 ARCHITECTURE = replace(TINY, window=2)
 
 

@@ -23,10 +23,19 @@ def compile_fixed(
 
     for name in ("recompile_limit", "cache_size_limit"):
         if hasattr(limits, name):
-            setattr(limits, name, 256)
+            setattr(limits, name, 4096)
     for name in ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit"):
         if hasattr(limits, name):
             setattr(limits, name, True)
     mode = "reduce-overhead" if graphs else None
     compiled: Callable[..., Any] = torch.compile(run, dynamic=False, fullgraph=fullgraph, mode=mode)
     return compiled
+
+
+def compiler_error(error: BaseException) -> str | None:
+    """What a compiler's complaint says, in one line; None for an error of the program that was to be compiled."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    cause = getattr(error, "inner_exception", None) or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return ": ".join([type(cause).__name__, *lines[:1]])

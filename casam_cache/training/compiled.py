@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from casam_cache.backbones.compiling import compile_fixed
+from casam_cache.backbones.compiling import compile_fixed, compiler_error
+from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 
 
@@ -16,17 +17,19 @@ class CompiledStep:
 
     On a CPU element-wise chains become single loops. On CUDA forward and backward are replayed as CUDA graphs, so that
     a step of small tensors does not wait for the host to launch some hundred kernels. The function is the same, sums
-    are taken in another order; on one machine the same batches give the same bits.
+    are taken in another order; on one machine the same batches give the same bits. One compiled fit at a time in a
+    process: graphs mark their steps for the whole process.
 
     Args:
         run: takes tensors (and what stays the same over a fit) and gives tensors.
-        device: where it runs.
+        backbone: what of it is computed once is computed now, or the compiler would make it part of the first step's
+            graph, whose outputs do not outlive that step.
     """
 
-    def __init__(self, run: Callable[..., Any], device: torch.device) -> None:
-        self._graphs = device.type == "cuda"
+    def __init__(self, run: Callable[..., Any], backbone: Backbone) -> None:
+        backbone.dense_pe()
+        self._graphs = backbone.device.type == "cuda"
         self._run = compile_fixed(run, graphs=self._graphs)
-        self._worked = False
 
     def __call__(self, *tensors: Any) -> Any:
         """`run`, its outputs valid until the next call.
@@ -36,21 +39,16 @@ class CompiledStep:
         """
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        if self._worked:
-            return self._run(*tensors)
         try:
-            found = self._run(*tensors)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a compiler says
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CasamError(
-                f"torch.compile does not work here: {what}", "fit without compiled=true"
-            ) from error
-        self._worked = True
-        return found
+            return self._run(*tensors)
+        except Exception as error:
+            what = compiler_error(error)
+            if what is None:
+                raise
+            message = f"torch.compile does not work here: {what}"
+            raise CasamError(message, "fit without compiled=true") from error
 
 
-def arithmetic(run: Callable[..., Any], compiled: bool, device: torch.device) -> Callable[..., Any]:
+def arithmetic(run: Callable[..., Any], compiled: bool, backbone: Backbone) -> Callable[..., Any]:
     """`run` as it is, or compiled."""
-    return CompiledStep(run, device) if compiled else run
+    return CompiledStep(run, backbone) if compiled else run

@@ -213,7 +213,7 @@ class _Run:
         self._autocast = precision == "bf16"
         per_epoch = -(-visits // options.batch_size)
         self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
-        self._forward = arithmetic(self._losses, options.compiled, backbone.device)
+        self._forward = arithmetic(_losses(head, backbone, options), options.compiled, backbone)
         self._optimiser = torch.optim.Adam(
             head.trained(), lr=options.learning_rate, fused=backbone.device.type in ("cpu", "cuda")
         )
@@ -287,23 +287,6 @@ class _Run:
         extra = torch.zeros_like(total) if added is None else added
         return torch.stack([loss, *terms, extra]).detach().float()
 
-    def _losses(
-        self,
-        features: Mapping[str, torch.Tensor],
-        image_index: torch.Tensor | None,
-        sparse: torch.Tensor,
-        dense: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """The head's output, logits (P, L, L), IoU estimates (P,), then the loss, its focal, Dice and IoU terms."""
-        aligned, low_res, iou = run_head(
-            self.head, self.backbone, features, image_index, sparse, dense, multimask=False
-        )
-        low_res, iou = low_res[:, 0], iou[:, 0]
-        loss = segmentation_loss(low_res, iou, target, weight, self.options)
-        return aligned, low_res, iou, loss.total, loss.focal, loss.dice, loss.iou
-
     def progress(self, loss: float) -> Progress:
         """Where the fit stands now."""
         per_step = self.seconds / max(1, self._steps_here)
@@ -316,6 +299,30 @@ class _Run:
             samples_per_second=self.speed,
             eta_seconds=(self.total_steps - self.steps) * per_step,
         )
+
+
+def _losses(
+    head: Head, backbone: Backbone, options: TrainingOptions
+) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The arithmetic of a step. It holds no more than it needs, or a finished fit would keep its memory."""
+
+    def run(
+        features: Mapping[str, torch.Tensor],
+        image_index: torch.Tensor | None,
+        sparse: torch.Tensor,
+        dense: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """The head's output, logits (P, L, L), IoU estimates (P,), then the loss, its focal, Dice and IoU terms."""
+        aligned, masks, scores = run_head(
+            head, backbone, features, image_index, sparse, dense, multimask=False
+        )
+        low_res, iou = masks[:, 0], scores[:, 0]
+        loss = segmentation_loss(low_res, iou, target, weight, options)
+        return aligned, low_res, iou, loss.total, loss.focal, loss.dice, loss.iou
+
+    return run
 
 
 def epoch_record(epoch: int, pairs: int, steps: int, means: Sequence[float]) -> EpochRecord:

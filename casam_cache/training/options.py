@@ -11,6 +11,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from casam_cache.views import NONE, parse_views
@@ -42,7 +43,8 @@ class TrainingOptions(BaseModel):
         views: further views of the training images, joined by "+", e.g. flip_h+rot90; each visit shows an image as
             itself or as one of them. The store must have their arrays (`casam encode --views`).
         compiled: run head, decoder and loss through torch.compile, on CUDA as graphs of one launch: a minute before the
-            first step for each size of batch, other last bits.
+            first step for each size of batch, other last bits. Needs `masks_per_image=1`, or nearly every step would be
+            of a new size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +71,14 @@ class TrainingOptions(BaseModel):
     @classmethod
     def _known_views(cls, text: str) -> str:
         return VIEW_SEPARATOR.join(view.name for view in parse_views(text, VIEW_SEPARATOR)) or NONE
+
+    @model_validator(mode="after")
+    def _few_sizes(self) -> TrainingOptions:
+        if self.compiled and self.masks_per_image != 1:
+            raise ValueError(
+                "compiled=true needs masks_per_image=1: every new size of batch is compiled anew"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

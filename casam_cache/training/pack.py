@@ -227,8 +227,7 @@ class _PackRun:
             [{"params": parameters, "lr": rate} for rate, parameters in rates.items()],
             fused=backbone.device.type in ("cpu", "cuda"),
         )
-        self._forward = arithmetic(self._terms, options.compiled, backbone.device)
-        self._one_loss = len({_values(request.options, _LOSS_OPTIONS) for request in requests}) == 1
+        self._forward = arithmetic(_terms(requests, backbone), options.compiled, backbone)
         weights = [_values(one.options, ("focal_weight", "dice_weight", "iou_weight")) for one in requests]
         self._weights = torch.tensor(weights, device=backbone.device)
 
@@ -349,30 +348,6 @@ class _PackRun:
         self._optimiser.step()
         return torch.cat([total[:, None], means], dim=1).detach()
 
-    def _terms(
-        self,
-        embeddings: Sequence[torch.Tensor],
-        image_index: torch.Tensor | None,
-        sparse: torch.Tensor,
-        dense: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor,
-        counts: list[int],
-    ) -> torch.Tensor:
-        """Focal, Dice and IoU terms of all P pairs, (3, P), from the embeddings of each member."""
-        branches = zip(self.requests, embeddings, strict=True)
-        aligned = torch.cat([request.head.align({"embedding": own}) for request, own in branches])
-        logits, scored = decode(self.backbone, aligned, image_index, sparse, dense, multimask=False)
-        low_res, iou = logits[:, 0], scored[:, 0]
-        if self._one_loss:
-            return torch.stack(segmentation_terms(low_res, iou, target, weight, self.requests[0].options))
-        parts = (tensor.split(counts) for tensor in (low_res, iou, target, weight))
-        each = [
-            torch.stack(segmentation_terms(masks, scores, target, weight, request.options))
-            for request, masks, scores, target, weight in zip(self.requests, *parts, strict=True)
-        ]
-        return torch.cat(each, dim=1)
-
     def progress(self, loss: float) -> Progress:
         """Where the pack stands now."""
         per_step = self.seconds / max(1, self._steps_here)
@@ -385,6 +360,36 @@ class _PackRun:
             samples_per_second=self.speed,
             eta_seconds=(self.total_steps - self.steps) * per_step,
         )
+
+
+def _terms(requests: Sequence[PackRequest], backbone: Backbone) -> Callable[..., torch.Tensor]:
+    """The arithmetic of a step; in one go for all members where the constants of their losses are equal."""
+    one_loss = len({_values(request.options, _LOSS_OPTIONS) for request in requests}) == 1
+
+    def run(
+        embeddings: Sequence[torch.Tensor],
+        image_index: torch.Tensor | None,
+        sparse: torch.Tensor,
+        dense: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+        counts: list[int],
+    ) -> torch.Tensor:
+        """Focal, Dice and IoU terms of all P pairs, (3, P), from the embeddings of each member."""
+        branches = zip(requests, embeddings, strict=True)
+        aligned = torch.cat([request.head.align({"embedding": own}) for request, own in branches])
+        masks, scores = decode(backbone, aligned, image_index, sparse, dense, multimask=False)
+        low_res, iou = masks[:, 0], scores[:, 0]
+        if one_loss:
+            return torch.stack(segmentation_terms(low_res, iou, target, weight, requests[0].options))
+        parts = (tensor.split(counts) for tensor in (low_res, iou, target, weight))
+        each = [
+            torch.stack(segmentation_terms(masks, scores, target, weight, request.options))
+            for request, masks, scores, target, weight in zip(requests, *parts, strict=True)
+        ]
+        return torch.cat(each, dim=1)
+
+    return run
 
 
 def _restore(run: _PackRun, saved: dict[str, Any], keys: Sequence[str], folder: Path | None) -> None:

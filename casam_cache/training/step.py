@@ -64,6 +64,9 @@ class Step:
         low_res: logits (P, L, L).
         iou: the IoU head's estimates (P,).
         epoch, index: from 0; `index` counts steps since the start of training.
+
+    In a compiled fit `aligned`, `low_res` and `iou` are valid until the next step begins (copy what is to be kept) and
+    can be differentiated once, together with the loss.
     """
 
     head: Head
