@@ -86,7 +86,9 @@ def take_turns(
                 if turn:
                     best[name][index] = np.minimum(best[name][index], taken)
             for other in embeddings[1:]:
-                difference = max(difference, relative_difference(embeddings[0], other))
+                difference = float(
+                    np.maximum(difference, relative_difference(embeddings[0], other))
+                )  # keeps NaN
     return {name: found.sum(axis=0).tolist() for name, found in best.items()}, difference
 
 
@@ -110,7 +112,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
     with torch.inference_mode():
         rate = matmul_gflops(device, torch.bfloat16 if options.precision == "bf16" else torch.float32)
         seconds, difference = take_turns(sides, batches, options.repeat, device)
-    if difference > TOLERANCE[options.precision]:
+    if not difference <= TOLERANCE[options.precision]:
         sys.exit(f"the sides differ by {difference:.1e} of the largest value: no figures")
     gflop = encoder_flops(backbone.architecture) / 1e9
     speed = {name: len(images) / clock for name, (clock, _) in seconds.items()}
@@ -172,7 +174,9 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
         "All sides in one process, taking turns, from the same uint8 images to the embeddings; *difference* is the "
         "largest max|ours - theirs| / max|theirs| over all of them. *bound* is this machine's own matrix-product rate "
         "in the same run divided by the arithmetic an image needs. A load average above the number of threads means "
-        "that other programs ran too: then the processor time is the better guide, and best with one thread."
+        "that other programs ran too: then the processor time is the better guide, and best with one thread. "
+        "`segment_anything` is SamPredictor in float32, image by image, whatever the row says; the others run in the "
+        "row's precision on batches of its size."
     )
     return [*lines, "", explained, "", *notes]
 

@@ -2,11 +2,15 @@
 
 A peer takes part where it is installed; none is a dependency of this project.
 
-- `segment_anything`, SamPredictor.set_image, one image after the other. micro-sam's precomputation is this call too.
-- `transformers` (pip install transformers): its SAM vision encoder. Its images are prepared by SamPredictor's own code,
-  since its processor rounds otherwise and would encode other pixels.
+- `segment_anything`: SamPredictor.set_image in float32, one image after the other, which is all it offers. micro-sam's
+  precomputation is this call too.
+- `transformers` (pip install transformers): its SAM vision encoder, on whole batches, in the precision asked for.
 - `segment_anything_fast` (pip install git+https://github.com/pytorch-labs/segment-anything-fast; the package that pip
-  finds under that name is another project): on CUDA its encoder is compiled as its own builders do it.
+  finds under that name is another project): its encoder on whole batches, in the precision asked for (its builders
+  always choose bf16), compiled on CUDA as they do it.
+
+The last two get images that SamPredictor's own code has resized and normalised: transformers' processor rounds in
+another way and would encode other pixels.
 """
 
 from __future__ import annotations
@@ -51,14 +55,18 @@ def peers(backbone: Backbone, bf16: bool) -> tuple[dict[str, Side], dict[str, st
 
     Args:
         backbone: whose weights they get.
-        bf16: whether ours runs in bfloat16; then segment_anything_fast does, too (the other two have no such mode).
+        bf16: whether ours runs in bfloat16.
     """
     sides: dict[str, Side] = {}
     packages = {}
     for name, distribution in DISTRIBUTIONS.items():
         if importlib.util.find_spec(name) is None:
             continue
-        sides[name] = SIDES[name](backbone, bf16)
+        try:
+            sides[name] = SIDES[name](backbone, bf16)
+        except ImportError as error:  # segment_anything_fast needs triton
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
         packages[distribution] = _version(distribution)
     return sides, packages
 
@@ -70,45 +78,47 @@ def _version(distribution: str) -> str:
         return "unknown"
 
 
-def _one_by_one(sam: Any, package: str) -> Side:
+def segment_anything(backbone: Backbone, bf16: bool) -> Side:
+    """SamPredictor.set_image, float32."""
+    sam = upstream_sam(backbone).to(backbone.device)
+
     def side(images: list[np.ndarray]) -> torch.Tensor:
-        reference, embeddings = predictor(sam, package), []
+        reference, embeddings = predictor(sam), []
         for image in images:
             reference.set_image(image)
-            embeddings.append(reference.get_image_embedding().float())
+            embeddings.append(reference.get_image_embedding())
         return torch.cat(embeddings)
 
     return side
 
 
-def segment_anything(backbone: Backbone, bf16: bool) -> Side:
-    """SamPredictor.set_image, float32."""
-    return _one_by_one(upstream_sam(backbone).to(backbone.device), "segment_anything")
+def transformers(backbone: Backbone, bf16: bool) -> Side:
+    """The vision encoder of transformers."""
+    model = vision_encoder(backbone).to(backbone.device)
+    return _in_batches(backbone, model, lambda pixels: model(pixels).last_hidden_state, bf16)
 
 
 def segment_anything_fast(backbone: Backbone, bf16: bool) -> Side:
-    """The same call of segment_anything_fast, in the type asked for; compiled on CUDA, as its builders do."""
-    sam = upstream_sam(backbone, "segment_anything_fast").to(backbone.device)
-    if bf16:
-        for part in (sam.image_encoder, sam.prompt_encoder, sam.mask_decoder):
-            part.to(torch.bfloat16)
-    if backbone.device.type == "cuda":
-        sam.image_encoder = torch.compile(sam.image_encoder, mode="max-autotune")
-    return _one_by_one(sam, "segment_anything_fast")
+    """The encoder of segment_anything_fast; on CUDA compiled as its builders do."""
+    encoder = upstream_sam(backbone, "segment_anything_fast").image_encoder.to(backbone.device)
+    run = torch.compile(encoder, mode="max-autotune") if backbone.device.type == "cuda" else encoder
+    return _in_batches(backbone, encoder, run, bf16)
 
 
-def transformers(backbone: Backbone, bf16: bool) -> Side:
-    """The vision encoder of transformers in float32, one image after the other."""
-    sam, model = upstream_sam(backbone).to(backbone.device), vision_encoder(backbone).to(backbone.device)
+def _in_batches(backbone: Backbone, module: Any, run: Any, bf16: bool) -> Side:
+    sam = upstream_sam(backbone).to(backbone.device)
     transform = predictor(sam).transform
+    kind = torch.bfloat16 if bf16 else torch.float32
+    module.to(kind)
 
     def side(images: list[np.ndarray]) -> torch.Tensor:
-        embeddings = []
+        ready = []
         for image in images:
             pixels = torch.as_tensor(transform.apply_image(image), device=sam.device)
-            ready = sam.preprocess(pixels.permute(2, 0, 1)[None])
-            embeddings.append(model(ready).last_hidden_state)
-        return torch.cat(embeddings)
+            ready.append(sam.preprocess(pixels.permute(2, 0, 1)))
+        # A copy: what a CUDA graph gave is overwritten by the next batch.
+        found: torch.Tensor = run(torch.stack(ready).to(kind)).to(torch.float32, copy=True)
+        return found
 
     return side
 

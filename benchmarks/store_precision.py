@@ -12,17 +12,20 @@ Writes benchmarks/results/store_precision_MODEL_DEVICE.json and .md.
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import begin, measured_with, model_options, provenance, record
+from common import RESULTS, begin, measured_with, provenance
 
+from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.bench.compare_stores import compare_stores
 from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.options import EncodeOptions
+from casam_cache.errors import StoreError
 from casam_cache.store import EmbeddingStore
 
 MARK = 0.1
@@ -33,8 +36,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(task: Path, folder: Path, options: Any, device: torch.device) -> dict[str, Any]:
-    """The row of one dataset."""
+def measure(task: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The row of one dataset; IoU in [0, 1].
+
+    Raises:
+        StoreError: it has no masks.
+    """
     stores = {}
     for kind, chosen in KINDS.items():
         asked = EncodeOptions(
@@ -42,25 +49,20 @@ def measure(task: Path, folder: Path, options: Any, device: torch.device) -> dic
         )
         (report,) = encode_dataset(task, folder, asked)
         stores[kind] = Path(report.store)
-    changes = {}
+    row: dict[str, Any] = {"task": task.name}
     for kind in ("bf16", "int8"):
         told = compare_stores(stores[kind], stores["exact"], device=options.device)
-        changes[kind] = {name: told[name] for name in ("difference", "largest")}
-    return {
-        "model": options.model,
-        "task": task.name,
-        "masks": told["masks"],
-        "iou": told["other_iou"],
-        **changes,
-        "attention": EmbeddingStore.open(stores["exact"]).identity.get("attention"),
-        **provenance(device),
-    }
+        row |= {"masks": told["masks"], "iou": told["other_iou"]}
+        row[kind] = {name: told[name] for name in ("difference", "largest")}
+    identity = EmbeddingStore.open(stores["exact"]).identity
+    return {**row, "attention": identity.get("attention"), "weights": identity["backbone"]["weights"]}
 
 
-def markdown(rows: list[dict[str, Any]]) -> list[str]:
+def markdown(report: dict[str, Any]) -> list[str]:
     """Points of IoU; the worst task in the last line."""
+    rows = report["rows"]
     lines = [
-        f"# What bf16 and int8 change in the frozen {rows[0]['model']}'s IoU",
+        f"# What bf16 and int8 change in the frozen {report['model']}'s IoU",
         "",
         "| task | masks | IoU, points | bf16, points | largest, one mask | int8, points | largest, one mask |",
         "|---|---|---|---|---|---|---|",
@@ -80,25 +82,42 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
         f"Largest change of a task's mean: bf16 {worst['bf16']:.3f}, int8 {worst['int8']:.3f} points. "
         f"The mark of {MARK} points for bf16 is {verdict}.",
         "",
-        f"- {measured_with(rows[-1])}",
+        *([f"Without masks to compare: {', '.join(report['left_out'])}.", ""] if report["left_out"] else []),
+        f"- weights {rows[0]['weights'][:12]}, attention {rows[0]['attention']}; {measured_with(report)}",
     ]
 
 
 def main() -> None:
-    parser = model_options(__doc__, batch=1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--data", type=Path, required=True, help="a folder with tasks/DATASET/images and masks"
     )
+    parser.add_argument("--model", default="small", choices=["small", *ARCHITECTURES])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     device = begin(options)
     tasks = sorted(path for path in (options.data / "tasks").glob("*/") if (path / "images").is_dir())
-    if not tasks:
-        sys.exit(f"{options.data}/tasks holds no dataset")
-    path = options.out / f"store_precision_{options.model}_{device.type}.json"
-    table = ""
+    rows, left_out = [], []
     for task in tasks:
         with tempfile.TemporaryDirectory() as folder:
-            table = record(path, measure(task, Path(folder), options, device), ("model", "task"), markdown)
+            try:
+                rows.append(measure(task, Path(folder), options))
+            except StoreError as error:
+                print(f"{task.name}: {error.message}", file=sys.stderr)
+                left_out.append(task.name)
+    if not rows:
+        sys.exit(f"{options.data}/tasks holds no dataset with masks")
+    report = {"model": options.model, "rows": rows, "left_out": left_out, **provenance(device)}
+    path = options.out / f"store_precision_{options.model}_{device.type}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    table = "\n".join(markdown(report)) + "\n"
+    path.with_suffix(".md").write_text(table)
     print(table)
 
 

@@ -236,4 +236,27 @@ def test_quality_report(scripts: dict[str, ModuleType], train: ModuleType, tmp_p
     assert len(report["sets"]) == 12
     for router in scripts["quality"].ROUTERS:
         assert 0 <= report["routing"]["real"][router]["accuracy"] <= 1
+    mean = report["means"]["real"]
+    assert sum(row["masks"] for row in mean["by_size"]) == sum(row["masks"] for row in report["sets"])
+    assert mean["resolved"]["sets"] == 12
     assert "at most 2 masks an image" in (tmp_path / "report.md").read_text()
+
+
+def test_sizes_are_told_apart(scripts: dict[str, ModuleType]) -> None:
+    quality = scripts["quality"]
+
+    def scored(sizes: list[float], box: list[float]):  # type: ignore[no-untyped-def]
+        columns = {name: list(box) for name in quality.SCORES}
+        return quality.Scores("task", "classes", 1, size=sizes, columns=columns)
+
+    sets = {"mixed": scored([3.9, 4.0, 20.0], [0.0, 0.5, 0.7]), "specks": scored([1.0], [0.1])}
+    assert [(row["from"], row["masks"]) for row in quality.by_size(sets.values())] == [
+        (0, 2),
+        (4, 1),
+        (16, 1),
+    ]
+    assert quality.by_size(sets.values())[0]["iou"]["sam_box"] == pytest.approx(0.05)
+    found = quality.resolved(sets)
+    assert (found["sets"], found["left_out"]) == (1, ["specks"])
+    assert found["iou"]["ellipse"] == pytest.approx(0.6)
+    assert quality.resolved({"specks": sets["specks"]})["iou"] == {}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from baselines import BASELINES, filled_box, filled_ellipse, otsu_in_box
-from quality_table import SCORES, table
+from quality_table import RESOLVED, SCORES, table
 
 from casam_cache.backbones.decoder import Prompts, decode_prompts, upscale
 from casam_cache.backbones.encoder import FrozenEncoder
@@ -207,15 +207,19 @@ def by_size(sets: Iterable[Scores]) -> list[dict[str, Any]]:
     return found
 
 
-def resolved(sets: Iterable[Scores], smallest: float = 4.0) -> dict[str, float]:
-    """Means over sets, of their masks whose box has at least `smallest` input pixels."""
+def resolved(sets: dict[str, Scores]) -> dict[str, Any]:
+    """Means over sets of their masks whose box has at least `RESOLVED` input pixels, a mean over masks for each set."""
     means: dict[str, list[float]] = {name: [] for name in SCORES}
-    for scores in sets:
-        chosen = np.array(scores.size) >= smallest
+    left_out = []
+    for own, scores in sets.items():
+        chosen = np.array(scores.size) >= RESOLVED
+        if not chosen.any():
+            left_out.append(own)
+            continue
         for name in SCORES:
-            if chosen.any():
-                means[name].append(float(np.array(scores.columns[name])[chosen].mean()))
-    return {name: float(np.mean(values)) for name, values in means.items()}
+            means[name].append(float(np.array(scores.columns[name])[chosen].mean()))
+    found = {name: float(np.mean(values)) for name, values in means.items() if values}
+    return {"sets": len(sets) - len(left_out), "left_out": left_out, "iou": found}
 
 
 def routing(
@@ -313,7 +317,7 @@ def build_report(
                 [v for s in sets.values() for v in s.columns["sam_box"]],
             ),
             "by_size": by_size(sets.values()),
-            "resolved": resolved(sets.values()),
+            "resolved": resolved(sets),
         }
         if source in trains:
             test = {n: np.stack(s.pooled) for n, s in sets.items() if s.part == "task"}

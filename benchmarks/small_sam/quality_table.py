@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from baselines import BASELINES
 
+RESOLVED = 4  # input pixels: two low-res ones
 SCORES = ("sam_box", "sam_point", "sam_point_single", *BASELINES)
 HEADER = (
     "set", "masks as", "images", "masks", "SAM box", "SAM point", "SAM point, single", "filled box", "ellipse", "Otsu",
@@ -59,17 +60,24 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _sizes(name: str, mean: dict[str, Any]) -> list[str]:
-    """What size does: a table, and the means without what is smaller than two low-res pixels."""
+    """What size does: a table over masks, and the means over sets without what is smaller than two low-res pixels."""
     shown = ("sam_box", *BASELINES)
     lines = [
-        f"| {name} masks by their box, input pixels | masks | SAM box | filled box | ellipse | Otsu |",
+        f"| {name} masks, by the side of a square as large as their box, input pixels | masks | SAM box | filled box | "
+        "ellipse | Otsu |",
         "|---" * 6 + "|",
     ]
     for row in mean["by_size"]:
         cells = " | ".join(f"{100 * row['iou'][column]:.1f}" for column in shown)
         lines.append(f"| from {row['from']} | {row['masks']} | {cells} |")
-    rest = ", ".join(f"{column} {100 * mean['resolved'][column]:.1f}" for column in shown)
-    return [*lines, "", f"Mean over {name} sets without masks whose box is under 4 input pixels: {rest}."]
+    rest = mean["resolved"]
+    if rest["iou"]:
+        numbers = ", ".join(f"{column} {100 * rest['iou'][column]:.1f}" for column in shown)
+        lines += [
+            "",
+            f"Without masks under {RESOLVED} of these pixels, mean over {rest['sets']} sets: {numbers}.",
+        ]
+    return lines
 
 
 def _points(interval: dict[str, Any]) -> str:

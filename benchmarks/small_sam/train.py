@@ -37,7 +37,7 @@ from parts import Helper
 from prompts import Batch, Prompted, draw_batch, prompt_again
 
 from casam_cache.backbones.architecture import Architecture
-from casam_cache.datasets.scenes import draw_scene
+from casam_cache.datasets.scenes import REVISION, draw_scene
 from casam_cache.fingerprint import generator
 
 LOG = "log.jsonl"
@@ -373,7 +373,7 @@ def train(
 
         note(
             start=trainer.step, settings=asdict(settings), architecture=architecture.to_json(), device=device,
-            threads=torch.get_num_threads(), workers=workers, torch=torch.__version__,
+            threads=torch.get_num_threads(), workers=workers, torch=torch.__version__, scenes=REVISION,
             clock=datetime.now().isoformat(timespec="seconds"),
         )  # fmt: skip
         sums: dict[str, float] = {}

@@ -17,7 +17,19 @@ from casam_cache.datasets.scenes.layouts import LAYOUTS, backdrop
 from casam_cache.datasets.scenes.looks import LOOK_PARAMETERS, LOOKS, Look, draw_look, render
 from casam_cache.fingerprint import generator
 
-__all__ = ["LOOKS", "LOOK_PARAMETERS", "Look", "Scene", "contact_sheet", "draw_look", "draw_scene"]
+__all__ = [
+    "LOOKS",
+    "LOOK_PARAMETERS",
+    "REVISION",
+    "Look",
+    "Scene",
+    "contact_sheet",
+    "draw_look",
+    "draw_scene",
+]
+
+REVISION = 2
+"""Raised whenever the same number gives another scene: what was trained on drawn scenes notes it."""
 
 SMALLEST, LARGEST = 0.00012, 0.7
 
