@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import generator
 
-BOX_SHARE, UNION_SHARE = 0.7, 0.12
+BOX_SHARE, UNION_SHARE, PIECE_SHARE = 0.7, 0.12, 0.2
 PAD, NEGATIVE, POSITIVE, CORNER_0, CORNER_1 = -1, 0, 1, 2, 3
 
 
@@ -63,9 +64,10 @@ def _point(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def _chosen(rng: np.random.Generator, masks: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """`count` masks to prompt: every object about as often, and now and then several objects as one.
+    """`count` masks to prompt: every object about as often, now and then several as one, or one piece of many.
 
-    A set of one value a mask file prompts a whole image of lesions or vertebrae with one box.
+    A set of one value a mask file prompts a whole image of lesions or vertebrae with one box; the components of a mask
+    drawn by hand are often specks of a few pixels that only the box can tell.
     """
     rounds = -(-count // len(masks))
     order = np.concatenate([rng.permutation(len(masks)) for _ in range(rounds)])[:count]
@@ -75,6 +77,10 @@ def _chosen(rng: np.random.Generator, masks: list[np.ndarray], count: int) -> li
         if len(masks) > 1 and rng.random() < UNION_SHARE:
             others = len(masks) if rng.random() < 0.5 else int(rng.integers(2, len(masks) + 1))
             mask = np.logical_or.reduce([masks[i] for i in rng.permutation(len(masks))[:others]])
+        elif rng.random() < PIECE_SHARE:
+            pieces, number = ndimage.label(mask, np.ones((3, 3)))
+            if number > 1:
+                mask = pieces == rng.integers(1, number + 1)
         found.append(mask)
     return found
 

@@ -28,10 +28,10 @@ __all__ = [
     "draw_scene",
 ]
 
-REVISION = 2
+REVISION = 3
 """Raised whenever the same number gives another scene: what was trained on drawn scenes notes it."""
 
-SMALLEST, LARGEST = 0.00012, 0.7
+SMALLEST, LARGEST = 0.00003, 0.7
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def draw_scene(
         ease: 0 as they are, up to 1 for more contrast, less noise and no tiny objects, to start a training.
 
     Returns:
-        A scene with at least one mask of 0.012 to 70 % of the image.
+        A scene with at least one mask of 0.003 to 70 % of the image.
     """
     style = draw_look(seed, index if look is None else look, ease)
     for attempt in range(20):

@@ -270,11 +270,11 @@ def lesion(canvas: Canvas) -> None:
 
 
 def specks(canvas: Canvas) -> None:
-    """A few small things of one kind, down to two pixels across: caries, vertebrae far away, people in a street."""
+    """A few small things of one kind, down to a pixel or two across: caries, vertebrae far away, people in a street."""
     rng = canvas.rng
     backdrop(canvas, int(rng.integers(0, 3)))
     kind = canvas.kind(canvas.ground, 1.2)
-    usual = math.exp(rng.uniform(math.log(0.007), math.log(0.035)))
+    usual = math.exp(rng.uniform(math.log(0.004), math.log(0.035)))
     for _ in range(rng.integers(4, 14)):
         x, y = _place(canvas, 0.03)
         radius = canvas.side * usual * math.exp(rng.normal(0, 0.4))
