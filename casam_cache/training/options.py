@@ -42,7 +42,7 @@ class TrainingOptions(BaseModel):
         jitter_limit: largest noise, as a share of the input's side (SAM's 20 of 1024 pixels).
         views: further views of the training images, joined by "+", e.g. flip_h+rot90; each visit shows an image as
             itself or as one of them. The store must have their arrays (`casam encode --views`).
-        compiled: run head, decoder and loss through torch.compile, on CUDA as graphs of one launch: a minute before the
+        compiled: run head, decoder and loss through torch.compile, on CUDA as graphs of one launch: minutes before the
             first step for each size of batch, other last bits. Needs `masks_per_image=1`, or nearly every step would be
             of a new size.
     """
