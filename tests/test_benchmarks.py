@@ -197,13 +197,6 @@ def test_a_compiled_step_that_learns_something_else_gives_no_figures(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
-def test_compiled_step(results: Any) -> None:
-    (row,) = results(*STEPS)["rows"]
-    assert row["seconds_per_step"].keys() == {"plain", "compiled"}
-
-
-@pytest.mark.slow
 def test_a_store_of_a_million_items_opens_at_once(results: Any) -> None:
     found = results("scaling", "--images", 4, "--items", 1_000_000, "--large", 2, "--repeat", 3)
     assert found["open"]["open"] < 0.2

@@ -179,9 +179,13 @@ def test_a_pack_reads_nothing_of_the_graph_before(backbone: Backbone, short_live
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # most of it the compiler's
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
 def test_a_compiled_fit_computes_the_same(backbone: Backbone, tmp_path: Path) -> None:
-    exact, found = fit(backbone, options=PLAIN), fit(backbone, options=COMPILED)
+    plain, compiled = (
+        one.model_copy(update={"batch_size": 3}) for one in (PLAIN, COMPILED)
+    )  # one size of batch
+    exact, found = fit(backbone, options=plain), fit(backbone, options=compiled)
     assert found.history[0].loss == pytest.approx(exact.history[0].loss, rel=1e-4)
     for name, value in exact.head.state_dict().items():
         torch.testing.assert_close(found.head.state_dict()[name], value, atol=2e-3, rtol=1e-3)
@@ -190,13 +194,7 @@ def test_a_compiled_fit_computes_the_same(backbone: Backbone, tmp_path: Path) ->
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(backbone, options=COMPILED, checkpoint_dir=tmp_path, on_epoch=stop)
-    resumed = fit(backbone, options=COMPILED, checkpoint_dir=tmp_path)
+        fit(backbone, options=compiled, checkpoint_dir=tmp_path, on_epoch=stop)
+    resumed = fit(backbone, options=compiled, checkpoint_dir=tmp_path)
     assert resumed.resumed_from == 1
     assert same_weights(found, resumed)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_pack_computes_the_same(backbone: Backbone) -> None:
-    assert pack(backbone, COMPILED) == pytest.approx(pack(backbone, PLAIN), rel=1e-3)
