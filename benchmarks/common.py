@@ -120,3 +120,18 @@ def record(
     table = "\n".join(markdown(merge_rows(path, row, key)))
     path.with_suffix(".md").write_text(table + "\n")
     return table
+
+
+def run_on_phantoms(
+    description: str | None,
+    name: str,
+    measure: Callable[[argparse.Namespace, torch.device], dict[str, Any]],
+    markdown: Callable[[list[dict[str, Any]]], list[str]],
+) -> None:
+    """The command line of a benchmark that trains on phantoms: one row into `name`_DEVICE.json, the table printed."""
+    parser = model_options(description, batch=6)
+    parser.add_argument("--images", type=int, default=24)
+    options = parser.parse_args()
+    device = begin(options)
+    path = options.out / f"{name}_{device.type}.json"
+    print(record(path, measure(options, device), ("model", "batch", "precision", "threads"), markdown))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import begin, measured_with, model_options, provenance, record
+from common import measured_with, provenance, run_on_phantoms
 from encode_throughput import load
 from epoch_from_store import encoded
 
@@ -119,14 +119,5 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
     return [*lines, "", *notes]
 
 
-def main() -> None:
-    parser = model_options(__doc__, batch=6)
-    parser.add_argument("--images", type=int, default=24)
-    options = parser.parse_args()
-    device = begin(options)
-    path = options.out / f"compiled_step_{device.type}.json"
-    print(record(path, measure(options, device), ("model", "batch", "precision", "threads"), markdown))
-
-
 if __name__ == "__main__":
-    main()
+    run_on_phantoms(__doc__, "compiled_step", measure, markdown)
