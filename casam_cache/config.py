@@ -42,11 +42,15 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}, not {e['input']!r}"
-            for e in error.errors()
-        )
-        raise OptionError(f"wrong value for {wrong}", _listing([model])) from None
+        wrong = "; ".join(_complaint(e["loc"], e["msg"], e["input"]) for e in error.errors())
+        raise OptionError(wrong, _listing([model])) from None
+
+
+def _complaint(place: Sequence[int | str], message: str, value: Any) -> str:
+    """One wrong option; with an empty place, options that do not go together, and then the message names them."""
+    if not place:
+        return message.removeprefix("Value error, ")
+    return f"wrong value for {'.'.join(map(str, place))}: {message}, not {value!r}"
 
 
 def _read_value(text: str) -> Any:
