@@ -1,27 +1,32 @@
-"""Classes named in text, so that code of the user's takes part: `package.module:Class`, or `my_file.py:Class`.
+"""Files of a user's that define classes: `my_file.py:Class`.
 
 A file is run once for each content it has had in this process, as a module named by the SHA-256 of its bytes: loading
 it from another place (a copy beside a fitted head) gives the same classes, and an edited file gives new ones.
+
+Only a file that the user named is run. Its SHA-256 is noted in the cache folder, so that a copy of it that lies beside
+a result may be run later; a copy of any other file is data, and is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest_file
+from casam_cache.folders import cache_folder
 
 _PREFIX = "casam_file_"
 _SOURCE = "__casam_source__"
+_KNOWN = "files_run.txt"
 COPY = "source-{}.py"
 
 
@@ -31,12 +36,14 @@ def is_file_reference(text: str) -> bool:
     return text.endswith(".py") or (path.endswith(".py") and bool(name))
 
 
-def load_from_file(text: str, kind: type) -> tuple[type, Path]:
-    """The class of `my_file.py:Class`, and the file.
+def absolute_reference(text: str) -> str:
+    """`my_file.py:Class` with the whole path: workers may stand in another folder."""
+    file, _, name = text.rpartition(":")
+    return f"{Path(file).expanduser().resolve()}:{name}"
 
-    Args:
-        text: path of a Python file, a colon, and the name of a class in it.
-        kind: what the class must be derived from.
+
+def load_class(text: str, kind: type) -> type:
+    """The class that `my_file.py:Class` names; the file counts from now on as one that the user has run.
 
     Raises:
         CasamError: there is no such file or class, the class is no `kind`, or the file cannot be run; the message
@@ -47,8 +54,9 @@ def load_from_file(text: str, kind: type) -> tuple[type, Path]:
     if not path.is_file():
         raise CasamError(f"there is no file {where}", f"looked for {path}")
     module = load_file(path)
-    offered = sorted(key for key, value in vars(module).items() if _is_own(value, kind, module))
-    hint = f"classes of it that are a {kind.__name__}: {', '.join(offered) or 'none'}"
+    _note(module)
+    offered = ", ".join(sorted(cls.__name__ for cls in classes_of(module, kind))) or "none"
+    hint = f"classes of it that are a {kind.__name__}: {offered}"
     if not name:
         raise CasamError(f"{where} is a file: name a class of it too, as {where}:MyClass", hint)
     found = getattr(module, name, None)
@@ -56,11 +64,27 @@ def load_from_file(text: str, kind: type) -> tuple[type, Path]:
         raise CasamError(f"{where} has no class '{name}'", hint)
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise CasamError(f"'{name}' in {where} is no {kind.__module__}.{kind.__name__}", hint)
-    return found, path
+    return found
 
 
-def _is_own(value: Any, kind: type, module: ModuleType) -> bool:
-    return isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
+def classes_of(module: ModuleType, kind: type) -> list[type]:
+    """The classes of a `kind` that a module defines itself."""
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
+    ]
+
+
+def loaded_files() -> list[ModuleType]:
+    """The modules of all files of the user's that were run in this process, the last one first."""
+    return [module for name, module in reversed(list(sys.modules.items())) if name.startswith(_PREFIX)]
+
+
+def file_sha256(cls: type) -> str | None:
+    """SHA-256 of the user's file that a class is from; None for one of an installed package."""
+    module = cls.__module__
+    return module.removeprefix(_PREFIX) if module.startswith(_PREFIX) else None
 
 
 def load_file(path: Path) -> ModuleType:
@@ -77,7 +101,8 @@ def load_file(path: Path) -> ModuleType:
         raise CasamError(f"cannot read {path}: {error.strerror or error}") from None
     name = _PREFIX + hashlib.sha256(source).hexdigest()
     if name in sys.modules:
-        return sys.modules[name]
+        module = sys.modules[name] = sys.modules.pop(name)  # the last one again
+        return module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CasamError(f"{path} is not a Python file")
@@ -95,13 +120,79 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
+def describe_source(cls: type, folder: Path) -> dict[str, str]:
+    """For a class from a user's file: plain JSON that names the file, of which a copy is written into `folder`.
+
+    Empty for a class of an installed package.
+    """
+    sha256 = file_sha256(cls)
+    if sha256 is None:
+        return {}
+    module = sys.modules[cls.__module__]
+    source: bytes = vars(module)[_SOURCE]
+    (folder / COPY.format(sha256[:16])).write_bytes(source)
+    return {"file": str(module.__file__), "sha256": sha256, "class": cls.__qualname__}
+
+
+def restore_class(described: Mapping[str, str], folder: Path, kind: type, *, trust: bool = False) -> type:
+    """The class that `describe_source` described: from memory, or from its copy.
+
+    Args:
+        described: what it returned.
+        folder: where the copy is.
+        kind: what the class must be derived from.
+        trust: run the copy even if this user has never run a file of this content.
+
+    Raises:
+        CasamError: the copy is missing or not what was described, or the user has not run it before.
+    """
+    sha256 = str(described.get("sha256"))
+    module = sys.modules.get(_PREFIX + sha256)
+    if module is None:
+        copy = folder / COPY.format(sha256[:16])
+        if not copy.is_file() or digest_file(copy) != sha256:
+            raise CasamError(
+                f"{folder} needs the file {described.get('file')}, and its copy there is missing or changed",
+                "run the command that made it again",
+            )
+        if not (trust or sha256 in _noted()):
+            raise CasamError(
+                f"{folder} brings Python code of its own ({copy.name}) that was never run here",
+                "read that file; if you trust it, give --trust",
+            )
+        module = load_file(copy)
+    found = next(
+        (cls for cls in classes_of(module, kind) if cls.__qualname__ == described.get("class")), None
+    )
+    if found is None:
+        raise CasamError(f"{described.get('file')} has no {kind.__name__} named {described.get('class')}")
+    return found
+
+
+def _note(module: ModuleType) -> None:
+    """The user has named this file; a cache folder that cannot be written only means to be asked again."""
+    sha256 = module.__name__.removeprefix(_PREFIX)
+    with contextlib.suppress(OSError):
+        if sha256 not in _noted():
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            with (cache_folder() / _KNOWN).open("a") as file:
+                file.write(f"{sha256}\n")
+
+
+def _noted() -> set[str]:
+    try:
+        return set((cache_folder() / _KNOWN).read_text().split())
+    except (OSError, UnicodeDecodeError):
+        return set()
+
+
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, os.fspath(folder))
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(os.fspath(folder))
 
 
 def _line(error: Exception, path: Path) -> int:
@@ -112,75 +203,3 @@ def _line(error: Exception, path: Path) -> int:
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
     ]
     return (frames or [0])[-1] or 0
-
-
-def describe_class(cls: type, folder: Path) -> dict[str, str]:
-    """Plain JSON by which `find_class` finds a class again; the source of one from a file is copied into `folder`.
-
-    Raises:
-        CasamError: the class is defined inside a function or typed at a prompt.
-    """
-    if "<locals>" in cls.__qualname__:
-        raise CasamError(
-            f"the class {cls.__qualname__} is defined inside a function and could not be found again",
-            "define it at the top level of a file",
-        )
-    module = sys.modules[cls.__module__]
-    if not cls.__module__.startswith(_PREFIX) and cls.__module__ != "__main__":
-        return {"module": cls.__module__, "name": cls.__qualname__}
-    stated = getattr(module, "__file__", None)
-    if stated is None:
-        raise CasamError(
-            f"the class {cls.__qualname__} was typed at a prompt and could not be found again",
-            "define it in a file",
-        )
-    path = Path(stated).resolve()
-    source: bytes = vars(module).get(_SOURCE) or path.read_bytes()
-    sha256 = hashlib.sha256(source).hexdigest()
-    (folder / COPY.format(sha256[:16])).write_bytes(source)
-    return {"file": str(path), "sha256": sha256, "name": cls.__qualname__}
-
-
-def find_class(described: Mapping[str, str], folder: Path) -> type:
-    """The class that `describe_class` described: from memory, from its file if that is unchanged, else the copy.
-
-    Args:
-        described: what it returned.
-        folder: where the copy is.
-
-    Raises:
-        CasamError: it cannot be found or imported any more.
-    """
-    if "module" in described:
-        try:
-            module = importlib.import_module(described["module"])
-        except ImportError as error:
-            raise CasamError(
-                f"{described['module']}:{described['name']} cannot be imported: {error}",
-                "install the package it comes from",
-            ) from None
-    else:
-        module = _module_of(described, folder)
-    found: Any = module
-    for part in described["name"].split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, type):
-        raise CasamError(f"{described.get('module') or described['file']} has no class {described['name']}")
-    return found
-
-
-def _module_of(described: Mapping[str, str], folder: Path) -> ModuleType:
-    sha256, path = described["sha256"], Path(described["file"])
-    main = sys.modules.get("__main__")
-    started = getattr(main, "__file__", None)
-    if main is not None and started is not None and Path(started).resolve() == path:
-        return main
-    if _PREFIX + sha256 in sys.modules:
-        return sys.modules[_PREFIX + sha256]
-    for candidate in (path, folder / COPY.format(sha256[:16])):
-        if candidate.is_file() and digest_file(candidate) == sha256:
-            return load_file(candidate)
-    raise CasamError(
-        f"the file {path} has changed since, and its copy in {folder} is missing",
-        "bring the file back as it was, or fit again",
-    )

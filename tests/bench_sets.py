@@ -20,7 +20,7 @@ from casam_cache.bench.recipe import read_recipe
 from casam_cache.bench.results import Results
 from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.options import EncodeOptions
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS as REGISTRY
 
 TASKS = ("amber", "cobalt", "moss")
 UNSEEN = "ghost"
@@ -100,7 +100,7 @@ def plan(
 
 def small(method: str) -> dict[str, Any]:
     """Options that make a method quick."""
-    fields = method_class(method).Options.model_fields
+    fields = REGISTRY.get(method).Options.model_fields
     return {name: value for name, value in SMALL.items() if name in fields}
 
 

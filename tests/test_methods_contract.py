@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from casam_cache.methods.registry import method_names
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.testing import MethodContract
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def test_every_method_is_listed() -> None:
-    assert set(SMALL) == set(method_names())
+    assert set(SMALL) == set(METHODS.names())
 
 
 def contract(name: str) -> type[MethodContract]:

@@ -9,7 +9,7 @@ from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.config import parse_assignments
 from casam_cache.errors import OptionError
 from casam_cache.methods.emr import EMR, EMROptions, elect, mask_and_rescale
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.routed import Routed
 from casam_cache.training.options import TrainingOptions
 
@@ -22,7 +22,7 @@ def backbone():
 
 
 def made(name, *assignments):
-    found = method_class(name)
+    found = METHODS.get(name)
     options, _ = parse_assignments(assignments, [found.Options, TrainingOptions])
     return found(options)
 
@@ -135,7 +135,7 @@ def test_experts_are_ordinary_fits_of_a_single_task_method(backbone, name):
 
 @pytest.mark.parametrize("name", ROUTED)
 def test_no_option_of_a_method_has_the_name_of_one_of_training(name):
-    assert not set(method_class(name).Options.model_fields) & set(TrainingOptions.model_fields)
+    assert not set(METHODS.get(name).Options.model_fields) & set(TrainingOptions.model_fields)
 
 
 def test_options_reach_the_expert():
@@ -156,7 +156,7 @@ def test_moda_needs_tokens_unless_the_surrogate_is_asked_for():
     assert made("moda", "classifier=query").needs == ("embedding",)
     assert made("moda-hq").needs == ("embedding", "early", "tokens")
     assert made("moda-hq", "classifier=query").needs == ("embedding", "early")
-    assert method_class("moda").needs == ("embedding",)
+    assert METHODS.get("moda").needs == ("embedding",)
     assert made("moda").routing == "classifier"
     with pytest.raises(OptionError, match="exemplars"):
         made("moda", "exemplars=0")

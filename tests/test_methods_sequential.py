@@ -21,7 +21,7 @@ from casam_cache.methods.joint import Joint
 from casam_cache.methods.lwf import LwF
 from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.naive import Naive
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Past
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
 from casam_cache.training.evaluate import evaluate
@@ -59,7 +59,7 @@ def views():
 
 def test_methods_are_found_by_name():
     for method in (Naive, LwF, EWC, ER, DER, Joint):
-        assert method_class(method.name) is method
+        assert METHODS.get(method.name) is method
 
 
 @pytest.mark.parametrize("method", [Naive, LwF, EWC, ER, DER, Joint])

@@ -20,9 +20,10 @@ from casam_cache.errors import CasamError, OptionError
 from casam_cache.fingerprint import digest_file
 from casam_cache.heads.files import load_head, save_head
 from casam_cache.methods.base import Method
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
 from casam_cache.methods.testing import TINY, MethodContract
+from casam_cache.registry import revision_of
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "own-method.md"
 EXAMPLE, CONTRACT = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -40,6 +41,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forgotten() -> Iterator[None]:
     """As in a new process: no file of a user's has been run yet."""
     yield
+    forget()
+
+
+def forget() -> None:
     for name in [name for name in sys.modules if name.startswith("casam_file_")]:
         del sys.modules[name]
 
@@ -75,7 +80,7 @@ def test_the_example_is_fitted_and_predicted_with(
     assert casam.code == 0, casam.err
     assert report["computed"]
     run = casam.folder / report["run"]
-    assert json.loads((run / "head.json").read_text())["head"] == "bottleneck-adapter"
+    assert json.loads((run / "head.json").read_text())["head"]["name"] == "bottleneck-adapter"
     assert not casam.json(*command, "--set", "reduction=2")["computed"]
     (casam.folder / "my_method.py").write_text(EXAMPLE + "\n# another text\n")
     again = casam.json(*command, "--set", "reduction=2")
@@ -91,43 +96,50 @@ def test_the_example_is_fitted_and_predicted_with(
 
 
 def test_a_class_from_a_file_has_its_hash_as_revision(example: Path, tmp_path: Path) -> None:
-    found = method_class(f"{example}:Bottleneck")
+    found = METHODS.get(f"{example}:Bottleneck")
     assert issubclass(found, Method)
-    assert found.revision == digest_file(example)
-    assert method_class(f"{example}:Bottleneck") is found
+    assert revision_of(found) == digest_file(example)
+    assert METHODS.get(f"{example}:Bottleneck") is found
     other = tmp_path / "renamed.py"
     shutil.copy(example, other)
-    assert method_class(f"{other}:Bottleneck") is found, "the same text is the same code"
+    assert METHODS.get(f"{other}:Bottleneck") is found, "the same text is the same code"
     other.write_text(EXAMPLE.replace("default=4", "default=8"))
-    changed = method_class(f"{other}:Bottleneck")
+    changed = METHODS.get(f"{other}:Bottleneck")
     assert changed is not found
-    assert changed.revision == digest_file(other)
+    assert revision_of(changed) == digest_file(other)
     assert validated(changed.Options, {}).reduction == 8  # type: ignore[attr-defined]
     assert Method.revision == Sequential.revision == 1
 
 
-def test_a_head_comes_back_with_the_text_it_was_fitted_with(example: Path, tmp_path: Path) -> None:
+def test_a_head_comes_back_with_the_text_it_was_fitted_with(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
     path, saved = tmp_path / "mine.py", tmp_path / "saved"
     shutil.copy(example, path)
     saved.mkdir()
     backbone = seeded_backbone(TINY, 0)
-    made = method_class(f"{path}:Bottleneck")
+    made = METHODS.get(f"{path}:Bottleneck")
     head = made(validated(made.Options, {"reduction": 2})).build(backbone, 3)
     path.write_text("changed = 1\n")
     save_head(head, saved)
-    for name in [name for name in sys.modules if name.startswith("casam_file_")]:
-        del sys.modules[name]
+    forget()
     loaded = load_head(saved, backbone)
     assert type(loaded).__name__ == "Adapter"
+    forget()
+    monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "another user"))
+    with pytest.raises(CasamError, match="brings Python code of its own") as caught:
+        load_head(saved, backbone)
+    assert "--trust" in caught.value.hint
+    assert type(load_head(saved, backbone, trust=True)).__name__ == "Adapter"
     assert loaded.options.reduction == 2  # type: ignore[attr-defined]
     assert all(
         torch.equal(a, b)
         for a, b in zip(head.state_dict().values(), loaded.state_dict().values(), strict=True)
     )
-    for name in [name for name in sys.modules if name.startswith("casam_file_")]:
-        del sys.modules[name]
+    forget()
     next(saved.glob("source-*.py")).unlink()
-    with pytest.raises(CasamError, match="has changed since"):
+    with pytest.raises(CasamError, match="missing or changed"):
         load_head(saved, backbone)
 
 
@@ -150,7 +162,7 @@ def test_what_is_wrong_with_a_file_is_said(
     if text is not None:
         (tmp_path / "mine.py").write_text(text)
     with pytest.raises(CasamError) as caught:
-        method_class(reference)
+        METHODS.get(reference)
     assert words in str(caught.value)
 
 
@@ -172,7 +184,7 @@ def test_an_unfinished_method_is_said(tmp_path: Path, body: str, words: str) -> 
         f"class Mine(Method):\n{body}"
     )
     with pytest.raises(CasamError, match=words):
-        method_class(f"{tmp_path}/mine.py:Mine")
+        METHODS.get(f"{tmp_path}/mine.py:Mine")
 
 
 def test_files_may_import_their_neighbours(tmp_path: Path, example: Path) -> None:
@@ -180,10 +192,10 @@ def test_files_may_import_their_neighbours(tmp_path: Path, example: Path) -> Non
     text = EXAMPLE.replace("import torch\n", "import torch\nfrom neighbour_of_mine import REDUCTION\n", 1)
     (tmp_path / "mine.py").write_text(text.replace("default=4", "default=REDUCTION"))
     before = list(sys.path)
-    assert validated(method_class(f"{tmp_path}/mine.py:Bottleneck").Options, {}).reduction == 3  # type: ignore[attr-defined]
+    assert validated(METHODS.get(f"{tmp_path}/mine.py:Bottleneck").Options, {}).reduction == 3  # type: ignore[attr-defined]
     assert sys.path == before
 
 
 def test_an_unknown_name_lists_methods_and_the_form_of_a_file() -> None:
     with pytest.raises(OptionError, match=r"FILE\.py:CLASS.*alignment"):
-        method_class("no-such-method")
+        METHODS.get("no-such-method")

@@ -10,24 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from casam_cache.errors import CheckpointError
+from casam_cache.folders import CACHE_VARIABLE, cache_folder
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total); the total is 0 while the server has not said it."""
 
-CACHE_VARIABLE = "CASAM_CACHE_DIR"
 _BLOCK = 1 << 17  # what a dropped connection loses at most
 _ATTEMPTS = 3
 _TIMEOUT = (15.0, 60.0)  # seconds to connect, seconds without a byte
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $CASAM_CACHE_DIR, or the user's cache folder for casam-cache."""
-    stated = os.environ.get(CACHE_VARIABLE)
-    if stated:
-        return Path(stated).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("casam-cache"))
 
 
 def download(

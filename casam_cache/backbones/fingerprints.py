@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from casam_cache.backbones.download import cache_folder
 from casam_cache.fingerprint import digest, digest_arrays
+from casam_cache.folders import cache_folder
 
 _MEMO = "fingerprints.json"
 _READ_AT_ONCE = 256 * 2**20

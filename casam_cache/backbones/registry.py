@@ -154,7 +154,7 @@ def _read_architecture(path: Path, _size: int, _modified: int) -> Architecture |
 
 def local_checkpoints() -> dict[str, str]:
     """Where each model's checkpoint is on this machine, or that it would be fetched; fetches nothing."""
-    from casam_cache.backbones.download import cache_folder
+    from casam_cache.folders import cache_folder
 
     found = {}
     for model in MODELS.values():

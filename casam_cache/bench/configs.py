@@ -12,7 +12,7 @@ from casam_cache.bench.recipe import MethodEntry, Recipe
 from casam_cache.config import validated
 from casam_cache.errors import OptionError
 from casam_cache.methods.base import Method
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.training.options import TrainingOptions
 
 # Table 1, from top to bottom; `--methods all`.
@@ -43,7 +43,7 @@ def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
     groups: list[Group] = []
     references: dict[str, str] = {}
     for entry in recipe.methods:
-        made = method_class(entry.method)
+        made = METHODS.get(entry.method)
         if ":" in entry.method:
             file, _, name = entry.method.rpartition(":")
             place = f"{Path(file).resolve()}:{name}"  # workers may stand in another folder
@@ -119,9 +119,9 @@ def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: 
 
 
 def _fields(method: str) -> set[str]:
-    return {*method_class(method).Options.model_fields, *TrainingOptions.model_fields}
+    return {*METHODS.get(method).Options.model_fields, *TrainingOptions.model_fields}
 
 
 def _listing(entries: Sequence[MethodEntry]) -> str:
-    own = dict.fromkeys(name for entry in entries for name in method_class(entry.method).Options.model_fields)
+    own = dict.fromkeys(name for entry in entries for name in METHODS.get(entry.method).Options.model_fields)
     return f"of methods: {', '.join(own) or 'none'}; of training: {', '.join(TrainingOptions.model_fields)}"

@@ -20,7 +20,7 @@ from casam_cache.config import parse_assignments
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.frozen import Frozen
 from casam_cache.methods.joint import Joint
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.routed import Routed
 from casam_cache.methods.sequential import Sequential
 from casam_cache.metrics.intervals import Interval
@@ -106,7 +106,7 @@ def fit_task(
     """
     if split not in SPLITS:
         raise CasamError(f"unknown split '{split}' to evaluate on", f"available: {', '.join(SPLITS)}")
-    made = method_class(method)
+    made = METHODS.get(method)
     if issubclass(made, (Sequential, Joint, Routed, Frozen)):
         raise OptionError(
             f"method '{made.name}' is not a fit of one task",

@@ -23,8 +23,9 @@ from casam_cache.config import validated
 from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
+from casam_cache.registry import revision_of
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.training.pack import shared_options
 from casam_cache.views import parse_views
@@ -141,7 +142,7 @@ class Nodes:
     def cost(self, method: Method, task: str) -> Node:
         """What one training pass of the method's head costs, on the backbone of a task's store."""
         inputs = {
-            "method": {"name": method.name, "revision": method.revision},
+            "method": {"name": method.name, "revision": revision_of(type(method))},
             "options": method.options.model_dump(mode="json"),
             "backbone": self.site.store(task).identity["backbone"]["weights"],
         }
@@ -170,7 +171,7 @@ class Nodes:
     def _recipe(self, method: Method, training: TrainingOptions, seed: int) -> dict[str, Any]:
         numeric = choose_precision(training.precision, torch.device(self.site.place.device))
         return {
-            "method": {"name": method.name, "revision": method.revision},
+            "method": {"name": method.name, "revision": revision_of(type(method))},
             "options": method.options.model_dump(mode="json"),
             "training": {**training.model_dump(mode="json"), "precision": numeric},
             "seed": seed,
@@ -203,7 +204,7 @@ def visits(train: Split, training: TrainingOptions) -> float:
 
 def expert_method(name: str, options: BaseModel) -> Method:
     """The method `name` with the options that it shares with `options`."""
-    made = method_class(name)
+    made = METHODS.get(name)
     shared = {
         key: value
         for key, value in options.model_dump(mode="json").items()

@@ -20,6 +20,7 @@ from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.config import validated
 from casam_cache.methods.base import Method
 from casam_cache.methods.routed import Routed
+from casam_cache.registry import revision_of
 from casam_cache.routers.classifier_options import ClassifierOptions
 from casam_cache.routers.files import load_router
 from casam_cache.routers.fitted import FittedRouter, TaskRouters
@@ -107,7 +108,7 @@ class RoutedNodes:
         routing = {*RouterOptions.model_fields, *PoolingOptions.model_fields, "routing", "fallback"}
         options = method.options.model_dump(mode="json")
         inputs = {
-            "method": {"name": method.name, "revision": method.revision},
+            "method": {"name": method.name, "revision": revision_of(type(method))},
             "options": {name: value for name, value in options.items() if name not in routing},
             "seed": seed,
             "items": [[task, experts[task].key] for task in sorted(experts)],
@@ -130,7 +131,7 @@ class RoutedNodes:
         if pooling.pooling == "learned":
             parents |= {f"query/{task}": node.parents["features"] for task, node in routers.items()}
         inputs = {
-            "method": {"name": method.name, "revision": method.revision},
+            "method": {"name": method.name, "revision": revision_of(type(method))},
             "options": method.options.model_dump(mode="json"),
             "pooling": pooling.decisive(),
             "tasks": sorted(experts),

@@ -17,8 +17,9 @@ from casam_cache.heads.files import build_head, load_head, save_head
 from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
 from casam_cache.methods.memory import Memory, load_memory, save_memory
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Past, Sequential, Setting
+from casam_cache.registry import revision_of
 from casam_cache.training.data import Items
 from casam_cache.training.evaluate import evaluate as evaluate_head
 from casam_cache.training.join import ExemplarView
@@ -86,8 +87,8 @@ def evaluate(work: Work) -> dict[str, Any]:
 def method_of(work: Work) -> Method:
     """The method named in a stage's inputs, with its options."""
     name = work.inputs["method"]["name"]
-    made = method_class(work.place.references.get(name, name))
-    if made.revision != work.inputs["method"]["revision"]:
+    made = METHODS.get(work.place.references.get(name, name))
+    if revision_of(made) != work.inputs["method"]["revision"]:
         raise CasamError(
             f"method '{name}' has changed since the plan was made",
             "run the command again: it plans with what is there now",

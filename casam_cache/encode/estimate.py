@@ -13,13 +13,13 @@ import torch
 
 from casam_cache.backbones.architecture import Architecture
 from casam_cache.backbones.devices import choose_devices
-from casam_cache.backbones.download import cache_folder
 from casam_cache.backbones.encoder import FrozenEncoder, feature_shape
 from casam_cache.backbones.registry import known_model
 from casam_cache.backbones.sam import load_backbone
 from casam_cache.datasets import read_dataset
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precision_of
+from casam_cache.folders import cache_folder
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.quantise import stored_dtype
 from casam_cache.store.schema import EMBEDDING, ROOT, ArraySpec

@@ -28,10 +28,12 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head, draw_uniform
 from casam_cache.heads.options import AlignmentOptions
 
@@ -48,6 +50,7 @@ class AlignmentLayer(Head):
     """
 
     name = "alignment"
+    Options = AlignmentOptions
 
     def __init__(
         self,
@@ -60,6 +63,12 @@ class AlignmentLayer(Head):
         self.blocks = nn.ModuleList(
             CAResBlock(channels, options, seed, index, scale) for index in range(options.blocks)
         )
+
+    @classmethod
+    def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
+        """See `Head.build`."""
+        assert isinstance(options, AlignmentOptions)
+        return cls(backbone.architecture.channels, options, seed, backbone.neck)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g) -> (B, C, g, g)."""

@@ -28,6 +28,7 @@ class Head(nn.Module):
 
     Attributes:
         name: in the registry, files and tables.
+        Options: model of its options; what is saved of a head are these.
         needs: what it reads of an image: `embedding` always; `early`, `tokens` of the store; `valid`, which cells of
             the grid hold image, float32 0 or 1 (B, g, g).
         options: the validated options the head was built from.
@@ -35,6 +36,7 @@ class Head(nn.Module):
     """
 
     name: ClassVar[str]
+    Options: ClassVar[type[BaseModel]]
     needs: ClassVar[tuple[str, ...]] = ("embedding",)
     options: BaseModel
     mask_decoder: nn.Module | None
@@ -81,17 +83,17 @@ class Head(nn.Module):
         return decode(backbone_for(self, backbone), aligned, image_index, sparse, dense, multimask)
 
     @classmethod
-    def rebuild(cls, options: BaseModel, backbone: Backbone) -> Head:
-        """A head of this class for saved weights to be loaded into.
+    def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
+        """A new head, also one into which saved weights are loaded.
 
-        Heads of other packages and files are loaded through this; override it where `__init__` takes something else
-        than (options, backbone, seed).
+        Override it where `__init__` takes something else than (options, backbone, seed).
 
         Args:
-            options: as saved.
-            backbone: of the dimensions it was saved with.
+            options: an instance of `Options`.
+            backbone: whose dimensions, and for some whose decoder it starts from.
+            seed: what the initial weights depend on, beside options and backbone.
         """
-        return cls(options, backbone, 0)  # type: ignore[call-arg]
+        return cls(options, backbone, seed)  # type: ignore[call-arg]
 
     def trained(self) -> Iterator[nn.Parameter]:
         """The parameters that the optimiser steps."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 
+from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import DecoderOptions
 
@@ -23,10 +25,17 @@ class DecoderTuning(Head):
     """
 
     name = "decoder"
+    Options = DecoderOptions
 
     def __init__(self, mask_decoder: nn.Module, options: DecoderOptions | None = None) -> None:
         super().__init__(options or DecoderOptions())
         self.mask_decoder = copy.deepcopy(mask_decoder).requires_grad_(True)
+
+    @classmethod
+    def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
+        """See `Head.build`."""
+        assert isinstance(options, DecoderOptions)
+        return cls(backbone.mask_decoder, options)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g), returned as it is: what changes is the decoder behind."""

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
@@ -53,6 +54,7 @@ class HQDecoder(Head):
     """
 
     name = "hq-sam"
+    Options = HQOptions
     needs: ClassVar[tuple[str, ...]] = ("embedding", "early")
 
     def __init__(
@@ -84,6 +86,14 @@ class HQDecoder(Head):
         if options.init == "zero":
             for parameter in self.mlp[2].parameters():
                 nn.init.zeros_(parameter)
+
+    @classmethod
+    def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
+        """See `Head.build`."""
+        assert isinstance(options, HQOptions)
+        return cls(
+            backbone.mask_decoder, backbone.architecture.channels, backbone.architecture.width, options, seed
+        )
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g), returned as it is: what changes is the decoder behind."""

@@ -88,12 +88,3 @@ class PromptPoolOptions(AlignmentOptions):
                 f"top_k={self.top_k} needs {where} of as many at least, and slot_size <= prompts with slots"
             )
         return self
-
-
-OPTIONS: dict[str, type[BaseModel]] = {
-    "alignment": AlignmentOptions,
-    "decoder": DecoderOptions,
-    "hq-sam": HQOptions,
-    "identity": IdentityOptions,
-    "prompt-pool": PromptPoolOptions,
-}

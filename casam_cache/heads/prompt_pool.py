@@ -24,9 +24,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
+from casam_cache.backbones.sam import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.heads.alignment import AlignmentLayer
 from casam_cache.heads.base import Head
@@ -48,6 +50,7 @@ class PromptPool(Head):
     """
 
     name = "prompt-pool"
+    Options = PromptPoolOptions
     needs: ClassVar[tuple[str, ...]] = ("embedding", "valid")
     slot: torch.Tensor
 
@@ -70,6 +73,12 @@ class PromptPool(Head):
         if options.alignment == "first":
             own = {name: getattr(options, name) for name in AlignmentOptions.model_fields}
             self.layer = AlignmentLayer(channels, AlignmentOptions(**own), seed, scale)
+
+    @classmethod
+    def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
+        """See `Head.build`."""
+        assert isinstance(options, PromptPoolOptions)
+        return cls(backbone.architecture.channels, options, seed, backbone.neck)
 
     @property
     def keys(self) -> torch.Tensor:

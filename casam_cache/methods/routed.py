@@ -39,9 +39,9 @@ class Routed(Method):
 
     def expert_method(self) -> Method:
         """The single-task method of the heads, with those of this method's options that it has."""
-        from casam_cache.methods.registry import method_class
+        from casam_cache.methods.registry import METHODS
 
-        made = method_class(self.expert)
+        made = METHODS.get(self.expert)
         own = self.options.model_dump(mode="json")
         return made(
             validated(made.Options, {key: own[key] for key in made.Options.model_fields if key in own})

@@ -28,7 +28,7 @@ from casam_cache.heads.files import load_head, save_head
 from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
 from casam_cache.methods.memory import Memory, load_memory, save_memory
-from casam_cache.methods.registry import method_class
+from casam_cache.methods.registry import METHODS
 from casam_cache.methods.routed import Routed
 from casam_cache.methods.sequential import Past, Sequential, Setting
 from casam_cache.training.data import Item, ItemMask, Items, ItemsInMemory
@@ -228,7 +228,7 @@ class MethodContract:
         assert {view.item(i).task for view in (first,) for i in range(len(view))} == set(TASKS)
 
     def _class(self) -> type[Method]:
-        return method_class(self.method) if isinstance(self.method, str) else self.method
+        return METHODS.get(self.method) if isinstance(self.method, str) else self.method
 
     def _begin(
         self, method: Method, backbone: Backbone, past: Past | None, task: str
@@ -248,7 +248,7 @@ class MethodContract:
         own, setting = drawn_items(task), Setting(backbone, SHORT, 0, task)
         penalty: Penalty | None = None
         if past is None and method.first is not None:  # an ordinary fit, which other methods share
-            made = method_class(method.first)
+            made = METHODS.get(method.first)
             values = method.options.model_dump(mode="json")
             shared = {name: value for name, value in values.items() if name in made.Options.model_fields}
             head = made(validated(made.Options, shared)).build(backbone, 0)
