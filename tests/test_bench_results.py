@@ -24,9 +24,9 @@ from bench_sets import (
     plan,
     row_of,
 )
-
 from casam_cache.bench.routed_work import read_features
 from casam_cache.bench.sources import backbone_of
+
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment
 from casam_cache.routers.files import load_router

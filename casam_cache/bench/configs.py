@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from casam_cache.bench.lines import Config
+from casam_cache.bench.families import Config
 from casam_cache.bench.recipe import MethodEntry, Recipe
 from casam_cache.config import validated
 from casam_cache.errors import OptionError
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
+from casam_cache.references import absolute_reference
 from casam_cache.training.options import TrainingOptions
 
 # Table 1, from top to bottom; `--methods all`.
@@ -34,8 +34,8 @@ class Group:
     configs: tuple[Config, ...]
 
 
-def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
-    """Every configuration, and where methods that are not installed come from.
+def expand(recipe: Recipe) -> tuple[list[Group], list[str]]:
+    """Every configuration, and the classes that are not installed, as FILE.py:CLASS.
 
     Raises:
         OptionError: an unknown method or option, a wrong value, or two entries with one label.
@@ -45,8 +45,7 @@ def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
     for entry in recipe.methods:
         made = METHODS.get(entry.method)
         if ":" in entry.method:
-            file, _, name = entry.method.rpartition(":")
-            place = f"{Path(file).resolve()}:{name}"  # workers may stand in another folder
+            place = absolute_reference(entry.method)
             if references.setdefault(made.name, place) != place:
                 raise OptionError(
                     f"{references[made.name]} and {place} are both named '{made.name}'",
@@ -63,7 +62,7 @@ def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
         raise OptionError(
             f"two methods are both labelled '{twice[0]}'", "give each its own label in the recipe"
         )
-    return groups, references
+    return groups, list(references.values())
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:

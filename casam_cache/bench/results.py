@@ -12,39 +12,40 @@ from typing import Any
 
 import numpy as np
 
-from casam_cache.bench.lines import SCORES, Line, means
-from casam_cache.bench.nodes import PROMPT
+from casam_cache.bench.families import Entry
 from casam_cache.bench.orders import Order
 from casam_cache.bench.recipe import Recipe
-from casam_cache.bench.stages import Runs
+from casam_cache.bench.stages.evaluate import PROMPT
 from casam_cache.bench.tables import OutcomeTable, Tables
+from casam_cache.engine.runs import Runs
 from casam_cache.errors import CasamError
-from casam_cache.fingerprint import digest
+from casam_cache.fingerprint import digest, finite_json
 from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
 from casam_cache.metrics.continual import summarise
 
 FILE = "results.json"
 FOLDER = "bench"
+SCORES = ("iou", "biou")
 FIGURES = (
     "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "routing_accuracy", "ood_accuracy", "ood_iou",
     "ood_biou", "bwt", "fwt",
 )  # fmt: skip
 
 
-def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
+def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
     """One result as plain JSON: metrics in [0, 1], null where they do not apply."""
-    config, course = line.config, line.course
-    matrix = line.matrix(tables)
-    images = [line.splits[task].scored for task in course.order]
-    masks = [sum(line.splits[task].masks) for task in course.order]
-    frozen = [means(tables.outcomes(line.frozen[task])) for task in course.order]
-    extra = line.extra(tables)
+    config, course = entry.config, entry.course
+    matrix = [[cell.means() for cell in cells] for cells in entry.matrix(tables)]
+    images = [entry.splits[task].scored for task in course.order]
+    masks = [sum(entry.splits[task].masks) for task in course.order]
+    frozen = [tables.outcomes(entry.frozen[task]).means() for task in course.order]
+    extra = entry.extra(tables)
     oracle = extra.pop("oracle", None)
     row: dict[str, Any] = {
-        "key": line.key,
+        "key": entry.key,
         "method": config.method.name,
         "label": config.label,
-        "model": line.make.site.place.model,
+        "model": entry.tasks.place.model,
         "router": None,
         "options": config.to_json(),
         "chosen": dict(config.chosen),
@@ -57,13 +58,13 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         **dict.fromkeys(FIGURES),
         "parameters": None,
         "bytes_kept": None,
-        "gflops": tables.recorded(line.cost).get("flops", math.nan) / 1e9,
-        "seconds": round(tables.seconds(line.nodes), 3),
+        "gflops": tables.recorded(entry.cost).get("flops", math.nan) / 1e9,
+        "seconds": round(tables.seconds(entry.stages), 3),
     }
     described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
     for name in SCORES:
-        values = [[means(cell)[name] for cell in cells] for cells in matrix]
-        base = [entry[name] for entry in frozen]
+        values = [[cell[name] for cell in cells] for cells in matrix]
+        base = [means[name] for means in frozen]
         figures = summarise(
             values,
             images=images,
@@ -78,26 +79,26 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
             row |= {"bwt": figures.bwt, "fwt": figures.fwt}
         if oracle is not None:
             told = summarise(
-                [[means(cell)[name] for cell in cells] for cells in oracle], images=images, masks=masks,
+                [[cell.means()[name] for cell in cells] for cells in oracle], images=images, masks=masks,
                 weight=recipe.weight, forgetting=recipe.forgetting, frozen=base,
             )  # fmt: skip
             row |= {f"oracle_last_{name}": told.last, f"oracle_ff_{name}": told.ff}
     row |= extra
     row["matrix"] = described
-    row["unseen"] = _unseen(line, tables, extra.get("confusion", {}))
+    row["unseen"] = _unseen(entry, tables, extra.get("confusion", {}))
     _pooled_unseen(row)
-    cleaned: dict[str, Any] = plain(row)
+    cleaned: dict[str, Any] = finite_json(row)
     return cleaned
 
 
-def _unseen(line: Line, tables: Tables, confusion: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+def _unseen(entry: Entry, tables: Tables, confusion: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """Each unseen set: the method beside the frozen SAM, and the share of images sent to it."""
     found: dict[str, Any] = {}
-    for name, table in line.on_unseen(tables).items():
-        split = line.unseen[name]
-        base = means(tables.outcomes(line.frozen[name]))
+    for name, table in entry.on_unseen(tables).items():
+        split = entry.unseen[name]
+        base = tables.outcomes(entry.frozen[name]).means()
         found[name] = {
-            **means(table),
+            **table.means(),
             **{f"frozen_{score}": base[score] for score in SCORES},
             "images": split.scored,
             "masks": sum(split.masks),
@@ -126,7 +127,7 @@ def _pooled_unseen(row: dict[str, Any]) -> None:
 
 
 def summarise_rows(
-    lines: Sequence[Line], rows: Sequence[Mapping[str, Any]], tables: Tables
+    entries: Sequence[Entry], rows: Sequence[Mapping[str, Any]], tables: Tables
 ) -> dict[str, Any]:
     """For each configuration the mean and interval over orders and seeds; and paired tests between configurations.
 
@@ -146,18 +147,19 @@ def summarise_rows(
     columns: dict[str, dict[str, np.ndarray]] = {}
     groups: list[str] = []
     for label in labels:
-        last = [_last_row(line, tables) for line in lines if line.config.label == label]
+        last = [_last_row(entry, tables) for entry in entries if entry.config.label == label]
         groups = [group for table in last[0] for group in table.group]
         columns[label] = {
-            name: average_columns([np.concatenate([getattr(t, name) for t in row]) for row in last])
+            name: average_columns([np.concatenate([table.scores[name] for table in row]) for row in last])
             for name in SCORES
         }
-    return plain({"estimates": estimates, "tests": _tests(labels, columns, groups)})
+    summary: dict[str, Any] = finite_json({"estimates": estimates, "tests": _tests(labels, columns, groups)})
+    return summary
 
 
-def _last_row(line: Line, tables: Tables) -> list[OutcomeTable]:
+def _last_row(entry: Entry, tables: Tables) -> list[OutcomeTable]:
     """Outcomes after the last task, tasks in sorted order so that every order has the same masks."""
-    by_task = dict(zip(line.course.order, line.matrix(tables)[-1], strict=True))
+    by_task = dict(zip(entry.course.order, entry.matrix(tables)[-1], strict=True))
     return [by_task[task] for task in sorted(by_task)]
 
 
@@ -240,7 +242,8 @@ class Results:
         folder = runs.root / FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{FILE}.{os.getpid()}.partial"  # two processes may end the same bench at once
-        partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        data = json.loads(json.dumps(self.to_json()))
+        partial.write_text(json.dumps({**data, "digest": digest(data)}, indent=1) + "\n")
         partial.replace(folder / FILE)
         return folder
 
@@ -254,23 +257,27 @@ def read_results(runs: Path) -> list[dict[str, Any]]:
     paths = [runs / FILE] if (runs / FILE).is_file() else list((runs / FOLDER).glob(f"*/{FILE}"))
     if not paths:
         raise CasamError(f"no results in {runs}", f"casam bench --runs {runs} makes them")
-    found = []
-    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path))):
+    return [_read(path) for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path)))]
+
+
+def damaged_results(runs: Path) -> list[str]:
+    """What is wrong with the results.json of a runs folder, a line each."""
+    wrong = []
+    for path in sorted((runs / FOLDER).glob(f"*/{FILE}")):
         try:
-            found.append({**json.loads(path.read_text()), "folder": str(path.parent)})
-        except (OSError, ValueError) as error:
-            raise CasamError(
-                f"{path} cannot be read: {error}", "run the bench again: it computes nothing twice"
-            ) from None
-    return found
+            _read(path)
+        except CasamError as error:
+            wrong.append(error.message)
+    return wrong
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON data: NaN and infinity are null, numpy numbers are Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("digest") != digest(data):
+            raise ValueError("it is not what was written")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CasamError(
+            f"{path} cannot be read: {error}", "run the bench again: it computes nothing twice"
+        ) from None
+    return {**data, "folder": str(path.parent)}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.backbones.sam import Backbone
-from casam_cache.bench.routed_work import MODEL, read_query
+from casam_cache.bench.stages.routing import MODEL, read_query
 from casam_cache.config import validated
-from casam_cache.errors import CasamError
+from casam_cache.engine.runs import stage_folder
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head
 from casam_cache.routers.files import load_router
@@ -25,24 +25,21 @@ class RoutedModel:
     """What a `model` stage names.
 
     Args:
-        folder: of the stage, inside its runs folder.
+        folder: of the stage, inside its runs folder, verified.
         backbone: of the heads.
+        trust: run Python files that lie beside heads, whoever wrote them.
 
     Raises:
         CasamError: the stage or one that it names is missing or damaged.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
-        try:
-            described = json.loads((folder / MODEL).read_text())
-            stages: dict[str, list[str]] = described["stages"]
-            options = described["options"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CasamError(
-                f"the model in {folder} cannot be read: {error}", "run the bench again"
-            ) from None
-        self._folders = {role: folder.parent.parent / kind / key for role, (kind, key) in stages.items()}
-        self._backbone = backbone
+    def __init__(self, folder: Path, backbone: Backbone, *, trust: bool = False) -> None:
+        described = json.loads((folder / MODEL).read_text())
+        options = described["method"]["options"]
+        self._folders = {
+            role: stage_folder(folder.parent.parent, name) for role, name in described["stages"].items()
+        }
+        self._backbone, self._trust = backbone, trust
         self.name = str(described["method"]["name"])
         pooling = validated(PoolingOptions, described["pooling"])
         routing = validated(
@@ -80,6 +77,6 @@ class RoutedModel:
     def head(self, task: str) -> Head:
         """The head of a task, in evaluation mode on the backbone's device."""
         if task not in self._heads:
-            loaded = load_head(self._folders[f"head/{task}"], self._backbone)
+            loaded = load_head(self._folders[f"head/{task}"], self._backbone, trust=self._trust)
             self._heads[task] = loaded.to(self._backbone.device).eval()
         return self._heads[task]

@@ -25,6 +25,7 @@ class Method(ABC):
         revision: raised when the same options would give another result; for a method from a user's file, the
             SHA-256 of that file.
         needs: feature arrays of the store that it reads; an option may add to them.
+        family: how the bench takes it over an order: `single`, `frozen`, `joint`, `sequential` or `routed`.
         packs: whether `casam bench --pack K` may fit it beside others over the same embeddings. Its head must read the
             embedding alone and leave prompts and decoder to the backbone; another head is fitted alone all the same.
     """
@@ -34,6 +35,7 @@ class Method(ABC):
     revision: ClassVar[int | str] = 1
     needs: tuple[str, ...] = ("embedding",)
     packs: ClassVar[bool] = False
+    family: ClassVar[str] = "single"
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options

@@ -14,6 +14,7 @@ class Frozen(Method):
 
     name = "frozen"
     Options = IdentityOptions
+    family = "frozen"
 
     def build(self, backbone: Backbone, seed: int) -> Head:
         """The identity; a fit of it is refused, since there is nothing to train."""

@@ -38,6 +38,7 @@ class Joint(Method):
 
     name = "joint"
     Options: ClassVar[type[BaseModel]] = JointOptions
+    family = "joint"
 
     def build(self, backbone: Backbone, seed: int) -> Head:
         """An Alignment Layer; the same initial weights as a single task's."""

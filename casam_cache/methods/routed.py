@@ -24,6 +24,7 @@ class Routed(Method):
         merges: whether the heads used after each task are made from those of all tasks seen, by `merge`.
     """
 
+    family = "routed"
     expert: ClassVar[str] = "alignment"
     merges: ClassVar[bool] = False
 

@@ -62,6 +62,7 @@ class Sequential(Method):
         remembers: whether it has a memory at all.
     """
 
+    family = "sequential"
     first: ClassVar[str | None] = "alignment"
     remembers: ClassVar[bool] = False
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from casam_cache.bench.fit import FitReport
-from casam_cache.bench.nodes import PROMPT
+from casam_cache.bench.stages.evaluate import PROMPT
 from casam_cache.metrics.intervals import Interval
 
 METRICS = {"iou": "IoU", "biou": "BIoU", "dice": "Dice"}

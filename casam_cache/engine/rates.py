@@ -7,19 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from casam_cache.bench.node import Node
-from casam_cache.bench.stages import RECORD, Runs
+from casam_cache.engine.runs import RECORD, Runs
+from casam_cache.engine.stage import Stage
 
 SAMPLED = 40  # records read a kind
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds a unit of cost, by kind of stage.
-
-    Attributes:
-        by_kind: only kinds of which some stage is recorded.
-    """
+    """Seconds a unit of cost, by kind of stage; only kinds of which some stage is recorded."""
 
     by_kind: dict[str, float]
 
@@ -33,17 +29,17 @@ class Rates:
                 try:
                     recorded = json.loads(path.read_text())["recorded"]
                     seconds, cost = seconds + recorded["seconds"], cost + recorded["cost"]
-                except (OSError, ValueError, KeyError):
+                except (OSError, ValueError, KeyError, TypeError):
                     continue
             if cost:
                 found[kind] = seconds / cost
         return cls(found)
 
-    def seconds(self, nodes: Iterable[Node]) -> float | None:
+    def seconds(self, stages: Iterable[Stage]) -> float | None:
         """Of all these together; None if one is of a kind that was never timed here."""
         total = 0.0
-        for node in nodes:
-            if node.kind not in self.by_kind:
+        for stage in stages:
+            if stage.kind not in self.by_kind:
                 return None
-            total += node.cost * self.by_kind[node.kind]
+            total += stage.cost * self.by_kind[stage.kind]
         return total

@@ -1,0 +1,65 @@
+"""How good a head, or the frozen SAM, is on one split, mask by mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from casam_cache.bench.outcomes import read_outcomes, write_outcomes
+from casam_cache.bench.stages.head import HeadStage
+from casam_cache.bench.tasks import Place, SplitRef
+from casam_cache.engine.runs import Runs
+from casam_cache.engine.stage import Stage, Work, beside
+from casam_cache.heads.files import build_head
+from casam_cache.training.evaluate import Outcomes, evaluate
+
+PROMPT = "oracle box"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluate(Stage):
+    """Per-mask outcomes on one split.
+
+    Attributes:
+        items: the split.
+        head: whose; None is the frozen SAM.
+        member: which of several heads.
+        prompt: what masks are prompted with.
+        masks: how many there are, for estimates.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+
+    items: SplitRef
+    head: HeadStage | None
+    member: str = ""
+    prompt: str = PROMPT
+    masks: int = beside(1)
+
+    @property
+    def cost(self) -> float:
+        """Masks."""
+        return max(1.0, self.masks)
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.head.label if self.head else 'frozen SAM'} scored on {self.items.task}"
+
+    def compute(self, work: Work) -> dict[str, Any]:
+        """Writes the outcomes."""
+        place: Place = work.place
+        backbone = place.backbone(self.items.task)
+        if self.head is None:
+            head = build_head("identity", None, backbone, seed=0)
+        else:
+            head = self.head.head(work.runs, backbone, self.member)
+        work.use(type(head))
+        progress = work.progress
+        done = None if progress is None else (lambda images, total: progress((images, total)))
+        write_outcomes(work.result, evaluate(head, backbone, place.items(self.items), progress=done))
+        return {}
+
+    def read(self, runs: Runs) -> Outcomes:
+        """The finished outcomes."""
+        return read_outcomes(runs.open(self))
