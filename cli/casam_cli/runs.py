@@ -44,7 +44,7 @@ def list_(runs: Path = _Folder, json_: bool = console.JsonOption) -> None:
     noted = list(uses(opened))
     needed = {name for use in noted for name in use.stages}
     unused = sum(f"{folder.parent.name}/{folder.name}" not in needed for folder in opened.stages())
-    results = [
+    results: list[dict[str, Any]] = [
         {"name": use.name, "what": use.what, "stages": len(use.stages), "when": use.when}
         for use in sorted(noted, key=lambda use: use.when)
     ]
