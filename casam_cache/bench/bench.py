@@ -156,7 +156,7 @@ class Bench:
         self, evaluate: str, groups: Sequence[Group] | None = None, unseen: Sequence[str] | None = None
     ) -> list[Line]:
         """One line a configuration, order and seed, in the order of the table."""
-        nodes = Nodes(self.site, self.recipe.pack)
+        nodes = Nodes(self.site)
         outside = self.unseen if unseen is None else tuple(unseen)
         found = []
         for group in self.groups if groups is None else groups:

@@ -24,7 +24,7 @@ from casam_cache.methods.registry import METHODS
 from casam_cache.methods.routed import Routed
 from casam_cache.methods.sequential import Sequential
 from casam_cache.metrics.intervals import Interval
-from casam_cache.training.loop import Progress
+from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
 
 SPLITS = ("val", "test")
@@ -82,7 +82,7 @@ def fit_task(
     split: str = "test",
     model: str | None = None,
     device: str = "auto",
-    on_fit: Callable[[Progress], None] | None = None,
+    on_fit: Callable[[FitProgress], None] | None = None,
     on_evaluate: Callable[[int, int], None] | None = None,
 ) -> FitReport:
     """Trains on the task's train split and scores on another, each computed once and found again.
@@ -125,7 +125,7 @@ def fit_task(
     folder = Runs(Path(runs))
 
     def show(progress: Any) -> None:
-        if isinstance(progress, Progress):
+        if isinstance(progress, FitProgress):
             if on_fit:
                 on_fit(progress)
         elif on_evaluate:

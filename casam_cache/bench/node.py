@@ -18,7 +18,7 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.bench.sources import backbone_of, split_of, store_of
 from casam_cache.bench.stages import Runs, Stage
 from casam_cache.store import EmbeddingStore
-from casam_cache.training.stored import SplitView
+from casam_cache.training.items import Items
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Work:
             weights = self.store(task).identity["backbone"]["weights"]
         return backbone_of(self.place.stores, weights, str(self.device))
 
-    def split(self, task: str, split: str, content: str) -> SplitView:
+    def split(self, task: str, split: str, content: str) -> Items:
         """The view of a split that held `content` when the plan was made.
 
         Raises:

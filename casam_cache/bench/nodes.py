@@ -7,7 +7,7 @@ Every key holds the stage's kind and revision, options, the numeric mode, the se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,18 @@ from casam_cache.bench.side_work import reference_content, reference_store
 from casam_cache.bench.site import Site, Split
 from casam_cache.bench.stages import Stage
 from casam_cache.config import validated
-from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
 from casam_cache.registry import revision_of
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
-from casam_cache.training.pack import shared_options
 from casam_cache.views import parse_views
 
 PROMPT = "oracle box"
 REVISIONS = {"fit": 1, "joint": 1, "learn": 1, "memory": 1, "evaluate": 1, "cost": 1, "distance": 1}
 _WORK = "casam_cache.bench.work"
 _SIDE = "casam_cache.bench.side_work"
-_PACK = "casam_cache.bench.pack_work"
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,15 @@ class Nodes:
 
     Attributes:
         site: the stores.
-        pack: how many fits of one task may be computed as one; part of their keys if it is more than one.
     """
 
     site: Site
-    pack: int = 1
 
     def fit(self, method: Method, training: TrainingOptions, task: str, seed: int) -> Node:
-        """An ordinary fit of one task (`work.fit`), or one of a pack (`pack_work.fit_packed`)."""
+        """An ordinary fit of one task (`work.fit`)."""
         train = self._train(method, training, task)
         inputs = {**self._recipe(method, training, seed), "task": task, "items": train.content}
-        cost, label = visits(train, training), f"{method.name} on {task}"
-        if self.pack == 1 or not method.packs:
-            return self._node("fit", "fit", inputs, {}, cost, label)
-        node = self._node("fit", "fit_packed", {**inputs, "pack": self.pack}, {}, cost, label, _PACK)
-        group = digest([task, train.content, shared_options(training)])
-        return replace(node, together=f"fit/{task}/{group}", at_most=self.pack)
+        return self._node("fit", "fit", inputs, {}, visits(train, training), f"{method.name} on {task}")
 
     def expert(self, name: str, options: BaseModel, training: TrainingOptions, task: str, seed: int) -> Node:
         """The ordinary fit of another method, with the options that both have."""

@@ -13,10 +13,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
 )
 
 from casam_cache.errors import OptionError
@@ -100,7 +98,6 @@ class Recipe(BaseModel):
         weight: of the tasks in equation 8.
         forgetting: variant of FF.
         training: options of every fit, unless a method sets its own.
-        pack: how many fits of one task may be computed in one pass over its embeddings; 1 fits each alone.
         reference: folder of stores of adapter-tuned features (Table 4 only).
         methods: what to compare, in the order of the table's rows.
     """
@@ -120,7 +117,6 @@ class Recipe(BaseModel):
     weight: Weight = "images"
     forgetting: Forgetting = "paper"
     training: dict[str, Scalar] = Field(default_factory=dict)
-    pack: int = Field(default=1, ge=1)
     reference: str | None = None
     methods: list[MethodEntry] = Field(min_length=1)
 
@@ -136,12 +132,6 @@ class Recipe(BaseModel):
         if not isinstance(entries, list):
             return entries
         return [{"method": entry} if isinstance(entry, str) else entry for entry in entries]
-
-    @model_serializer(mode="wrap")
-    def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `pack` where nothing is packed: results are named by the hash of their recipe."""
-        data: dict[str, Any] = serialise(self)
-        return {key: value for key, value in data.items() if (key, value) != ("pack", 1)}
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -25,7 +25,7 @@ from casam_cache.routers.folds import assign_folds
 from casam_cache.routers.learned import LearnedPooling, fit_query, sample_cells
 from casam_cache.routers.options import PoolingOptions, RouterOptions
 from casam_cache.routers.pooling import pool as pool_embedding
-from casam_cache.training.stored import SplitView
+from casam_cache.training.items import Items
 
 FEATURES = "features.safetensors"
 QUERY = "query.safetensors"
@@ -45,7 +45,7 @@ def pool(works: Sequence[Work]) -> list[dict[str, Any]]:
     queries = [read_query(work.parents["query"]) if "query" in work.parents else None for work in works]
     rows: list[list[np.ndarray]] = [[] for _ in works]
     for index in range(len(view)):
-        embedding, valid = view.embedding(index), view.item(index).geometry.valid_grid
+        embedding, valid = view.feature("embedding", index), view.item(index).geometry.valid_grid
         for found, options, query in zip(rows, asked, queries, strict=True):
             found.append(pool_embedding(embedding, valid, options, fitted=query))
     for work, found in zip(works, rows, strict=True):
@@ -62,7 +62,7 @@ def query(work: Work) -> dict[str, Any]:
     options, seed, task = _pooling(work), work.inputs["seed"], work.task
 
     def read(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        return view.embedding(index), view.item(index).geometry.valid_grid
+        return view.feature("embedding", index), view.item(index).geometry.valid_grid
 
     sample = sample_cells(read, len(view), seed=seed, task=task)
     groups = [view.item(index).group for index in range(len(view))]
@@ -137,7 +137,7 @@ def read_choices(folder: Path, task: str, split: str) -> np.ndarray:
     return _read_arrays(folder / CHOICES)[f"{task}/{split}"]
 
 
-def _classified(view: SplitView, index: int, options: ClassifierOptions) -> np.ndarray:
+def _classified(view: Items, index: int, options: ClassifierOptions) -> np.ndarray:
     valid = view.item(index).geometry.valid_grid
     return classifier_input(options, lambda name: view.feature(name, index), valid)
 

@@ -21,7 +21,7 @@ from casam_cache.heads.files import load_head
 from casam_cache.metrics.distribution import feature_distance
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.cost import training_flops
-from casam_cache.training.stored import SplitView
+from casam_cache.training.items import Items
 
 DISTANCES = "distances.json"
 EMBEDDING = "embedding"
@@ -103,7 +103,7 @@ def reference_content(store: EmbeddingStore, images: Sequence[str]) -> str:
 class _Aligned:
     """Batches (1, C, cells) of a view's embeddings, through a head or as they are; valid cells only."""
 
-    def __init__(self, view: SplitView, head: Head | None, device: torch.device) -> None:
+    def __init__(self, view: Items, head: Head | None, device: torch.device) -> None:
         self._view, self._head, self._device = view, head, device
 
     def __iter__(self) -> Iterator[np.ndarray]:

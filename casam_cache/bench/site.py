@@ -11,7 +11,7 @@ from casam_cache.bench.node import Place
 from casam_cache.bench.sources import forget_sources, store_of
 from casam_cache.errors import OptionError, StoreError
 from casam_cache.store import EmbeddingStore, find_stores
-from casam_cache.training.stored import SplitView, open_split
+from casam_cache.training.stored import open_split
 
 _HINTS = {
     "val": "casam encode --val-fraction 0.2 sets groups apart for validation",
@@ -132,7 +132,7 @@ class Site:
             StoreError: it has no images, or none of them has a mask.
         """
         if (task, split) not in self._splits:
-            view: SplitView = open_split(self.store(task), split, task)
+            view = open_split(self.store(task), split, task)
             items = [view.item(index) for index in range(len(view))]
             if not any(item.masks for item in items):
                 raise StoreError(f"task '{task}' has no masks in its {split} split", _HINTS[split])

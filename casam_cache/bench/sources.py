@@ -11,7 +11,8 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import StoreError
 from casam_cache.store import EmbeddingStore, store_path
-from casam_cache.training.stored import SplitView, open_split
+from casam_cache.training.items import Items
+from casam_cache.training.stored import open_split
 
 
 @lru_cache(maxsize=64)
@@ -27,7 +28,7 @@ def backbone_of(stores: str, weights: str, device: str) -> Backbone:
 
 
 @lru_cache(maxsize=128)
-def split_of(stores: str, task: str, model: str, split: str, content: str) -> SplitView:
+def split_of(stores: str, task: str, model: str, split: str, content: str) -> Items:
     """The view of a split that held `content` when a plan was made.
 
     Raises:

@@ -20,9 +20,8 @@ from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Past, Sequential, Setting
 from casam_cache.registry import revision_of
-from casam_cache.training.data import Items
 from casam_cache.training.evaluate import evaluate as evaluate_head
-from casam_cache.training.join import ExemplarView
+from casam_cache.training.items import Items, pick
 from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
@@ -127,7 +126,7 @@ def _past(work: Work) -> Past | None:
     if memory.exemplars:
         named = {exemplar.task for exemplar in memory.exemplars}
         views = {task: work.split(task, "train", content) for task, content in seen if task in named}
-        replay = ExemplarView(views, memory.exemplars)
+        replay = pick(views, memory.exemplars)
     return Past(head, memory, replay, tuple(task for task, _ in seen))
 
 

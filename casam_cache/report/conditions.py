@@ -32,7 +32,6 @@ def conditions(runs: Sequence[Runs], recipe: Mapping[str, Any]) -> list[str]:
     notes = [_sources(rows), _datasets(rows), _means(rows), _prompts(rows), _training(runs)]
     notes += [
         _selection(recipe),
-        _packs(recipe),
         _bounds(runs),
         _task_ids(runs),
         _told(runs),
@@ -122,13 +121,6 @@ def _selection(recipe: Mapping[str, Any]) -> str:
         if metric
         else ""
     )
-
-
-def _packs(recipe: Mapping[str, Any]) -> str:
-    pack = recipe.get("pack", 1)
-    if pack == 1:
-        return ""
-    return f"Alignment Layers of one task were fitted up to {pack} at once (`--pack`): as alone, within rounding."
 
 
 def _bounds(runs: Sequence[Runs]) -> str:

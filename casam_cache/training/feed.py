@@ -20,7 +20,7 @@ from casam_cache.backbones.decoder import (
     embed_prompts,
 )
 from casam_cache.backbones.sam import Backbone
-from casam_cache.training.epochs import Batch, TrainingMasks
+from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.residency import Embeddings
 from casam_cache.training.step import Pairs
 
@@ -29,7 +29,7 @@ class Feed:
     """Turns the batches of an epoch into tensors.
 
     Args:
-        masks: of the view, prepared.
+        masks: of all items, prepared.
         features: of the items that have masks, by name; the embedding among them.
         backbone: whose prompt encoder embeds the prompts, on the device of training.
     """
@@ -45,7 +45,7 @@ class Feed:
         self._column_cover = torch.from_numpy(masks.column_cover).to(device)
         self._bits = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
-    def epoch(self, batches: Sequence[Batch]) -> Iterator[Pairs]:
+    def epoch(self, batches: Sequence[VisitBatch]) -> Iterator[Pairs]:
         """The steps of an epoch, in order."""
         device = self._backbone.device
         is_box = torch.from_numpy(np.concatenate([batch.is_box for batch in batches]))

@@ -19,9 +19,8 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
-from casam_cache.training.data import Item, Items, read_feature
 from casam_cache.training.feed import pack_prompts
-from casam_cache.training.join import positions
+from casam_cache.training.items import Item, Items
 from casam_cache.training.residency import Residency, choose_residency
 from casam_cache.training.resize import low_res_cover
 from casam_cache.training.step import Step
@@ -32,7 +31,7 @@ class Reservoir:
 
     Args:
         size: pairs in all.
-        views: where features are read: the current task's training view and the replay view, if there is one.
+        sources: where features are read: the current task's training images and those replayed, if there are.
         backbone: on the device of training.
         needs: features that the head reads.
         seed: of the run.
@@ -43,15 +42,17 @@ class Reservoir:
     def __init__(
         self,
         size: int,
-        views: Sequence[Items],
+        sources: Sequence[Items],
         backbone: Backbone,
         needs: Sequence[str],
         seed: int,
         task: str,
         residency: Residency = "auto",
     ) -> None:
-        self._views, self._backbone = tuple(views), backbone
-        self._where = {name: (view, index) for view in views for name, index in positions(view).items()}
+        self._backbone = backbone
+        self._where = {
+            (item.task, item.id): (items, index) for items in sources for index, item in enumerate(items)
+        }
         self._seed, self._task = seed, task
         side = 4 * backbone.architecture.grid
         device = backbone.device
@@ -61,7 +62,7 @@ class Reservoir:
         self._coordinates = np.zeros((size, 4), dtype=np.float32)
         self._logits = torch.zeros((size, side, side), dtype=torch.float16, device=device)
         self._cover = torch.zeros((2, size, side), device=device)
-        samples = {name: torch.from_numpy(read_feature(views[0], name, 0)[None].copy()) for name in needs}
+        samples = {name: torch.from_numpy(sources[0].feature(name, 0)[None].copy()) for name in needs}
         needed = size * sum(sample.nbytes for sample in samples.values())
         chosen = choose_residency(needed, device, None) if residency == "auto" else residency
         self._needs = tuple(needs)
@@ -132,7 +133,7 @@ class Reservoir:
         )
 
     def state(self) -> dict[str, Any]:
-        """Tensors on the CPU and names: everything but the features, which their views still have."""
+        """Tensors on the CPU and names: everything but the features, which are read again."""
         held = len(self)
         return {
             "logits": self._logits[:held].cpu(),
@@ -146,7 +147,7 @@ class Reservoir:
         """Takes back what `state` gave, of this task or of the one before.
 
         Raises:
-            CasamError: an image is in none of the views.
+            CasamError: an image is in none of the sources.
         """
         self.entries = []
         self._keys[:] = np.inf
@@ -167,7 +168,7 @@ class Reservoir:
     ) -> None:
         if entry not in self._where:
             raise CasamError(
-                f"remembered image {entry[0]}/{entry[1]} is in no view of this task", "run the sequence anew"
+                f"remembered image {entry[0]}/{entry[1]} is not among those replayed", "run the sequence anew"
             )
         if slot == len(self.entries):
             self.entries.append(entry)
@@ -189,10 +190,10 @@ class Reservoir:
             kept[at] = self._read(name, slots)
 
     def _item(self, slot: int) -> Item:
-        view, index = self._where[self.entries[slot]]
-        return view.item(index)
+        items, index = self._where[self.entries[slot]]
+        return items.item(index)
 
     def _read(self, name: str, slots: Sequence[int]) -> torch.Tensor:
         found = [self._where[self.entries[slot]] for slot in slots]
-        stacked = np.stack([read_feature(view, name, index) for view, index in found])
+        stacked = np.stack([items.feature(name, index) for items, index in found])
         return torch.from_numpy(stacked).to(self._logits.device)

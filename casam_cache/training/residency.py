@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from casam_cache.training.data import Items, read_feature
+from casam_cache.training.items import EMBEDDING, Items
 
 Residency = Literal["auto", "device", "host", "stream"]
 SHARE = 0.5  # of the free memory that embeddings may take; activations and the system need the rest
@@ -26,11 +26,11 @@ READ_AHEAD = 2  # batches
 
 
 class Embeddings:
-    """One feature array of some items of a view, batch by batch on the device.
+    """One feature array of some items, batch by batch on the device.
 
     Args:
-        items: the view.
-        indexes: which of its items will be asked for.
+        items: of which some are trained on.
+        indexes: which of them will be asked for.
         device: where batches are needed.
         residency: `device`, `host`, `stream`, or `auto` for the first of these that fits.
         memory_limit: bytes that may be taken on the device and on the host; None is half of what is free.
@@ -44,13 +44,13 @@ class Embeddings:
         device: torch.device,
         residency: Residency = "auto",
         memory_limit: int | None = None,
-        name: str = "embedding",
+        name: str = EMBEDDING,
     ) -> None:
         self._items = items
         self._name = name
         self._device = device
         self._place = {index: place for place, index in enumerate(indexes)}
-        first = read_feature(items, name, indexes[0])
+        first = items.feature(name, indexes[0])
         self.bytes = first.nbytes * len(indexes)
         self.residency = (
             choose_residency(self.bytes, device, memory_limit) if residency == "auto" else residency
@@ -61,7 +61,7 @@ class Embeddings:
             dtype = torch.from_numpy(first[:0].copy()).dtype
             self._all = torch.empty((len(indexes), *first.shape), dtype=dtype, device=on)
             for index, place in self._place.items():
-                stored = read_feature(items, name, index)
+                stored = items.feature(name, index)
                 self._all[place].copy_(torch.from_numpy(stored.copy()))  # stores give read-only views
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
@@ -77,7 +77,7 @@ class Embeddings:
             yield from self._ahead(batches, self._gather)
 
     def _read(self, batch: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([read_feature(self._items, self._name, index) for index in batch]))
+        return torch.from_numpy(np.stack([self._items.feature(self._name, index) for index in batch]))
 
     def _gather(self, batch: Sequence[int]) -> torch.Tensor:
         assert self._all is not None

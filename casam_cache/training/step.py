@@ -12,7 +12,7 @@ import torch
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
-from casam_cache.training.data import Item
+from casam_cache.training.items import Item
 
 
 @dataclass(frozen=True)

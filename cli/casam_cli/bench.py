@@ -52,11 +52,6 @@ def bench(
     reference: str | None = typer.Option(
         None, metavar="DIR", help="Stores of adapter-tuned features, for the distances of Table 4."
     ),
-    pack: int | None = typer.Option(
-        None,
-        min=1,
-        help="Fit up to K configurations of a task in one pass over its embeddings (1: each alone).",
-    ),
     store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
     runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
     model: str | None = typer.Option(None, help="Backbone, needed only where stores of several are there."),
@@ -89,7 +84,6 @@ def bench(
             "evaluate": evaluate,
             "weight": weight,
             "forgetting": forgetting,
-            "pack": pack,
             "reference": reference,
         },
         methods,
