@@ -76,6 +76,10 @@ class Row:
     read: Callable[[str], np.ndarray]
     masks: Callable[[], Sequence[ItemMask]]
 
+    def feature(self, name: str) -> np.ndarray:
+        """A stored feature array, or what the geometry tells."""
+        return self.item.geometry.valid_cells() if name == VALID else self.read(name)
+
 
 @dataclass(frozen=True)
 class Items:
@@ -114,8 +118,7 @@ class Items:
         Raises:
             StoreError: there is no such array; the hint says how to add it.
         """
-        row = self._row(index)
-        return row.item.geometry.valid_cells() if name == VALID else row.read(name)
+        return self._row(index).feature(name)
 
     def masks(self, index: int) -> Sequence[ItemMask]:
         """The masks of an item, decoded now."""

@@ -321,8 +321,7 @@ def _losses(
             head, backbone, features, image_index, sparse, dense, multimask=False
         )
         low_res, iou = masks[:, 0], scores[:, 0]
-        loss = segmentation_loss(low_res, iou, target, weight, options)
-        return aligned, low_res, iou, loss.total, loss.focal, loss.dice, loss.iou
+        return aligned, low_res, iou, *segmentation_loss(low_res, iou, target, weight, options)
 
     return run
 

@@ -7,7 +7,7 @@ weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from casam_cache.training.options import TrainingOptions
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """The three terms, unweighted means over the samples, and their weighted total (0-d tensors)."""
 
     total: torch.Tensor
