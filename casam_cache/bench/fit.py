@@ -20,7 +20,7 @@ from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
-from casam_cache.training.loop import Progress
+from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
 
 SPLITS = ("val", "test")
@@ -79,7 +79,7 @@ def fit_task(
     model: str | None = None,
     device: str = "auto",
     changed: Changed = "stop",
-    on_fit: Callable[[Progress], None] | None = None,
+    on_fit: Callable[[FitProgress], None] | None = None,
     on_evaluate: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> FitReport:
@@ -123,7 +123,7 @@ def fit_task(
     folder = Runs(Path(runs))
 
     def show(progress: Any) -> None:
-        if isinstance(progress, Progress):
+        if isinstance(progress, FitProgress):
             if on_fit:
                 on_fit(progress)
         elif on_evaluate:

@@ -25,7 +25,7 @@ from casam_cache.heads.files import build_head, load_head
 from casam_cache.heads.forward import predict_low_res
 from casam_cache.routers.routing import Decision
 from casam_cache.store.quantise import as_read
-from casam_cache.training.data import VALID
+from casam_cache.training.items import VALID
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import OptionError, StoreError, unknown_name
 from casam_cache.references import load_reference
 from casam_cache.store import EmbeddingStore, find_stores, store_path
-from casam_cache.training.stored import SplitView, open_split
+from casam_cache.training.items import Items
+from casam_cache.training.stored import open_split
 
 _HINTS = {
     "val": "casam encode --val-fraction 0.2 sets groups apart for validation",
@@ -105,7 +106,7 @@ class Place:
         """Prompt encoder and mask decoder of the backbone of a task's store, on the device."""
         return _backbone_of(self.stores, self.weights(task), str(self.torch_device))
 
-    def items(self, ref: SplitRef) -> SplitView:
+    def items(self, ref: SplitRef) -> Items:
         """The items of a split that held `ref.content` when the plan was made.
 
         Raises:
@@ -201,12 +202,12 @@ class Tasks:
             StoreError: it has no images, or none of them has a mask.
         """
         if (task, split) not in self._splits:
-            view = open_split(self.store(task), split, task)
-            items = [view.item(index) for index in range(len(view))]
+            found = open_split(self.store(task), split, task)
+            items = list(found)
             if not any(item.masks for item in items):
                 raise StoreError(f"task '{task}' has no masks in its {split} split", _HINTS[split])
             self._splits[task, split] = TaskSplit(
-                SplitRef(task, split, view.content),
+                SplitRef(task, split, found.content),
                 tuple(item.id for item in items),
                 tuple(item.masks for item in items),
                 tuple(item.group for item in items),
@@ -254,15 +255,16 @@ def _backbone_of(stores: str, weights: str, device: str) -> Backbone:
 
 
 @lru_cache(maxsize=128)
-def _split_of(stores: str, model: str, ref: SplitRef) -> SplitView:
-    view = open_split(_store_of(stores, ref.task, model), ref.split, ref.task)
-    if (
-        view.content != ref.content
-    ):  # a worker that lives longer than a plan may have the store open as it was
-        view = open_split(EmbeddingStore.open(store_path(Path(stores), ref.task, model)), ref.split, ref.task)
-    if view.content != ref.content:
+def _split_of(stores: str, model: str, ref: SplitRef) -> Items:
+    items = open_split(_store_of(stores, ref.task, model), ref.split, ref.task)
+    if items.content != ref.content:
+        # A worker that lives longer than a plan may have the store open as it was.
+        items = open_split(
+            EmbeddingStore.open(store_path(Path(stores), ref.task, model)), ref.split, ref.task
+        )
+    if items.content != ref.content:
         raise StoreError(
             f"the {ref.split} split of task '{ref.task}' has changed since the plan was made",
             "run the command again: it plans with what is there now",
         )
-    return view
+    return items

@@ -13,8 +13,8 @@ class Frozen(Method):
     """Embeddings pass unchanged into the frozen decoder (Tables 1-3, "SAM")."""
 
     name = "frozen"
-    Options = IdentityOptions
     family = "frozen"
+    Options = IdentityOptions
 
     def build(self, backbone: Backbone, seed: int) -> Head:
         """The identity; a fit of it is refused, since there is nothing to train."""

@@ -19,7 +19,7 @@ from casam_cache.encode.report import EncodeReport
 from casam_cache.metrics.overlap import iou
 from casam_cache.report.pictures import Case, comparison_sheet
 from casam_cache.report.tables import fit_lines
-from casam_cache.training.loop import Progress
+from casam_cache.training.loop import FitProgress
 
 CASES = 3
 # What suits the small model on a handful of images, chosen on validation splits of real data: the paper's recipe is for
@@ -62,7 +62,7 @@ def run_demo(
     seed: int = 0,
     device: str = "auto",
     on_encode: Callable[[str, int, int, str, float | None], None] | None = None,
-    on_fit: Callable[[str, Progress], None] | None = None,
+    on_fit: Callable[[str, FitProgress], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> DemoReport:
     """Does the main job in one folder; what an earlier run finished there is found again.
@@ -95,7 +95,7 @@ def run_demo(
     fits, pictures = [], []
     for root in find_tasks(data / "tasks"):
 
-        def shown(progress: Progress, task: str = root.name) -> None:
+        def shown(progress: FitProgress, task: str = root.name) -> None:
             if on_fit is not None:
                 on_fit(task, progress)
 

@@ -16,7 +16,7 @@ from casam_cache.heads.base import Head
 from casam_cache.heads.forward import predict_low_res
 from casam_cache.metrics.intervals import Interval, mean_interval
 from casam_cache.metrics.overlap import boundary_iou, dice, iou
-from casam_cache.training.data import Item, ItemMask, Items, read_feature
+from casam_cache.training.items import Item, ItemMask, Items
 
 MASKS_AT_ONCE = 16
 METRICS = ("iou", "biou", "dice")
@@ -155,7 +155,7 @@ def _predict(
     if not chunk:
         return
     features = {
-        name: torch.from_numpy(np.stack([read_feature(items, name, part.index) for part in chunk]))
+        name: torch.from_numpy(np.stack([items.feature(name, part.index) for part in chunk]))
         for name in head.needs
     }
     boxes = np.concatenate(

@@ -10,7 +10,7 @@ import typer
 from casam_cli import console
 
 if TYPE_CHECKING:
-    from casam_cache.training.loop import Progress
+    from casam_cache.training.loop import FitProgress
 
 
 def demo(
@@ -29,7 +29,7 @@ def demo(
 
     with console.bar("demo", unit="images") as bar:
 
-        def on_fit(task: str, progress: Progress) -> None:
+        def on_fit(task: str, progress: FitProgress) -> None:
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
             bar.update_named(f"fit {task}", progress.step, progress.steps, note, progress.samples_per_second)
 

@@ -10,7 +10,7 @@ import typer
 from casam_cli import console
 
 if TYPE_CHECKING:
-    from casam_cache.training.loop import Progress
+    from casam_cache.training.loop import FitProgress
 
 
 def fit(
@@ -46,7 +46,7 @@ def fit(
     options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
     with console.bar(f"fit {task}", unit="samples") as bar:
 
-        def on_fit(progress: Progress) -> None:
+        def on_fit(progress: FitProgress) -> None:
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 

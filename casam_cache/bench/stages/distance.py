@@ -21,10 +21,9 @@ from casam_cache.heads.base import Head
 from casam_cache.metrics.distribution import feature_distance
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.cost import training_flops
-from casam_cache.training.stored import SplitView
+from casam_cache.training.items import EMBEDDING, Items
 
 DISTANCES = "distances.json"
-EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,11 +87,11 @@ class Distance(Stage):
     def compute(self, work: Work) -> dict[str, Any]:
         """Writes the distances."""
         place: Place = work.place
-        task, view = self.items.task, place.items(self.items)
+        task, items = self.items.task, place.items(self.items)
         head = self.head.head(work.runs, place.backbone(task)).to(place.torch_device).eval()
         work.use(type(head))
         reference = reference_store(Path(place.reference), task)
-        images = [view.item(index).id for index in range(len(view))]
+        images = [item.id for item in items]
         if reference_content(reference, images) != self.reference:
             raise StoreError(
                 f"the reference store of '{task}' has changed since the plan was made", "run again"
@@ -105,7 +104,7 @@ class Distance(Stage):
                 f"encode the same images into {place.reference}",
             )
         adapted, device = _Stored(reference, images), place.torch_device
-        sides = {"before": _Aligned(view, None, device), "after": _Aligned(view, head, device)}
+        sides = {"before": _Aligned(items, None, device), "after": _Aligned(items, head, device)}
         found = {side: vars(feature_distance(features, adapted)) for side, features in sides.items()}
         (work.result / DISTANCES).write_text(json.dumps(found, indent=1) + "\n")
         return {}
@@ -142,15 +141,15 @@ def reference_content(store: EmbeddingStore, images: Sequence[str]) -> str:
 
 
 class _Aligned:
-    """Batches (1, C, cells) of a view's embeddings, through a head or as they are; valid cells only."""
+    """Batches (1, C, cells) of embeddings, through a head or as they are; valid cells only."""
 
-    def __init__(self, view: SplitView, head: Head | None, device: torch.device) -> None:
-        self._view, self._head, self._device = view, head, device
+    def __init__(self, items: Items, head: Head | None, device: torch.device) -> None:
+        self._items, self._head, self._device = items, head, device
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for index in range(len(self._view)):
+        for index, item in enumerate(self._items):
             features = {
-                name: torch.from_numpy(np.array(self._view.feature(name, index), dtype=np.float32))[None].to(
+                name: torch.from_numpy(np.array(self._items.feature(name, index), dtype=np.float32))[None].to(
                     self._device
                 )
                 for name in (self._head.needs if self._head else (EMBEDDING,))
@@ -159,7 +158,7 @@ class _Aligned:
             if self._head is not None:
                 with torch.no_grad():
                     found = self._head.align(features)
-            rows, columns = self._view.item(index).geometry.valid_grid
+            rows, columns = item.geometry.valid_grid
             yield found[:, :, :rows, :columns].flatten(2).cpu().numpy()
 
 

@@ -18,7 +18,7 @@ from casam_cache.heads.files import WEIGHTS, load_head, save_head
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
 from casam_cache.registry import revision_of
-from casam_cache.training.data import Items
+from casam_cache.training.items import Items
 from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
@@ -126,6 +126,7 @@ class TrainedStage(HeadStage):
             head, place.backbone(self.task), items, training or self.training,
             seed=self.seed, device=place.torch_device, checkpoint_dir=work.resumable(), penalty=penalty,
             on_step=work.progress,
+            warn=work.say,
         )  # fmt: skip
         save_head(head, work.result)
         return {**about(place, self.task), "fit": fitted.to_json(), "parameters": head.trained_parameters()}

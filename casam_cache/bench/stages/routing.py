@@ -27,7 +27,7 @@ from casam_cache.routers.folds import assign_folds
 from casam_cache.routers.learned import LearnedPooling, fit_query, sample_cells
 from casam_cache.routers.options import PoolingOptions, RouterOptions
 from casam_cache.routers.pooling import pool
-from casam_cache.training.stored import SplitView
+from casam_cache.training.items import EMBEDDING, Items
 
 FEATURES = "features.safetensors"
 QUERY = "query.safetensors"
@@ -69,19 +69,19 @@ class Query(Stage):
 
     def compute(self, work: Work) -> dict[str, Any]:
         """Writes the query and the vectors."""
-        view = work.place.items(self.items)
+        items = work.place.items(self.items)
         options, task = _pooling(self.pooling), self.items.task
 
         def read(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-            return view.embedding(index), view.item(index).geometry.valid_grid
+            return items.feature(EMBEDDING, index), items.item(index).geometry.valid_grid
 
-        sample = sample_cells(read, len(view), seed=self.seed, task=task)
-        folds = assign_folds(_groups(view), self.folds, seed=self.seed, task=task)
+        sample = sample_cells(read, len(items), seed=self.seed, task=task)
+        folds = assign_folds(_groups(items), self.folds, seed=self.seed, task=task)
         rows: list[np.ndarray | None] = [None]
         if folds.max():
             rows += [np.flatnonzero(folds != fold) for fold in range(int(folds.max()) + 1)]
         fitted = [fit_query(sample, kept, temperature=options.temperature) for kept in rows]
-        pooled = np.stack([[one.pool(*read(index)) for index in range(len(view))] for one in fitted])
+        pooled = np.stack([[one.pool(*read(index)) for index in range(len(items))] for one in fitted])
         arrays = {
             "query": fitted[0].query,
             "temperature": np.array([options.temperature]),
@@ -145,15 +145,15 @@ class Pool(Stage):
     @classmethod
     def compute_together(cls, stages: Sequence[Pool], works: Sequence[Work]) -> list[dict[str, Any]]:
         """From one reading of the embeddings."""
-        view = works[0].place.items(stages[0].items)
+        items = works[0].place.items(stages[0].items)
         asked = [_pooling(stage.pooling) for stage in stages]
         fitted = [
             stage.query.fitted(work.runs) if stage.query else None
             for stage, work in zip(stages, works, strict=True)
         ]
         rows: list[list[np.ndarray]] = [[] for _ in works]
-        for index in range(len(view)):
-            embedding, valid = view.embedding(index), view.item(index).geometry.valid_grid
+        for index in range(len(items)):
+            embedding, valid = items.feature(EMBEDDING, index), items.item(index).geometry.valid_grid
             for found, options, query in zip(rows, asked, fitted, strict=True):
                 found.append(pool(embedding, valid, options, fitted=query))
         for work, found in zip(works, rows, strict=True):
@@ -265,17 +265,17 @@ class Classify(Stage):
         """Writes classifier and choices."""
         options, exemplars, size = self.classifier, {}, 0
         for ref in self.items:
-            view = work.place.items(ref)
-            place = {view.item(index).id: index for index in range(len(view))}
+            items = work.place.items(ref)
+            place = {item.id: index for index, item in enumerate(items)}
             kept = choose_exemplars(list(place), options.exemplars, self.seed, ref.task)
-            exemplars[ref.task] = [self._input(view, place[name]) for name in kept]
+            exemplars[ref.task] = [self._input(items, place[name]) for name in kept]
             size += sum(image.nbytes for image in exemplars[ref.task])
         classifier = fit_classifier(exemplars, options, self.seed)
         classifier.save(work.result)
         chosen = {}
         for ref in self.splits:
-            view = work.place.items(ref)
-            inputs = [self._input(view, index) for index in range(len(view))]
+            items = work.place.items(ref)
+            inputs = [self._input(items, index) for index in range(len(items))]
             chosen[f"{ref.task}/{ref.split}"] = classifier.predict(inputs)
         (work.result / CHOICES).write_bytes(save(chosen))
         return {"parameters": classifier.trained_parameters, "bytes": classifier.stored_bytes + size}
@@ -284,9 +284,9 @@ class Classify(Stage):
         """Where it sent the images of a split: places among its sorted tasks, int64 (N,)."""
         return _arrays(runs.open(self) / CHOICES)[f"{ref.task}/{ref.split}"]
 
-    def _input(self, view: SplitView, index: int) -> np.ndarray:
-        valid = view.item(index).geometry.valid_grid
-        return classifier_input(self.classifier, lambda name: view.feature(name, index), valid)
+    def _input(self, items: Items, index: int) -> np.ndarray:
+        valid = items.item(index).geometry.valid_grid
+        return classifier_input(self.classifier, lambda name: items.feature(name, index), valid)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -378,5 +378,5 @@ def _pooling(decisive: Mapping[str, Any]) -> PoolingOptions:
     return options
 
 
-def _groups(view: SplitView) -> list[str]:
-    return [view.item(index).group for index in range(len(view))]
+def _groups(items: Items) -> list[str]:
+    return [item.group for item in items]

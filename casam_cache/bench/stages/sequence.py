@@ -13,7 +13,7 @@ from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Work, beside
 from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.sequential import Past, Sequential, Setting
-from casam_cache.training.join import ExemplarView
+from casam_cache.training.items import pick
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,5 +124,5 @@ class Learn(SequenceStage):
         if memory.exemplars:
             named = {exemplar.task for exemplar in memory.exemplars}
             parts = train_items(work, tuple(ref for ref in self.past if ref.task in named))
-            replay = ExemplarView(parts, memory.exemplars)
+            replay = pick(parts, memory.exemplars)
         return Past(head, memory, replay, tuple(ref.task for ref in self.past))
