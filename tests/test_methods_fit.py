@@ -31,7 +31,7 @@ def test_hq_sam_wants_early_features_and_says_how_to_get_them(
     assert casam.code == 0
     assert (report["method"], report["computed"], report["test"]["masks"]) == ("hq-sam", True, 2)
     described = json.loads((casam.folder / report["run"] / "head.json").read_text())
-    assert described["head"] == "hq-sam"
+    assert described["head"]["name"] == "hq-sam"
     assert described["parameters"] == report["parameters"]
 
 
