@@ -139,6 +139,7 @@ def short_lived(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return graphs
 
 
+@pytest.mark.slow
 def test_a_step_reads_nothing_of_the_graph_before(backbone: Backbone, short_lived: list[int]) -> None:
     plain = fit(backbone, options=PLAIN)
     assert same_weights(plain, fit(seeded_backbone(TINY, 0), options=COMPILED))

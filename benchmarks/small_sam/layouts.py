@@ -7,17 +7,18 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scene_canvas import SceneCanvas
 
-from casam_cache.datasets.scenes.canvas import Canvas, Kind, Shape
-from casam_cache.datasets.scenes.fields import field, fractal
+from casam_cache.datasets.phantoms.canvas import Kind, Shape
+from casam_cache.datasets.phantoms.fields import field, fractal
 
 
-def _place(canvas: Canvas, margin: float = 0.1) -> tuple[float, float]:
+def _place(canvas: SceneCanvas, margin: float = 0.1) -> tuple[float, float]:
     x, y = canvas.rng.uniform(margin, 1 - margin, 2)
     return float(x * canvas.width), float(y * canvas.height)
 
 
-def backdrop(canvas: Canvas, regions: int) -> None:
+def backdrop(canvas: SceneCanvas, regions: int) -> None:
     """Paint a ground of several kinds with soft or sharp transitions; none of them is an object."""
     for _ in range(regions):
         sheet = fractal(
@@ -30,7 +31,7 @@ def backdrop(canvas: Canvas, regions: int) -> None:
         )
 
 
-def mottle(canvas: Canvas, inside: np.ndarray, kind: Kind, size: float, strength: float) -> None:
+def mottle(canvas: SceneCanvas, inside: np.ndarray, kind: Kind, size: float, strength: float) -> None:
     """Large smooth patches inside a mask that belong to it: a necrotic core, a part in shadow, a stained half."""
     sheet = fractal(canvas.rng, canvas.height, canvas.width, max(3.0, size), 2)
     edge = np.float32(max(2.0, size) * canvas.rng.uniform(0.1, 1.0))
@@ -38,7 +39,7 @@ def mottle(canvas: Canvas, inside: np.ndarray, kind: Kind, size: float, strength
     canvas.paint(canvas.level((sheet - level) * edge), canvas.kind(kind, strength), inside)
 
 
-def organs(canvas: Canvas) -> None:
+def organs(canvas: SceneCanvas) -> None:
     """Several large deformed ellipses, some of one kind, touching or apart, some with parts of their own."""
     rng = canvas.rng
     kinds = [canvas.kind(canvas.ground) for _ in range(rng.integers(1, 4))]
@@ -67,7 +68,7 @@ def organs(canvas: Canvas) -> None:
             )
 
 
-def nested(canvas: Canvas) -> None:
+def nested(canvas: SceneCanvas) -> None:
     """A chamber in a wall (a ring) with neighbours that touch it: the inner part, the wall and the neighbour."""
     rng = canvas.rng
     for _ in range(rng.integers(1, 4)):
@@ -101,7 +102,7 @@ def nested(canvas: Canvas) -> None:
             canvas.masks.append(whole)
 
 
-def cells(canvas: Canvas) -> None:
+def cells(canvas: SceneCanvas) -> None:
     """A cluster of many similar cells, touching and overlapping, with or without a nucleus."""
     rng = canvas.rng
     radius = canvas.side * math.exp(rng.uniform(math.log(0.01), math.log(0.08)))
@@ -130,7 +131,7 @@ def cells(canvas: Canvas) -> None:
                 canvas.paint(shape, nucleus)
 
 
-def glands(canvas: Canvas) -> None:
+def glands(canvas: SceneCanvas) -> None:
     """Round structures of many parts: a border of dots or a clear gap, a textured body, an empty lumen."""
     rng = canvas.rng
     wall, body, lumen = (
@@ -163,7 +164,7 @@ def glands(canvas: Canvas) -> None:
                 canvas.paint(hole, lumen)
 
 
-def tubes(canvas: Canvas) -> None:
+def tubes(canvas: SceneCanvas) -> None:
     """Vessels, nerves, bowel: curved tubes of changing thickness."""
     rng = canvas.rng
     kind = canvas.kind(canvas.ground)
@@ -174,7 +175,7 @@ def tubes(canvas: Canvas) -> None:
         canvas.add(canvas.drawn(path, thick), canvas.vary(kind))
 
 
-def layers(canvas: Canvas) -> None:
+def layers(canvas: SceneCanvas) -> None:
     """Stacked bands between warped lines, thin and thick; some are objects."""
     rng = canvas.rng
     angle = rng.choice([0.0, math.pi / 2, rng.uniform(0, math.pi)])
@@ -198,7 +199,7 @@ def layers(canvas: Canvas) -> None:
         position += thick * rng.uniform(0.9, 1.5)
 
 
-def chain(canvas: Canvas) -> None:
+def chain(canvas: SceneCanvas) -> None:
     """Rounded blocks in a row along a curve (vertebrae, teeth) with small things in and between them."""
     rng = canvas.rng
     path = canvas.curve(rng.uniform(0.9, 1.5), rng.uniform(0.005, 0.06), int(rng.integers(5, 14)))
@@ -235,7 +236,7 @@ def chain(canvas: Canvas) -> None:
             )
 
 
-def lesion(canvas: Canvas) -> None:
+def lesion(canvas: SceneCanvas) -> None:
     """One or two blobs of weak contrast among distractors that are as salient: lesions, polyps, tumours."""
     rng = canvas.rng
     backdrop(canvas, int(rng.integers(1, 4)))
@@ -269,7 +270,7 @@ def lesion(canvas: Canvas) -> None:
             )
 
 
-def specks(canvas: Canvas) -> None:
+def specks(canvas: SceneCanvas) -> None:
     """A few small things of one kind, down to a pixel or two across: caries, vertebrae far away, people in a street."""
     rng = canvas.rng
     backdrop(canvas, int(rng.integers(0, 3)))
@@ -288,7 +289,7 @@ def specks(canvas: Canvas) -> None:
         )  # fmt: skip
 
 
-def regions(canvas: Canvas) -> None:
+def regions(canvas: SceneCanvas) -> None:
     """A label map from the strongest of several smooth fields; its pieces are the objects."""
     from scipy import ndimage
 
@@ -310,7 +311,7 @@ def regions(canvas: Canvas) -> None:
                 canvas.masks.append(pieces == piece)
 
 
-def things(canvas: Canvas) -> None:
+def things(canvas: SceneCanvas) -> None:
     """Composite polygons of several parts with shadows before a ground of planes: cars, tools, buildings."""
     rng = canvas.rng
     backdrop(canvas, int(rng.integers(0, 3)))
@@ -344,7 +345,7 @@ def things(canvas: Canvas) -> None:
         canvas.clutter(mask, part, int(rng.integers(0, 6)), size * rng.uniform(0.15, 0.4), 1.5)
 
 
-LAYOUTS: tuple[tuple[Callable[[Canvas], None], float], ...] = (
+LAYOUTS: tuple[tuple[Callable[[SceneCanvas], None], float], ...] = (
     (organs, 0.14), (nested, 0.10), (cells, 0.10), (glands, 0.11), (tubes, 0.04), (layers, 0.03), (chain, 0.10),
     (lesion, 0.17), (regions, 0.03), (things, 0.06), (specks, 0.12),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A canvas on which layouts paint shapes of a kind of tissue, and which keeps each object's visible mask."""
+"""A canvas on which shapes of a kind of tissue are painted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from casam_cache.datasets.scenes.fields import field, texture
-from casam_cache.datasets.scenes.looks import Look
+from casam_cache.datasets.phantoms.fields import field, texture
+from casam_cache.datasets.phantoms.looks import Look
 
 TEXTURES = 3
 
@@ -37,7 +37,7 @@ class Shape:
 
 
 class Canvas:
-    """Latent channels painted so far and the visible mask of every object.
+    """Latent channels painted so far.
 
     Args:
         rng: where this scene's numbers come from.
@@ -56,7 +56,6 @@ class Canvas:
         ]
         self.ground = Kind(np.zeros(look.axes.shape[0], np.float32), self._textures())
         self.latent = np.zeros((height, width, look.axes.shape[0]), np.float32)
-        self.masks: list[np.ndarray] = []
         self.paint(self.everything(), self.ground)
 
     def _textures(self) -> np.ndarray:
@@ -166,33 +165,10 @@ class Canvas:
                 value[..., 0] += weight * sheet[crop]
         self.latent[crop] += (value - self.latent[crop]) * cover[..., None]
 
-    def rim(self, shape: Shape, kind: Kind, width: float) -> None:
-        """Paint a line of `width` pixels along the shape's boundary."""
-        ring = (
-            np.clip(1 - np.abs(shape.cover - 0.5) * 2, 0, 1)
-            if self.soft >= width
-            else _edge(shape.inside, width)
-        )
-        self.paint(Shape(shape.rows, shape.columns, ring.astype(np.float32)), kind)
-
     def full(self, shape: Shape) -> np.ndarray:
         """The shape as a bool mask (H, W)."""
         mask = np.zeros((self.height, self.width), bool)
         mask[shape.rows, shape.columns] = shape.inside
-        return mask
-
-    def add(self, shape: Shape, kind: Kind, hides: bool = True) -> np.ndarray:
-        """Paint an object, keep its mask, and take its pixels from the objects it `hides`; returns the mask."""
-        rng = self.rng
-        self.paint(shape, kind)
-        if rng.random() < 0.15:
-            self.rim(shape, self.kind(kind, 1.2), float(rng.uniform(1, 3)))
-        if hides:
-            seen = ~shape.inside
-            for other in self.masks:
-                other[shape.rows, shape.columns] &= seen
-        mask = self.full(shape)
-        self.masks.append(mask)
         return mask
 
     def clutter(
@@ -209,10 +185,3 @@ class Canvas:
                 columns[pick] * 4.0, rows[pick] * 4.0, max(1.5, rx), max(1.5, ry), self.rng.uniform(0, 3.2)
             )
             self.paint(shape, self.kind(around, strength), inside)
-
-
-def _edge(inside: np.ndarray, width: float) -> np.ndarray:
-    picture = Image.fromarray(inside.astype(np.uint8) * 255)
-    size = 2 * max(1, round(width / 2)) + 1
-    grown = np.asarray(picture.filter(ImageFilter.MaxFilter(size)))
-    return (grown > 0) & ~(np.asarray(picture.filter(ImageFilter.MinFilter(size))) > 0)

@@ -6,27 +6,19 @@ acquisition (looks). Two scenes with the same look number share the look and not
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from drawn_looks import draw_look
+from layouts import LAYOUTS, backdrop
 from PIL import Image
+from scene_canvas import SceneCanvas
 
-from casam_cache.datasets.scenes.canvas import Canvas
-from casam_cache.datasets.scenes.layouts import LAYOUTS, backdrop
-from casam_cache.datasets.scenes.looks import LOOK_PARAMETERS, LOOKS, Look, draw_look, render
+from casam_cache.datasets.phantoms.looks import Look, render
 from casam_cache.fingerprint import generator
-
-__all__ = [
-    "LOOKS",
-    "LOOK_PARAMETERS",
-    "REVISION",
-    "Look",
-    "Scene",
-    "contact_sheet",
-    "draw_look",
-    "draw_scene",
-]
 
 REVISION = 3
 """Raised whenever the same number gives another scene: what was trained on drawn scenes notes it."""
@@ -77,7 +69,7 @@ def _draw(rng: np.random.Generator, size: int, look: Look, smallest: float) -> S
     if rng.random() < 0.25:
         short = round(size * float(rng.uniform(0.5, 1.0)))
         height, width = (short, size) if rng.random() < 0.7 else (size, short)
-    canvas = Canvas(rng, height, width, look)
+    canvas = SceneCanvas(rng, height, width, look)
     backdrop(canvas, int(rng.integers(0, 3)))
     chances = np.array([weight for _, weight in LAYOUTS])
     for _ in range(2 if rng.random() < 0.3 else 1):
@@ -91,7 +83,7 @@ def _draw(rng: np.random.Generator, size: int, look: Look, smallest: float) -> S
     return Scene(render(rng, canvas.latent, look, seen), masks, look)
 
 
-def _view(canvas: Canvas) -> np.ndarray | None:
+def _view(canvas: SceneCanvas) -> np.ndarray | None:
     """What is seen, float32 (H, W) in [0, 1]: everything (None), a body in empty space, or a fan or disk."""
     rng, look = canvas.rng, canvas.look
     if look.view == 0:
@@ -128,3 +120,22 @@ def contact_sheet(indexes: list[int], seed: int = 0, size: int = 192, columns: i
         sheet.paste(Image.fromarray(scene.image), (left, top))
         sheet.paste(Image.fromarray(tinted.astype(np.uint8)), (left, top + size))
     return sheet
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes a contact sheet."""
+    parser = argparse.ArgumentParser(description="Draw a contact sheet of scenes, each above its objects.")
+    parser.add_argument("out", type=Path, help="image file to write; it must not exist")
+    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
+    parser.add_argument("--first", type=int, default=0, help="number of the first scene")
+    parser.add_argument("--count", type=int, default=40, help="how many scenes")
+    parser.add_argument("--size", type=int, default=192, help="long side of a scene, pixels")
+    options = parser.parse_args(arguments)
+    if options.out.exists():
+        parser.error(f"{options.out} exists: name another file, or remove it")
+    indexes = list(range(options.first, options.first + options.count))
+    contact_sheet(indexes, options.seed, options.size).save(options.out)
+
+
+if __name__ == "__main__":
+    main()
