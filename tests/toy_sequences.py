@@ -53,7 +53,7 @@ def look(task: str, direction: int, count: int = 5, seed: int = 0, empty: int = 
 
 def made(method: type, *assignments: str) -> Any:
     """The method with options as `--set` gives them."""
-    options, _ = parse_assignments(["blocks=1", *assignments], [method.Options, TrainingOptions])
+    options, _ = parse_assignments(["blocks=1", *assignments], [method.options_model(), TrainingOptions])
     return method(options)
 
 

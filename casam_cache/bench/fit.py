@@ -112,7 +112,7 @@ def fit_task(
             f"method '{made.name}' is not a fit of one task",
             f"casam bench --methods {method} compares it over tasks",
         )
-    method_options, training = parse_assignments(options, [made.Options, TrainingOptions])
+    method_options, training = parse_assignments(options, [made.options_model(), TrainingOptions])
     assert isinstance(training, TrainingOptions)
     path = find_store(Path(store), task, model)
     forget_sources()

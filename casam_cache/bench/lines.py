@@ -19,6 +19,7 @@ from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
 from casam_cache.methods.sequential import Sequential
+from casam_cache.routers.choice import chosen_options
 from casam_cache.training.options import TrainingOptions
 
 SCORES = ("iou", "biou")
@@ -43,7 +44,7 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """Every option, plain."""
         return {
-            **self.method.options.model_dump(mode="json"),
+            **chosen_options(self.method.options),
             **self.training.model_dump(mode="json"),
         }
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from casam_cache.bench.lines import Config, Course, Line
 from casam_cache.bench.node import Node
@@ -17,19 +16,23 @@ from casam_cache.bench.routed_work import read_choices, read_features
 from casam_cache.bench.site import Split
 from casam_cache.bench.stages import Stage
 from casam_cache.bench.tables import OutcomeTable, Tables
-from casam_cache.config import validated
 from casam_cache.methods.base import Method
 from casam_cache.methods.routed import Routed
 from casam_cache.registry import revision_of
-from casam_cache.routers.classifier_options import ClassifierOptions
+from casam_cache.routers.choice import (
+    PoolingChoice,
+    RouterChoice,
+    chosen_options,
+    pooling_choice,
+    router_choice,
+)
+from casam_cache.routers.classifier import ClassifierOptions, classifier_options
 from casam_cache.routers.files import load_router
 from casam_cache.routers.fitted import FittedRouter, TaskRouters
-from casam_cache.routers.options import PoolingOptions, RouterOptions
+from casam_cache.routers.routing import FALLBACK, ood_accuracy, routing_accuracy
 
 REVISIONS = {"pool": 1, "query": 1, "router": 1, "classifier": 1, "merge": 1, "model": 1}
 _WORK = "casam_cache.bench.routed_work"
-FALLBACK = -1
-Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class RoutedNodes:
 
     nodes: Nodes
 
-    def pool(self, split: Split, pooling: PoolingOptions, query: Node | None = None) -> Node:
+    def pool(self, split: Split, pooling: PoolingChoice, query: Node | None = None) -> Node:
         """Pooled vectors of a split; all poolings of it share one reading.
 
         Args:
@@ -58,7 +61,7 @@ class RoutedNodes:
         group = f"pool/{split.task}/{split.split}"
         return self._node("pool", "pool", inputs, parents, len(split.images), group, f"pooling {split.task}")
 
-    def query(self, task: str, pooling: PoolingOptions, folds: int, seed: int) -> Node:
+    def query(self, task: str, pooling: PoolingChoice, folds: int, seed: int) -> Node:
         """A task's learned pooling, and its training vectors."""
         train = self.nodes.site.split(task, "train")
         inputs = {
@@ -70,23 +73,22 @@ class RoutedNodes:
         }
         return self._node("query", "query", inputs, {}, len(train.images), None, f"learned pooling of {task}")
 
-    def router(self, task: str, pooling: PoolingOptions, options: RouterOptions, seed: int) -> Node:
+    def router(self, task: str, pooling: PoolingChoice, choice: RouterChoice, seed: int) -> Node:
         """A task's density on its pooled training vectors; thresholds are read off it later."""
         train = self.nodes.site.split(task, "train")
-        learned = pooling.pooling == "learned"
-        features = self.query(task, pooling, options.folds, seed) if learned else self.pool(train, pooling)
+        features = (
+            self.query(task, pooling, choice.folds, seed) if pooling.learned else self.pool(train, pooling)
+        )
         inputs = {
             "task": task,
             "items": train.content,
             "features": features.key,
             "pooling": pooling.decisive(),
-            "router": options.decisive(),
+            "router": choice.decisive(),
             "seed": seed,
         }
         parents = {"features": features}
-        return self._node(
-            "router", "route", inputs, parents, 1, "router", f"{options.router} router of {task}"
-        )
+        return self._node("router", "route", inputs, parents, 1, "router", f"{choice.name} router of {task}")
 
     def classifier(
         self, options: ClassifierOptions, tasks: Sequence[str], splits: Sequence[Split], seed: int
@@ -105,11 +107,10 @@ class RoutedNodes:
 
     def merge(self, method: Routed, experts: Mapping[str, Node], seed: int) -> Node:
         """The merged heads of a set of tasks; how images are routed to them has no part in it."""
-        routing = {*RouterOptions.model_fields, *PoolingOptions.model_fields, "routing", "fallback"}
-        options = method.options.model_dump(mode="json")
+        options = method.expert_method().options.model_dump(mode="json")
         inputs = {
             "method": {"name": method.name, "revision": revision_of(type(method))},
-            "options": {name: value for name, value in options.items() if name not in routing},
+            "options": options,
             "seed": seed,
             "items": [[task, experts[task].key] for task in sorted(experts)],
         }
@@ -121,19 +122,21 @@ class RoutedNodes:
     def model(
         self,
         method: Routed,
-        pooling: PoolingOptions,
+        pooling: PoolingChoice,
+        choice: RouterChoice,
         experts: Mapping[str, Node],
         routers: Mapping[str, Node],
     ) -> Node:
         """What belongs together for prediction."""
         parents = {f"head/{task}": node for task, node in experts.items()}
         parents |= {f"router/{task}": node for task, node in routers.items()}
-        if pooling.pooling == "learned":
+        if pooling.learned:
             parents |= {f"query/{task}": node.parents["features"] for task, node in routers.items()}
         inputs = {
             "method": {"name": method.name, "revision": revision_of(type(method))},
-            "options": method.options.model_dump(mode="json"),
+            "options": chosen_options(method.options),
             "pooling": pooling.decisive(),
+            "router": {**choice.decisive(), "threshold": choice.threshold, "strict": choice.strict},
             "tasks": sorted(experts),
             "parents": {role: node.key for role, node in sorted(parents.items())},
         }
@@ -166,8 +169,8 @@ class RoutedLine(Line):
             task: nodes.fit(method.expert_method(), config.training, task, course.seed)
             for task in course.order
         }
-        self.pooling = pick(PoolingOptions, method.options)
-        self.options = pick(RouterOptions, method.options)
+        self.pooling = pooling_choice(method.options)
+        self.router = router_choice(method.options)
         self.routers: dict[str, Node] = {}
         self.features: dict[tuple[str, str], Node] = {}
         self.classifiers: list[Node] = []
@@ -177,7 +180,7 @@ class RoutedLine(Line):
             self._plan_classifiers()
         self.merged = [self._merge(course.order[: step + 1]) for step in range(len(course.order))]
         self.model = (
-            self.routed.model(method, self.pooling, self.experts, self.routers)
+            self.routed.model(method, self.pooling, self.router, self.experts, self.routers)
             if self.routers and not method.merges
             else None
         )
@@ -191,17 +194,16 @@ class RoutedLine(Line):
 
     def _plan_density(self) -> None:
         self.routers = {
-            task: self.routed.router(task, self.pooling, self.options, self.course.seed)
+            task: self.routed.router(task, self.pooling, self.router, self.course.seed)
             for task in self.course.order
         }
-        learned = self.pooling.pooling == "learned"
         for task, router in self.routers.items():
-            query = router.parents["features"] if learned else None
+            query = router.parents["features"] if self.pooling.learned else None
             for name, split in self.tested.items():
                 self.features[name, task] = self.routed.pool(split, self.pooling, query)
 
     def _plan_classifiers(self) -> None:
-        options, order = pick(ClassifierOptions, self.method.options), self.course.order
+        options, order = classifier_options(self.method.options), self.course.order
         for step in range(len(order)):
             splits = list((self.tested if step == len(order) - 1 else self.splits).values())
             node = self.routed.classifier(options, order[: step + 1], splits, self.course.seed)
@@ -281,7 +283,7 @@ class RoutedLine(Line):
 
     def _score(self, router: FittedRouter, name: str) -> np.ndarray:
         known: dict[tuple[int, str], np.ndarray] = self._scores
-        place = (id(router.scorer), name)
+        place = (id(router.router), name)
         if place not in known:
             folder = self._tables.runs.folder(self.features[name, router.task].stage)
             known[place] = router.score(read_features(folder))
@@ -306,29 +308,26 @@ class RoutedLine(Line):
         """A fit is shared by every threshold rule: this line's own rule comes in here."""
         from dataclasses import replace
 
-        return replace(router, options=self.options)
+        return replace(router, choice=self.router)
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         """Routing and OOD accuracy, thresholds, and sizes."""
         self._tables = tables
         last = len(self.course.order) - 1
         seen = sorted(self.course.order)
-        right, images = 0, 0
-        for name in self.course.order:
-            chosen = list(self.choice(last, name).values())
-            right += sum(place == seen.index(name) for place in chosen)
-            images += len(chosen)
+        chosen = {name: list(self.choice(last, name).values()) for name in self.tested}
+        own = [place for name in self.course.order for place in chosen[name]]
+        true = [seen.index(name) for name in self.course.order for _ in chosen[name]]
         found: dict[str, Any] = {
             "router": self.router_name,
-            "routing_accuracy": None if self.oracle else right / images,
+            "routing_accuracy": None if self.oracle else routing_accuracy(own, true),
             "parameters": tables.parameters(next(iter(self.experts.values()))),
             "bytes_kept": self._bytes(tables),
             "run": tables.folder(self.model) if self.model else None,
             "confusion": {name: self._counts(last, name) for name in self.tested},
         }
         if not self.oracle and self.course.unseen:
-            sent = [place for name in self.course.unseen for place in self.choice(last, name).values()]
-            found["ood_accuracy"] = sum(place == FALLBACK for place in sent) / len(sent)
+            found["ood_accuracy"] = ood_accuracy([p for name in self.course.unseen for p in chosen[name]])
         if self.routers:
             routers = self._seen_routers[last]
             taus = zip(routers.names, routers.thresholds().tolist(), strict=True)
@@ -340,7 +339,7 @@ class RoutedLine(Line):
     @property
     def router_name(self) -> str:
         """What chose the heads."""
-        return self.options.router if self.method.routing == "density" else self.method.routing
+        return self.router.name if self.method.routing == "density" else self.method.routing
 
     def _counts(self, step: int, name: str) -> dict[str, int]:
         """Images of a set by where they were sent."""
@@ -370,16 +369,6 @@ class RoutedLine(Line):
         else:
             kept = int(tables.recorded(merged).get("bytes", 0))
         routing = [*self.routers.values(), *self.classifiers[-1:]]
-        if self.pooling.pooling == "learned":
+        if self.pooling.learned:
             routing += [node.parents["features"] for node in self.routers.values()]
         return kept + sum(int(tables.recorded(node).get("bytes", 0)) for node in routing)
-
-
-def pick(model: type[Model], options: BaseModel) -> Model:
-    """The part of a method's options that `model` describes; its defaults where the method has no such option."""
-    shared = {
-        key: value for key, value in options.model_dump(mode="json").items() if key in model.model_fields
-    }
-    found = validated(model, shared)
-    assert isinstance(found, model)
-    return found

@@ -17,18 +17,20 @@ from casam_cache.config import validated
 from casam_cache.errors import CasamError
 from casam_cache.heads.files import load_head, save_head
 from casam_cache.methods.routed import Routed
-from casam_cache.routers.classifier import choose_exemplars, classifier_input, fit_classifier
-from casam_cache.routers.classifier_options import ClassifierOptions
-from casam_cache.routers.files import save_router
-from casam_cache.routers.fit import FitRequest, fit_routers
-from casam_cache.routers.folds import assign_folds
-from casam_cache.routers.learned import LearnedPooling, fit_query, sample_cells
-from casam_cache.routers.options import PoolingOptions, RouterOptions
-from casam_cache.routers.pooling import pool as pool_embedding
+from casam_cache.routers.choice import PoolingChoice, RouterChoice, load_named
+from casam_cache.routers.classifier import (
+    ClassifierOptions,
+    choose_exemplars,
+    classifier_input,
+    fit_classifier,
+)
+from casam_cache.routers.files import load_pooling, save_pooling, save_router
+from casam_cache.routers.fit import FitRequest, fit_pooling, fit_routers
+from casam_cache.routers.pooling import Read, pool_all
 from casam_cache.training.stored import SplitView
 
 FEATURES = "features.safetensors"
-QUERY = "query.safetensors"
+FOLD_FEATURES = "fold_features.safetensors"
 CHOICES = "choices.safetensors"
 MODEL = "model.json"
 
@@ -41,45 +43,35 @@ def pool(works: Sequence[Work]) -> list[dict[str, Any]]:
     """
     first = works[0]
     view = first.split(first.task, first.inputs["split"], first.inputs["items"])
-    asked = [_pooling(work) for work in works]
-    queries = [read_query(work.parents["query"]) if "query" in work.parents else None for work in works]
-    rows: list[list[np.ndarray]] = [[] for _ in works]
-    for index in range(len(view)):
-        embedding, valid = view.embedding(index), view.item(index).geometry.valid_grid
-        for found, options, query in zip(rows, asked, queries, strict=True):
-            found.append(pool_embedding(embedding, valid, options, fitted=query))
-    for work, found in zip(works, rows, strict=True):
-        (work.result / FEATURES).write_bytes(save({"features": np.stack(found)}))
+    poolings = [
+        load_pooling(work.parents["query"]) if "query" in work.parents else _pooling(work).make()
+        for work in works
+    ]
+    for work, found in zip(works, pool_all(_reader(view), len(view), poolings), strict=True):
+        (work.result / FEATURES).write_bytes(save({"features": found}))
     return [{} for _ in works]
 
 
 def query(work: Work) -> dict[str, Any]:
-    """A task's learned pooling, and its training vectors: by the query of all of them, and by those of the K folds.
+    """A task's learned pooling, and its training vectors: by the one fitted to all of them, and by those of K folds.
 
     The threshold's held-out scores must know nothing of the images held out, nor may their pooling.
     """
     view = work.split(work.task, "train", work.inputs["items"])
-    options, seed, task = _pooling(work), work.inputs["seed"], work.task
-
-    def read(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        return view.embedding(index), view.item(index).geometry.valid_grid
-
-    sample = sample_cells(read, len(view), seed=seed, task=task)
     groups = [view.item(index).group for index in range(len(view))]
-    folds = assign_folds(groups, work.inputs["folds"], seed=seed, task=task)
-    rows: list[np.ndarray | None] = [None]
-    if folds.max():
-        rows += [np.flatnonzero(folds != fold) for fold in range(int(folds.max()) + 1)]
-    fitted = [fit_query(sample, kept, temperature=options.temperature) for kept in rows]
-    pooled = np.stack([[one.pool(*read(index)) for index in range(len(view))] for one in fitted])
-    arrays = {
-        "query": fitted[0].query,
-        "temperature": np.array([options.temperature]),
-        "fold_features": pooled[1:],
+    pooling, features, of_folds = fit_pooling(
+        _pooling(work), _reader(view), groups,
+        folds=work.inputs["folds"], seed=work.inputs["seed"], task=work.task,
+    )  # fmt: skip
+    save_pooling(pooling, work.result)
+    (work.result / FEATURES).write_bytes(save({"features": features}))
+    if of_folds is not None:
+        (work.result / FOLD_FEATURES).write_bytes(save({"features": of_folds}))
+    state = pooling.state().values()
+    return {
+        "bytes": sum(array.nbytes for array in state),
+        "parameters": sum(array.size for array in state),
     }
-    (work.result / QUERY).write_bytes(save(arrays))
-    (work.result / FEATURES).write_bytes(save({"features": pooled[0]}))
-    return {"bytes": fitted[0].query.nbytes, "parameters": fitted[0].query.size}
 
 
 @takes_many
@@ -87,19 +79,19 @@ def route(works: Sequence[Work]) -> list[dict[str, Any]]:
     """The density of each task from its pooled training vectors, many in one go, with held-out scores by group."""
     requests = []
     for work in works:
+        load_named(work.place.references)
         view = work.split(work.task, "train", work.inputs["items"])
-        options = validated(RouterOptions, work.inputs["router"])
-        assert isinstance(options, RouterOptions)
+        choice = RouterChoice.restore(work.inputs["router"])
         groups = [view.item(index).group for index in range(len(view))]
         features, of_folds = read_features(work.parents["features"]), _fold_features(work.parents["features"])
-        requests.append(FitRequest(features, groups, options, work.inputs["seed"], work.task, of_folds))
+        requests.append(FitRequest(features, groups, choice, work.inputs["seed"], work.task, of_folds))
     fitted = fit_routers(requests)
     for work, router in zip(works, fitted, strict=True):
         save_router(router, work.result, pooling=work.inputs["pooling"])
     return [
         {
-            "parameters": router.scorer.trained_parameters,
-            "bytes": router.scorer.stored_bytes,
+            "parameters": router.router.trained_parameters,
+            "bytes": router.router.stored_bytes,
             "folds": router.folds,
         }
         for router in fitted
@@ -159,10 +151,13 @@ def merge(work: Work) -> dict[str, Any]:
 
 def model(work: Work) -> dict[str, Any]:
     """Which heads and routers make one routed model: what `casam predict --run` reads."""
-    described = {key: work.inputs[key] for key in ("method", "options", "pooling", "tasks")}
+    described = {key: work.inputs[key] for key in ("method", "options", "pooling", "router", "tasks")}
     folders = {role: [path.parent.name, path.name] for role, path in work.parents.items()}
     text = json.dumps({**described, "stages": folders}, indent=1, sort_keys=True)
     (work.result / MODEL).write_text(text + "\n")
+    choice = _pooling(work)
+    if not choice.learned:  # a learned one lies with each task
+        save_pooling(choice.make(), work.result)
     task = work.inputs["tasks"][0]
     store = work.store(task)
     return {
@@ -181,20 +176,10 @@ def read_features(folder: Path) -> np.ndarray:
     return _read_arrays(folder / FEATURES)["features"]
 
 
-def read_query(folder: Path) -> LearnedPooling:
-    """The pooling a `query` stage fitted.
-
-    Raises:
-        CasamError: missing or damaged.
-    """
-    arrays = _read_arrays(folder / QUERY)
-    return LearnedPooling(arrays["query"], float(arrays["temperature"][0]))
-
-
 def _fold_features(folder: Path) -> np.ndarray | None:
     """float32 (K, N, D) of a pooling that was fitted to the task; None of one that was not."""
-    found = _read_arrays(folder / QUERY)["fold_features"] if (folder / QUERY).exists() else None
-    return found if found is not None and len(found) else None
+    path = folder / FOLD_FEATURES
+    return _read_arrays(path)["features"] if path.exists() else None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -207,7 +192,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _pooling(work: Work) -> PoolingOptions:
-    options = validated(PoolingOptions, work.inputs["pooling"])
-    assert isinstance(options, PoolingOptions)
-    return options
+def _pooling(work: Work) -> PoolingChoice:
+    load_named(work.place.references)
+    return PoolingChoice.restore(work.inputs["pooling"])
+
+
+def _reader(view: SplitView) -> Read:
+    return lambda index: (view.embedding(index), view.item(index).geometry.valid_grid)
