@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -153,7 +154,13 @@ class Registry(Generic[T]):
         return found
 
     def _installed(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=self.group)}
+        return _entries(self.group)
+
+
+@lru_cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    """Read once: finding them takes milliseconds, and names are looked up for every configuration of a bench."""
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def revision_of(cls: type) -> int | str:

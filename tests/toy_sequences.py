@@ -63,7 +63,7 @@ def with_feature(items: Items, name: str, array: np.ndarray) -> Items:
 
 def made(method: type, *assignments: str) -> Any:
     """The method with options as `--set` gives them."""
-    options, _ = parse_assignments(["blocks=1", *assignments], [method.Options, TrainingOptions])
+    options, _ = parse_assignments(["blocks=1", *assignments], [method.options_model(), TrainingOptions])
     return method(options)
 
 

@@ -29,6 +29,7 @@ from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
+from casam_cache.routers.choice import chosen_options
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.views import parse_views
 
@@ -51,7 +52,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """Every option, plain."""
-        return {**self.method.options.model_dump(mode="json"), **self.training.model_dump(mode="json")}
+        return {**chosen_options(self.method.options), **self.training.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -354,7 +355,5 @@ def visits(train: TaskSplit, training: TrainingOptions) -> float:
 def with_shared_options(name: str, options: BaseModel) -> Method:
     """The method `name` with the options that it shares with `options`."""
     made = METHODS.get(name)
-    given = options.model_dump(mode="json")
-    return made(
-        validated(made.Options, {key: given[key] for key in made.Options.model_fields if key in given})
-    )
+    model, given = made.options_model(), options.model_dump(mode="json")
+    return made(validated(model, {key: given[key] for key in model.model_fields if key in given}))

@@ -113,7 +113,7 @@ def fit_task(
             f"method '{made.name}' is not a fit of one task",
             f"casam bench --methods {method} compares it over tasks",
         )
-    method_options, training = parse_assignments(options, [made.Options, TrainingOptions])
+    method_options, training = parse_assignments(options, [made.options_model(), TrainingOptions])
     assert isinstance(training, TrainingOptions)
     references = [absolute_reference(method)] if is_file_reference(method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from casam_cache.bench.families import Config, Course, Entry
 from casam_cache.bench.stages.evaluate import Evaluate
@@ -16,16 +15,13 @@ from casam_cache.bench.stages.head import MethodRef
 from casam_cache.bench.stages.routing import Classify, FitRouter, Merge, Model, Pool, Query
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import Tasks, TaskSplit
-from casam_cache.config import validated
 from casam_cache.engine.stage import Stage
 from casam_cache.methods.base import Method
 from casam_cache.methods.routed import Routed
-from casam_cache.routers.classifier_options import ClassifierOptions
+from casam_cache.routers.choice import chosen_options, pooling_choice, router_choice
+from casam_cache.routers.classifier import classifier_options
 from casam_cache.routers.fitted import FittedRouter, TaskRouters
-from casam_cache.routers.options import PoolingOptions, RouterOptions
-from casam_cache.routers.routing import FALLBACK
-
-OptionModel = TypeVar("OptionModel", bound=BaseModel)
+from casam_cache.routers.routing import FALLBACK, ood_accuracy, routing_accuracy
 
 
 class RoutedEntry(Entry):
@@ -37,8 +33,7 @@ class RoutedEntry(Entry):
         self.method = method
         super().__init__(config, course, tasks)
         self.experts = {task: self.fit(method.expert_method(), task) for task in course.order}
-        self.pooling = pick(PoolingOptions, method.options)
-        self.options = pick(RouterOptions, method.options)
+        self.pooling, self.router = pooling_choice(method.options), router_choice(method.options)
         density = method.routing == "density"
         self.routers = {task: self._router(task) for task in course.order} if density else {}
         self.features = {
@@ -54,8 +49,13 @@ class RoutedEntry(Entry):
         self.model = None
         if self.routers and not method.merges:
             self.model = Model(
-                method=MethodRef.of(method),
+                method=replace(MethodRef.of(method), options=chosen_options(method.options)),
                 pooling=self.pooling.decisive(),
+                router={
+                    **self.router.decisive(),
+                    "threshold": self.router.threshold,
+                    "strict": self.router.strict,
+                },
                 heads=dict(sorted(self.experts.items())),
                 routers=dict(sorted(self.routers.items())),
             )
@@ -75,16 +75,16 @@ class RoutedEntry(Entry):
     def _router(self, task: str) -> FitRouter:
         train, pooling, seed = self.tasks.split(task, "train"), self.pooling.decisive(), self.course.seed
         features: Pool | Query = Pool(items=train.ref, pooling=pooling, query=None, images=len(train.images))
-        if self.pooling.pooling == "learned":
+        if self.pooling.learned:
             features = Query(
                 items=train.ref,
                 pooling=pooling,
-                folds=self.options.folds,
+                folds=self.router.folds,
                 seed=seed,
                 images=len(train.images),
             )
         return FitRouter(
-            items=train.ref, features=features, pooling=pooling, router=self.options.decisive(), seed=seed
+            items=train.ref, features=features, pooling=pooling, router=self.router.decisive(), seed=seed
         )
 
     def _pool(self, split: TaskSplit, router: FitRouter) -> Pool:
@@ -96,7 +96,7 @@ class RoutedEntry(Entry):
         asked = self.tested if len(seen) == len(self.course.order) else self.splits
         return Classify(
             items=tuple(self.tasks.split(task, "train").ref for task in sorted(seen)),
-            classifier=pick(ClassifierOptions, self.method.options),
+            classifier=classifier_options(self.method.options),
             seed=self.course.seed,
             splits=tuple(sorted((split.ref for split in asked.values()), key=lambda ref: ref.key_data())),
             images=sum(len(split.images) for split in asked.values()),
@@ -106,11 +106,9 @@ class RoutedEntry(Entry):
         """Of a set of tasks, not of a sequence; how images are routed has no part in it."""
         if not self.method.merges:
             return None
-        routing = {*RouterOptions.model_fields, *PoolingOptions.model_fields, "routing", "fallback"}
-        ref = MethodRef.of(self.method)
-        own = {name: value for name, value in ref.options.items() if name not in routing}
+        own = self.method.expert_method().options.model_dump(mode="json")
         return Merge(
-            method=replace(ref, options=own),
+            method=replace(MethodRef.of(self.method), options=own),
             seed=self.course.seed,
             experts={task: self.experts[task] for task in sorted(seen)},
         )
@@ -172,7 +170,7 @@ class RoutedEntry(Entry):
         return routers.route(scores, fallback=bool(getattr(self.method.options, "fallback", True)))
 
     def _score(self, tables: Tables, router: FittedRouter, name: str) -> np.ndarray:
-        place = (id(router.scorer), name)
+        place = (id(router.router), name)
         if place not in self._scores:
             self._scores[place] = router.score(self.features[name, router.task].read(tables.runs))
         return self._scores[place]
@@ -186,7 +184,7 @@ class RoutedEntry(Entry):
         if not self._loaded:
             order = self.course.order
             fitted = {
-                task: replace(stage.read(tables.runs), options=self.options)
+                task: replace(stage.read(tables.runs), choice=self.router)
                 for task, stage in self.routers.items()
             }
             self._loaded.extend(
@@ -202,18 +200,19 @@ class RoutedEntry(Entry):
         """Routing and OOD accuracy, thresholds, and sizes."""
         last, order = len(self.course.order) - 1, self.course.order
         sent = {name: list(self.choice(tables, last, name).values()) for name in self.tested}
-        right = sum(place == sorted(order).index(name) for name in order for place in sent[name])
+        inside = [place for name in order for place in sent[name]]
+        true = [sorted(order).index(name) for name in order for _ in sent[name]]
         outside = [place for name in self.course.unseen for place in sent[name]]
         found: dict[str, Any] = {
-            "router": self.options.router if self.method.routing == "density" else self.method.routing,
-            "routing_accuracy": None if self.oracle else right / sum(len(sent[name]) for name in order),
+            "router": self.router.name if self.method.routing == "density" else self.method.routing,
+            "routing_accuracy": None if self.oracle else routing_accuracy(inside, true),
             "parameters": tables.recorded(next(iter(self.experts.values()))).get("parameters"),
             "bytes_kept": self._bytes(tables),
             "run": tables.folder(self.model) if self.model else None,
             "confusion": {name: self._counts(places) for name, places in sent.items()},
         }
         if not self.oracle and outside:
-            found["ood_accuracy"] = sum(place == FALLBACK for place in outside) / len(outside)
+            found["ood_accuracy"] = ood_accuracy(outside)
         if self.routers:
             routers = self._routers_after(tables)[last]
             taus = zip(routers.names, routers.thresholds().tolist(), strict=True)
@@ -252,11 +251,3 @@ class RoutedEntry(Entry):
         routing: list[Stage] = [*self.routers.values(), *self.classifiers[-1:]]
         routing += [stage.features for stage in self.routers.values() if isinstance(stage.features, Query)]
         return kept + sum(int(tables.recorded(stage).get("bytes", 0)) for stage in routing)
-
-
-def pick(model: type[OptionModel], options: BaseModel) -> OptionModel:
-    """The part of a method's options that `model` describes; its defaults where the method has no such option."""
-    given = options.model_dump(mode="json")
-    found = validated(model, {key: value for key, value in given.items() if key in model.model_fields})
-    assert isinstance(found, model)
-    return found

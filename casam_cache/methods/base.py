@@ -37,6 +37,11 @@ class Method(ABC):
     def __init__(self, options: BaseModel) -> None:
         self.options = options
 
+    @classmethod
+    def options_model(cls) -> type[BaseModel]:
+        """What `--set` is checked against: `Options`, unless what can be chosen brings options of its own."""
+        return cls.Options
+
     @abstractmethod
     def build(self, backbone: Backbone, seed: int) -> Head:
         """A new head; initial weights depend on the seed, the options and the backbone's dimensions alone."""

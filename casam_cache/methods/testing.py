@@ -81,22 +81,22 @@ class MethodContract:
     def made(self) -> Method:
         """The method with its options."""
         cls = self._class()
-        return cls(validated(cls.Options, self.options))
+        return cls(validated(cls.options_model(), self.options))
 
     def test_options_are_checked_by_name_and_type(self) -> None:
         """Defaults exist, unknown names are refused, and no name is one of the training's."""
         cls = self._class()
-        validated(cls.Options, {})
-        clash = set(cls.Options.model_fields) & set(TrainingOptions.model_fields)
+        validated(cls.options_model(), {})
+        clash = set(cls.options_model().model_fields) & set(TrainingOptions.model_fields)
         assert not clash, f"these options have names of training options: {sorted(clash)}"
         try:
-            parse_assignments(["no_such_option=1"], [cls.Options, TrainingOptions])
+            parse_assignments(["no_such_option=1"], [cls.options_model(), TrainingOptions])
         except OptionError:
             pass
         else:
             raise AssertionError('Options takes unknown names: model_config = ConfigDict(extra="forbid")')
         try:
-            validated(cls.Options, {"no_such_option": 1})
+            validated(cls.options_model(), {"no_such_option": 1})
         except OptionError:
             return
         raise AssertionError('Options takes unknown names: model_config = ConfigDict(extra="forbid")')

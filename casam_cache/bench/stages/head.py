@@ -59,7 +59,7 @@ class MethodRef:
                 "run the command again: it plans with what is there now",
             )
         work.use(made)
-        return made(validated(made.Options, self.options))
+        return made(validated(made.options_model(), self.options))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,24 +13,25 @@ from safetensors.numpy import load, save
 
 from casam_cache.bench.stages.head import HeadStage, MethodRef, about
 from casam_cache.bench.tasks import Place, SplitRef
-from casam_cache.config import validated
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
 from casam_cache.heads.files import save_head
 from casam_cache.methods.routed import Routed
-from casam_cache.routers.classifier import choose_exemplars, classifier_input, fit_classifier
-from casam_cache.routers.classifier_options import ClassifierOptions
-from casam_cache.routers.files import load_router, save_router
-from casam_cache.routers.fit import FitRequest, fit_routers
+from casam_cache.routers.choice import PoolingChoice, RouterChoice
+from casam_cache.routers.classifier import (
+    ClassifierOptions,
+    choose_exemplars,
+    classifier_input,
+    fit_classifier,
+)
+from casam_cache.routers.files import load_pooling, load_router, save_pooling, save_router
+from casam_cache.routers.fit import FitRequest, fit_pooling, fit_routers
 from casam_cache.routers.fitted import FittedRouter
-from casam_cache.routers.folds import assign_folds
-from casam_cache.routers.learned import LearnedPooling, fit_query, sample_cells
-from casam_cache.routers.options import PoolingOptions, RouterOptions
-from casam_cache.routers.pooling import pool
+from casam_cache.routers.pooling import Pooling, Read, pool_all
 from casam_cache.training.items import EMBEDDING, Items
 
 FEATURES = "features.safetensors"
-QUERY = "query.safetensors"
+FOLD_FEATURES = "fold_features.safetensors"
 CHOICES = "choices.safetensors"
 MODEL = "model.json"
 
@@ -68,28 +69,22 @@ class Query(Stage):
         return f"learned pooling of {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the query and the vectors."""
-        items = work.place.items(self.items)
-        options, task = _pooling(self.pooling), self.items.task
-
-        def read(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-            return items.feature(EMBEDDING, index), items.item(index).geometry.valid_grid
-
-        sample = sample_cells(read, len(items), seed=self.seed, task=task)
-        folds = assign_folds(_groups(items), self.folds, seed=self.seed, task=task)
-        rows: list[np.ndarray | None] = [None]
-        if folds.max():
-            rows += [np.flatnonzero(folds != fold) for fold in range(int(folds.max()) + 1)]
-        fitted = [fit_query(sample, kept, temperature=options.temperature) for kept in rows]
-        pooled = np.stack([[one.pool(*read(index)) for index in range(len(items))] for one in fitted])
-        arrays = {
-            "query": fitted[0].query,
-            "temperature": np.array([options.temperature]),
-            "fold_features": pooled[1:],
+        """Writes the pooling and the vectors."""
+        items: Items = work.place.items(self.items)
+        choice = PoolingChoice.restore(self.pooling)
+        work.use(choice.kind)
+        pooling, features, of_folds = fit_pooling(
+            choice, _reader(items), _groups(items), folds=self.folds, seed=self.seed, task=self.items.task
+        )
+        save_pooling(pooling, work.result)
+        (work.result / FEATURES).write_bytes(save({"features": features}))
+        if of_folds is not None:
+            (work.result / FOLD_FEATURES).write_bytes(save({"features": of_folds}))
+        state = list(pooling.state().values())
+        return {
+            "bytes": sum(array.nbytes for array in state),
+            "parameters": sum(array.size for array in state),
         }
-        (work.result / QUERY).write_bytes(save(arrays))
-        (work.result / FEATURES).write_bytes(save({"features": pooled[0]}))
-        return {"bytes": fitted[0].query.nbytes, "parameters": fitted[0].query.size}
 
     def read(self, runs: Runs) -> np.ndarray:
         """The training vectors, float32 (N, D)."""
@@ -97,12 +92,12 @@ class Query(Stage):
 
     def fold_features(self, runs: Runs) -> np.ndarray | None:
         """The training vectors by the pooling of each fold, float32 (K, N, D); None without folds."""
-        found = _arrays(runs.open(self) / QUERY)["fold_features"]
-        return found if len(found) else None
+        path = runs.open(self) / FOLD_FEATURES
+        return _arrays(path)["features"] if path.exists() else None
 
-    def fitted(self, runs: Runs) -> LearnedPooling:
+    def fitted(self, runs: Runs) -> Pooling:
         """The pooling that was fitted."""
-        return read_query(runs.open(self))
+        return load_pooling(runs.open(self))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -145,19 +140,14 @@ class Pool(Stage):
     @classmethod
     def compute_together(cls, stages: Sequence[Pool], works: Sequence[Work]) -> list[dict[str, Any]]:
         """From one reading of the embeddings."""
-        items = works[0].place.items(stages[0].items)
-        asked = [_pooling(stage.pooling) for stage in stages]
-        fitted = [
-            stage.query.fitted(work.runs) if stage.query else None
-            for stage, work in zip(stages, works, strict=True)
-        ]
-        rows: list[list[np.ndarray]] = [[] for _ in works]
-        for index in range(len(items)):
-            embedding, valid = items.feature(EMBEDDING, index), items.item(index).geometry.valid_grid
-            for found, options, query in zip(rows, asked, fitted, strict=True):
-                found.append(pool(embedding, valid, options, fitted=query))
-        for work, found in zip(works, rows, strict=True):
-            (work.result / FEATURES).write_bytes(save({"features": np.stack(found)}))
+        items: Items = works[0].place.items(stages[0].items)
+        poolings = []
+        for stage, work in zip(stages, works, strict=True):
+            choice = PoolingChoice.restore(stage.pooling)
+            work.use(choice.kind)
+            poolings.append(stage.query.fitted(work.runs) if stage.query else choice.make())
+        for work, found in zip(works, pool_all(_reader(items), len(items), poolings), strict=True):
+            (work.result / FEATURES).write_bytes(save({"features": found}))
         return [{} for _ in works]
 
     def read(self, runs: Runs) -> np.ndarray:
@@ -193,7 +183,7 @@ class FitRouter(Stage):
     @property
     def label(self) -> str:
         """For people."""
-        return f"{self.router['router']} router of {self.items.task}"
+        return f"{self.router['name']} router of {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
         """Writes the router."""
@@ -209,7 +199,7 @@ class FitRouter(Stage):
                 FitRequest(
                     features.read(work.runs),
                     _groups(work.place.items(stage.items)),
-                    validated(RouterOptions, stage.router),  # type: ignore[arg-type]
+                    RouterChoice.restore(stage.router),
                     stage.seed,
                     stage.items.task,
                     features.fold_features(work.runs) if isinstance(features, Query) else None,
@@ -218,9 +208,9 @@ class FitRouter(Stage):
         fitted = fit_routers(requests)
         facts = []
         for stage, work, router in zip(stages, works, fitted, strict=True):
-            work.use(type(router.scorer))
+            scorer = router.router
+            work.use(type(scorer))
             save_router(router, work.result, pooling=dict(stage.pooling))
-            scorer = router.scorer
             facts.append(
                 {"parameters": scorer.trained_parameters, "bytes": scorer.stored_bytes, "folds": router.folds}
             )
@@ -327,6 +317,7 @@ class Model(Stage):
     Attributes:
         method: with all its options, the threshold rule among them.
         pooling: its deciding options.
+        router: its deciding options, with its threshold rule.
         heads: by task.
         routers: by task.
     """
@@ -335,6 +326,7 @@ class Model(Stage):
 
     method: MethodRef
     pooling: Mapping[str, Any]
+    router: Mapping[str, Any]
     heads: Mapping[str, HeadStage]
     routers: Mapping[str, FitRouter]
 
@@ -354,17 +346,15 @@ class Model(Stage):
         described = {
             "method": self.method.key_data(),
             "pooling": dict(self.pooling),
+            "router": dict(self.router),
             "tasks": sorted(self.heads),
             "stages": named,
         }
         (work.result / MODEL).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
+        choice = PoolingChoice.restore(self.pooling)
+        if not choice.learned:  # a learned one lies with each task
+            save_pooling(choice.make(), work.result)
         return {**about(place, min(self.heads)), "method": self.method.name}
-
-
-def read_query(folder: Path) -> LearnedPooling:
-    """The pooling in the folder of a `Query` stage."""
-    arrays = _arrays(folder / QUERY)
-    return LearnedPooling(arrays["query"], float(arrays["temperature"][0]))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -372,10 +362,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _pooling(decisive: Mapping[str, Any]) -> PoolingOptions:
-    options = validated(PoolingOptions, decisive)
-    assert isinstance(options, PoolingOptions)
-    return options
+def _reader(items: Items) -> Read:
+    return lambda index: (items.feature(EMBEDDING, index), items.item(index).geometry.valid_grid)
 
 
 def _groups(items: Items) -> list[str]:
