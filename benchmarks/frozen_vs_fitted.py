@@ -46,7 +46,7 @@ def main() -> None:
         )  # fmt: skip
         reports.append(report)
         print(
-            f"{task}: IoU {report.frozen.iou.mean:.4f} -> {report.test.iou.mean:.4f}, run {report.run}",
+            f"{task}: IoU {report.frozen["iou"].mean:.4f} -> {report.test["iou"].mean:.4f}, run {report.run}",
             flush=True,
         )
     lines = fit_lines(reports)

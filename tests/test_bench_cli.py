@@ -366,8 +366,8 @@ def test_stores_of_other_weights_under_one_name(
 
 def test_a_damaged_result_says_what_to_remove(bench: Bench, casam: Casam, tmp_path: Path) -> None:
     before = finished(tmp_path / "runs")
-    found = next((tmp_path / "runs").glob("evaluate/*/outcomes.parquet"))
-    for path in (tmp_path / "runs").glob("evaluate/*/outcomes.parquet"):
+    found = next((tmp_path / "runs").glob("evaluate/*/outcomes.csv"))
+    for path in (tmp_path / "runs").glob("evaluate/*/outcomes.csv"):
         path.write_bytes(b"")
     bench("frozen", json=False)
     wrong(casam, "outcomes in", "remove")

@@ -70,7 +70,7 @@ def test_the_report_compares_with_the_frozen_sam(casam: Casam, encoded: Path) ->
     outcomes = read_outcomes(casam.folder / report["outcomes"])
     assert outcomes.item == ["p004", "p005"]
     assert outcomes.group == ["patient2", "patient2"]
-    assert np.mean(outcomes.iou) == pytest.approx(report["test"]["iou"])
+    assert np.mean(outcomes.scores["iou"]) == pytest.approx(report["test"]["iou"])
     assert report["gain"]["iou"]["mean"] == pytest.approx(report["test"]["iou"] - report["frozen"]["iou"])
 
 

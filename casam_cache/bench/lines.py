@@ -21,8 +21,6 @@ from casam_cache.methods.joint import Joint
 from casam_cache.methods.sequential import Sequential
 from casam_cache.training.options import TrainingOptions
 
-SCORES = ("iou", "biou")
-
 
 @dataclass(frozen=True)
 class Config:
@@ -267,10 +265,9 @@ class SequentialLine(Line):
 
 
 def means(table: OutcomeTable) -> dict[str, float]:
-    """Mean IoU and BIoU over the masks where they are defined; NaN where there is none."""
+    """The mean of each metric over the masks where it is defined; NaN where there is none."""
     found = {}
-    for name in SCORES:
-        values = getattr(table, name)
+    for name, values in table.scores.items():
         finite = values[np.isfinite(values)]
         found[name] = float(finite.mean()) if len(finite) else float("nan")
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from casam_cache.bench.lines import SCORES, Line, means
+from casam_cache.bench.lines import Line, means
 from casam_cache.bench.nodes import PROMPT
 from casam_cache.bench.orders import Order
 from casam_cache.bench.recipe import Recipe
@@ -20,15 +20,12 @@ from casam_cache.bench.stages import Runs
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest
+from casam_cache.metrics.columns import facts_of, result_columns, scored_metrics
 from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
 from casam_cache.metrics.continual import summarise
 
 FILE = "results.json"
 FOLDER = "bench"
-FIGURES = (
-    "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "routing_accuracy", "ood_accuracy", "ood_iou",
-    "ood_biou", "bwt", "fwt",
-)  # fmt: skip
 
 
 def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
@@ -38,6 +35,7 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
     images = [line.splits[task].scored for task in course.order]
     masks = [sum(line.splits[task].masks) for task in course.order]
     frozen = [means(tables.outcomes(line.frozen[task])) for task in course.order]
+    metrics = facts_of(matrix[0][0].scores)
     extra = line.extra(tables)
     oracle = extra.pop("oracle", None)
     row: dict[str, Any] = {
@@ -54,14 +52,15 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         "prompt": PROMPT,
         "order": list(course.order),
         "seed": course.seed,
-        **dict.fromkeys(FIGURES),
+        **{column.key: None for column in result_columns(metrics)},
         "parameters": None,
         "bytes_kept": None,
         "gflops": tables.recorded(line.cost).get("flops", math.nan) / 1e9,
         "seconds": round(tables.seconds(line.nodes), 3),
     }
     described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
-    for name in SCORES:
+    for metric in metrics:
+        name = metric.name
         values = [[means(cell)[name] for cell in cells] for cells in matrix]
         base = [entry[name] for entry in frozen]
         figures = summarise(
@@ -71,6 +70,7 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
             weight=recipe.weight,
             forgetting=recipe.forgetting,
             frozen=base,
+            better=metric.better,
         )
         row |= {f"last_{name}": figures.last, f"avg_{name}": figures.avg, f"ff_{name}": figures.ff}
         described |= {name: values, f"frozen_{name}": base}
@@ -79,13 +79,13 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         if oracle is not None:
             told = summarise(
                 [[means(cell)[name] for cell in cells] for cells in oracle], images=images, masks=masks,
-                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base,
+                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base, better=metric.better,
             )  # fmt: skip
             row |= {f"oracle_last_{name}": told.last, f"oracle_ff_{name}": told.ff}
     row |= extra
     row["matrix"] = described
     row["unseen"] = _unseen(line, tables, extra.get("confusion", {}))
-    _pooled_unseen(row)
+    _pooled_unseen(row, [metric.name for metric in metrics])
     cleaned: dict[str, Any] = plain(row)
     return cleaned
 
@@ -98,7 +98,7 @@ def _unseen(line: Line, tables: Tables, confusion: Mapping[str, Mapping[str, int
         base = means(tables.outcomes(line.frozen[name]))
         found[name] = {
             **means(table),
-            **{f"frozen_{score}": base[score] for score in SCORES},
+            **{f"frozen_{score}": value for score, value in base.items()},
             "images": split.scored,
             "masks": sum(split.masks),
         }
@@ -108,7 +108,7 @@ def _unseen(line: Line, tables: Tables, confusion: Mapping[str, Mapping[str, int
     return found
 
 
-def _pooled_unseen(row: dict[str, Any]) -> None:
+def _pooled_unseen(row: dict[str, Any], metrics: Sequence[str]) -> None:
     """Mean over the unseen sets, weighted as the row says."""
     sets = row["unseen"].values()
     if not sets:
@@ -116,7 +116,7 @@ def _pooled_unseen(row: dict[str, Any]) -> None:
     weights = [
         {"images": entry["images"], "masks": entry["masks"], "tasks": 1}[row["weight"]] for entry in sets
     ]
-    for name in SCORES:
+    for name in metrics:
         values = [entry[name] for entry in sets]
         kept = [
             (weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)
@@ -135,23 +135,21 @@ def summarise_rows(
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     estimates = {}
+    figures = [column.key for column in result_columns(facts_of(scored_metrics(rows[0])))]
     for label in labels:
         own = [row for row in rows if row["label"] == label]
         seeds, orders = [row["seed"] for row in own], [tuple(row["order"]) for row in own]
         estimates[label] = {
             name: vars(over_runs([row[name] for row in own], seeds, orders))
-            for name in FIGURES
+            for name in figures
             if any(row[name] is not None for row in own)
         }
-    columns: dict[str, dict[str, np.ndarray]] = {}
+    columns: dict[str, np.ndarray] = {}
     groups: list[str] = []
     for label in labels:
         last = [_last_row(line, tables) for line in lines if line.config.label == label]
         groups = [group for table in last[0] for group in table.group]
-        columns[label] = {
-            name: average_columns([np.concatenate([getattr(t, name) for t in row]) for row in last])
-            for name in SCORES
-        }
+        columns[label] = average_columns([np.concatenate([t.scores["iou"] for t in row]) for row in last])
     return plain({"estimates": estimates, "tests": _tests(labels, columns, groups)})
 
 
@@ -165,14 +163,14 @@ MOST_TESTED = 20  # configurations; a grid of hundreds is no family of hypothese
 
 
 def _tests(
-    labels: Sequence[str], columns: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[str]
+    labels: Sequence[str], columns: Mapping[str, np.ndarray], groups: Sequence[str]
 ) -> list[dict[str, Any]]:
     if not 2 <= len(labels) <= MOST_TESTED:
         return []
     found: list[dict[str, Any]] = []
     for place, first in enumerate(labels):
         for second in labels[place + 1 :]:
-            result = compare(columns[first]["iou"], columns[second]["iou"], groups)
+            result = compare(columns[first], columns[second], groups)
             found.append(
                 {
                     "first": first,
@@ -225,6 +223,7 @@ class Results:
             "model": self.model,
             "orders": {order.name: list(order.tasks) for order in self.orders},
             "unseen": list(self.unseen),
+            "metrics": [vars(metric) for metric in facts_of(scored_metrics(self.rows[0]))],
             "results": self.rows,
             "stages": self.stages,
             "summary": self.summary,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,13 +23,12 @@ class OutcomeTable:
     Attributes:
         item: ids of the masks' images (M,).
         group: patients or slides (M,), named with their task.
-        iou, biou: float64 (M,), NaN where undefined.
+        scores: float64 (M,) by metric, NaN where undefined.
     """
 
     item: np.ndarray
     group: np.ndarray
-    iou: np.ndarray
-    biou: np.ndarray
+    scores: Mapping[str, np.ndarray]
 
     def choose(self, others: Sequence[OutcomeTable], choice: dict[str, int]) -> OutcomeTable:
         """Mask by mask, the outcome under the head chosen for its image; -1 is this table.
@@ -39,13 +38,10 @@ class OutcomeTable:
             choice: index into `others` by image id.
         """
         picked = np.array([choice[item] for item in self.item], dtype=np.int64)
-        stacked = {
-            name: np.stack([getattr(table, name) for table in (*others, self)]) for name in ("iou", "biou")
-        }
         rows = np.arange(len(picked))
-        return OutcomeTable(
-            self.item, self.group, stacked["iou"][picked, rows], stacked["biou"][picked, rows]
-        )
+        tables = (*others, self)
+        scores = {name: np.stack([t.scores[name] for t in tables])[picked, rows] for name in self.scores}
+        return OutcomeTable(self.item, self.group, scores)
 
 
 class Tables:
@@ -64,8 +60,7 @@ class Tables:
             self._outcomes[node.key] = OutcomeTable(
                 np.array(read.item, dtype=object),
                 np.array(groups, dtype=object),
-                np.array(read.iou, dtype=np.float64),
-                np.array(read.biou, dtype=np.float64),
+                {name: np.array(values, dtype=np.float64) for name, values in read.scores.items()},
             )
         return self._outcomes[node.key]
 

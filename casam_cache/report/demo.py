@@ -109,7 +109,7 @@ def run_demo(
             on_fit=shown,
         )
         fits.append(report)
-        say(f"{root.name}: IoU {100 * report.frozen.iou.mean:.1f} -> {100 * report.test.iou.mean:.1f}")
+        say(f"{root.name}: IoU {100 * report.frozen["iou"].mean:.1f} -> {100 * report.test["iou"].mean:.1f}")
         picture = out / "pictures" / f"{root.name}.png"
         picture.parent.mkdir(exist_ok=True)
         comparison_sheet(compare(root, report, device), picture)
