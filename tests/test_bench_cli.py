@@ -93,9 +93,10 @@ def test_a_recipe_prints_every_key_of_the_contract(
     assert casam.code == 0
     for words in (
         "method",
-        "Last-IoU",
-        "FF-BIoU",
-        "OOD acc",
+        "BIoU",
+        "Last ↑",
+        "FF ↓",
+        "unseen sets",
         "3 tasks, 2 orders, 1 seed",
         "oracle box",
         "images",

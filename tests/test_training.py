@@ -16,8 +16,8 @@ from casam_cache.training.checkpoint import FILE
 from casam_cache.training.data import Item, ItemMask, ItemsInMemory
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.loop import fit_head
-from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.residency import Embeddings, choose_residency
 from casam_cache.training.step import Penalty
 

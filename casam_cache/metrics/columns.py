@@ -20,6 +20,7 @@ class ResultColumn:
         group: what it is a figure of.
         better: whether high or low values are; empty: neither.
         percent: whether it is shown times 100.
+        brief: whether it is in the table that `casam bench` ends with.
     """
 
     key: str
@@ -27,6 +28,7 @@ class ResultColumn:
     group: str
     better: Literal["high", "low", ""] = "high"
     percent: bool = True
+    brief: bool = True
 
 
 def result_columns(metrics: Iterable[MetricFacts]) -> tuple[ResultColumn, ...]:
@@ -50,8 +52,8 @@ def result_columns(metrics: Iterable[MetricFacts]) -> tuple[ResultColumn, ...]:
             ResultColumn(f"ood_{one.name}", one.label, "unseen sets", one.better, one.percent)
             for one in known
         ),
-        ResultColumn("bwt", "BWT", "transfer"),
-        ResultColumn("fwt", "FWT", "transfer"),
+        ResultColumn("bwt", "BWT", "transfer", brief=False),
+        ResultColumn("fwt", "FWT", "transfer", brief=False),
     ]
     return tuple(columns)
 

@@ -64,7 +64,12 @@ def evaluate(
 
 
 def _append(
-    outcomes: Outcomes, scorers: Mapping[str, Metric], item: Item, mask: ItemMask, bitmap: np.ndarray, estimate: float
+    outcomes: Outcomes,
+    scorers: Mapping[str, Metric],
+    item: Item,
+    mask: ItemMask,
+    bitmap: np.ndarray,
+    estimate: float,
 ) -> None:
     outcomes.task.append(item.task)
     outcomes.item.append(item.id)

@@ -78,7 +78,9 @@ class Outcomes:
         writer = csv.writer(out, lineterminator="\r\n")
         writer.writerow([*DESCRIBING, *self.scores])
         columns: list[Sequence[Any]] = [getattr(self, name) for name in (*_STRINGS, *_INTEGERS)]
-        columns += [[_written(value) for value in column] for column in (self.predicted_iou, *self.scores.values())]
+        columns += [
+            [_written(value) for value in column] for column in (self.predicted_iou, *self.scores.values())
+        ]
         writer.writerows(zip(*columns, strict=True))
         return out.getvalue()
 

@@ -19,6 +19,8 @@ from casam_cache.errors import CasamError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from casam_cache.report.layout import Table
+
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
@@ -33,6 +35,14 @@ def show_line(text: str, style: str = "") -> None:
 def show_result(text: str) -> None:
     """One line of a result, on stdout, never wrapped: a table stays one also in a file or a narrow window."""
     out.print(Text(text), soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """A table on stdout."""
+    from casam_cache.report.formats import to_text
+
+    for line in to_text(table).splitlines():
+        show_result(line)
 
 
 def show_error(error: CasamError) -> None:
