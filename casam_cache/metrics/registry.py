@@ -10,6 +10,21 @@ from casam_cache.registry import Registry
 
 METRICS: Registry[Metric] = Registry("metric", Metric, "casam_cache.metrics", options=False)
 STANDARD = ("iou", "biou", "dice")  # always scored
+TAKEN = (
+    "task",
+    "item",
+    "group",
+    "class_id",
+    "instance",
+    "area",
+    "predicted_iou",
+    "tasks",
+    "images",
+    "masks",
+    "accuracy",
+    "undefined",
+    "intervals",
+)  # what stands beside metrics in outcomes, scores and results
 
 
 def make_metrics(names: Iterable[str] = ()) -> dict[str, Metric]:
@@ -27,6 +42,7 @@ def make_metrics(names: Iterable[str] = ()) -> dict[str, Metric]:
         cls = METRICS.get(asked)
         wrong = [
             *([] if cls.name.isidentifier() else [f"name {cls.name!r} is no identifier"]),
+            *([f"name {cls.name!r} is taken by another column"] if cls.name in TAKEN else []),
             *([] if isinstance(getattr(cls, "label", None), str) else ["it has no label"]),
             *([] if getattr(cls, "better", None) in ("high", "low") else ["better is neither high nor low"]),
         ]
