@@ -146,10 +146,11 @@ class Registry(Generic[T]):
     def _of_files(self) -> dict[str, type[T]]:
         """Finished classes of the user's files, those of the last file first."""
         found: dict[str, type[T]] = {}
+        installed = self._installed()  # no file takes the place of one of these
         for module in loaded_files():
             for cls in classes_of(module, self._base):
                 named = isinstance(getattr(cls, "name", None), str)
-                if named and not inspect.isabstract(cls):
+                if named and not inspect.isabstract(cls) and self._name(cls) not in installed:
                     found.setdefault(self._name(cls), cls)
         return found
 

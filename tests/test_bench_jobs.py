@@ -42,7 +42,7 @@ def same_bits(runs: Path, reference: Reference) -> None:
         "memory.safetensors",
         "features.safetensors",
         "router.safetensors",
-        "outcomes.parquet",
+        "outcomes.csv",
     )
     files = [path for path in reference.runs.glob("*/*/**/*") if path.name in names]
     assert len(files) > 50

@@ -13,10 +13,11 @@ from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.files import build_head
 from casam_cache.training.checkpoint import FILE, read_checkpoint, write_checkpoint
-from casam_cache.training.evaluate import Outcomes, evaluate
+from casam_cache.training.evaluate import evaluate
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
 from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.residency import Embeddings, choose_residency
 from casam_cache.training.step import Penalty
 
@@ -325,7 +326,7 @@ def test_evaluation_does_not_depend_on_how_masks_are_batched(backbone):
         assert other.item == whole.item
         assert other.instance == whole.instance
         np.testing.assert_allclose(other.predicted_iou, whole.predicted_iou, atol=1e-5)
-        np.testing.assert_allclose(other.iou, whole.iou, atol=2e-3)
+        np.testing.assert_allclose(other.scores["iou"], whole.scores["iou"], atol=2e-3)
     assert len(seen) == len(whole)
     assert {shape for _, shape in seen} == {(48, 64)}
 
@@ -340,10 +341,11 @@ def test_progress_of_evaluation_ends_with_all_images(backbone):
 
 def test_outcomes_are_columns_that_come_back(backbone):
     outcomes = evaluate(build_head("identity", None, backbone, 0), backbone, toy_view())
-    assert Outcomes(**outcomes.columns()) == outcomes
+    assert Outcomes.from_csv(outcomes.to_csv()) == outcomes
     assert outcomes.intervals()["iou"].groups == 3
     assert outcomes.area[0] == 360
-    assert Outcomes().summary() == {"iou": None, "biou": None, "dice": None, "masks": 0, "undefined": 0}
+    empty = Outcomes(scores={"iou": [], "dice": []})
+    assert empty.summary() == {"iou": None, "dice": None, "masks": 0, "undefined": 0}
 
 
 def test_every_operation_has_a_deterministic_kernel(backbone):

@@ -16,6 +16,7 @@ from casam_cache.bench.families import Course, Entry, entry_class
 from casam_cache.bench.orders import Order, read_orders
 from casam_cache.bench.recipe import Recipe
 from casam_cache.bench.results import Results, make_row, summarise_rows
+from casam_cache.bench.stages.evaluate import metric_refs
 from casam_cache.bench.tables import Tables
 from casam_cache.bench.tasks import Tasks
 from casam_cache.engine.rates import Rates
@@ -151,9 +152,11 @@ class Bench:
         self, evaluate: str, groups: Sequence[Group] | None = None, unseen: Sequence[str] | None = None
     ) -> list[Entry]:
         """One entry a configuration, order and seed, in the order of the table."""
-        outside = self.unseen if unseen is None else tuple(unseen)
+        outside, metrics = self.unseen if unseen is None else tuple(unseen), metric_refs(self.recipe.metrics)
         return [
-            entry_class(config.method)(config, Course(order.tasks, seed, evaluate, outside), self.tasks)
+            entry_class(config.method)(
+                config, Course(order.tasks, seed, evaluate, outside, metrics), self.tasks
+            )
             for group in (self.groups if groups is None else groups)
             for config in group.configs
             for order in self.orders

@@ -12,7 +12,8 @@ from casam_cache.config import parse_settings, validated
 from casam_cache.errors import OptionError
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
-from casam_cache.references import absolute_reference
+from casam_cache.metrics.registry import METRICS
+from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.routers.choice import load_references
 from casam_cache.training.options import TrainingOptions
 
@@ -43,6 +44,8 @@ def expand(recipe: Recipe) -> tuple[list[Group], list[str]]:
     """
     groups: list[Group] = []
     references: dict[str, str] = {}
+    for text in filter(is_file_reference, recipe.metrics):
+        references[f"metric {METRICS.get(text).name}"] = absolute_reference(text)
     for entry in recipe.methods:
         made = METHODS.get(entry.method)
         chosen_set, files = load_references(entry.set)

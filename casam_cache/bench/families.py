@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.bench.stages.distance import Cost, Distance, reference_content, reference_store
-from casam_cache.bench.stages.evaluate import Evaluate
+from casam_cache.bench.stages.evaluate import Evaluate, MetricRefs, metric_refs
 from casam_cache.bench.stages.fit import Fit, JointFit
 from casam_cache.bench.stages.head import HeadStage, MethodRef
 from casam_cache.bench.stages.sequence import Learn, Remember, SequenceStage
@@ -64,12 +64,14 @@ class Course:
         seed: of the run.
         evaluate: the split that is scored.
         unseen: sets that no method trains on, scored after the last task.
+        metrics: what is scored.
     """
 
     order: tuple[str, ...]
     seed: int
     evaluate: str
     unseen: tuple[str, ...]
+    metrics: MetricRefs = field(default_factory=metric_refs)
 
 
 class Entry(ABC):
@@ -131,7 +133,9 @@ class Entry(ABC):
 
     def evaluate(self, head: HeadStage | None, split: TaskSplit, member: str = "") -> Evaluate:
         """The scoring of a head, or of the frozen SAM."""
-        return Evaluate(items=split.ref, head=head, member=member, masks=sum(split.masks))
+        return Evaluate(
+            items=split.ref, head=head, member=member, metrics=self.course.metrics, masks=sum(split.masks)
+        )
 
     def fit(self, method: Method, task: str) -> Fit:
         """The ordinary fit of one task, which every order and every method that begins with it shares."""

@@ -38,7 +38,7 @@ class FitReport:
         evaluate: the split that was scored, `test` or `val`.
         test: the fitted head on that split.
         frozen: the frozen SAM on the same masks and prompts.
-        gain: paired difference fitted - frozen for iou, biou and dice.
+        gain: paired difference fitted - frozen by metric.
         parameters: trained parameters.
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order, masks and prompts.

@@ -95,6 +95,7 @@ class Recipe(BaseModel):
         evaluate: split to score.
         select: choose among the configurations of each method on the validation split by this metric, and report
             test once; null reports all.
+        metrics: further metrics beside IoU, Boundary IoU and Dice: names, or FILE.py:CLASS.
         weight: of the tasks in equation 8.
         forgetting: variant of FF.
         training: options of every fit, unless a method sets its own.
@@ -114,6 +115,7 @@ class Recipe(BaseModel):
     unseen: Literal["none", "paper"] | list[str] = "none"
     evaluate: Literal["test", "val"] = "test"
     select: Literal["iou", "biou"] | None = None
+    metrics: list[str] = Field(default_factory=list)
     weight: Weight = "images"
     forgetting: Forgetting = "paper"
     training: dict[str, Scalar] = Field(default_factory=dict)

@@ -20,16 +20,12 @@ from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.engine.runs import Runs
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, finite_json
+from casam_cache.metrics.columns import facts_of, result_columns, scored_metrics
 from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
 from casam_cache.metrics.continual import summarise
 
 FILE = "results.json"
 FOLDER = "bench"
-SCORES = ("iou", "biou")
-FIGURES = (
-    "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "routing_accuracy", "ood_accuracy", "ood_iou",
-    "ood_biou", "bwt", "fwt",
-)  # fmt: skip
 
 
 def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
@@ -39,6 +35,7 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
     images = [entry.splits[task].scored for task in course.order]
     masks = [sum(entry.splits[task].masks) for task in course.order]
     frozen = [tables.outcomes(entry.frozen[task]).means() for task in course.order]
+    metrics = facts_of(matrix[0][0])
     extra = entry.extra(tables)
     oracle = extra.pop("oracle", None)
     row: dict[str, Any] = {
@@ -55,14 +52,15 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         "prompt": PROMPT,
         "order": list(course.order),
         "seed": course.seed,
-        **dict.fromkeys(FIGURES),
+        **{column.key: None for column in result_columns(metrics)},
         "parameters": None,
         "bytes_kept": None,
         "gflops": tables.recorded(entry.cost).get("flops", math.nan) / 1e9,
         "seconds": round(tables.seconds(entry.stages), 3),
     }
     described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
-    for name in SCORES:
+    for metric in metrics:
+        name = metric.name
         values = [[cell[name] for cell in cells] for cells in matrix]
         base = [means[name] for means in frozen]
         figures = summarise(
@@ -72,6 +70,7 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
             weight=recipe.weight,
             forgetting=recipe.forgetting,
             frozen=base,
+            better=metric.better,
         )
         row |= {f"last_{name}": figures.last, f"avg_{name}": figures.avg, f"ff_{name}": figures.ff}
         described |= {name: values, f"frozen_{name}": base}
@@ -80,13 +79,13 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         if oracle is not None:
             told = summarise(
                 [[cell.means()[name] for cell in cells] for cells in oracle], images=images, masks=masks,
-                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base,
+                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base, better=metric.better,
             )  # fmt: skip
             row |= {f"oracle_last_{name}": told.last, f"oracle_ff_{name}": told.ff}
     row |= extra
     row["matrix"] = described
     row["unseen"] = _unseen(entry, tables, extra.get("confusion", {}))
-    _pooled_unseen(row)
+    _pooled_unseen(row, [metric.name for metric in metrics])
     cleaned: dict[str, Any] = finite_json(row)
     return cleaned
 
@@ -99,7 +98,7 @@ def _unseen(entry: Entry, tables: Tables, confusion: Mapping[str, Mapping[str, i
         base = tables.outcomes(entry.frozen[name]).means()
         found[name] = {
             **table.means(),
-            **{f"frozen_{score}": base[score] for score in SCORES},
+            **{f"frozen_{score}": value for score, value in base.items()},
             "images": split.scored,
             "masks": sum(split.masks),
         }
@@ -109,7 +108,7 @@ def _unseen(entry: Entry, tables: Tables, confusion: Mapping[str, Mapping[str, i
     return found
 
 
-def _pooled_unseen(row: dict[str, Any]) -> None:
+def _pooled_unseen(row: dict[str, Any], metrics: Sequence[str]) -> None:
     """Mean over the unseen sets, weighted as the row says."""
     sets = row["unseen"].values()
     if not sets:
@@ -117,7 +116,7 @@ def _pooled_unseen(row: dict[str, Any]) -> None:
     weights = [
         {"images": entry["images"], "masks": entry["masks"], "tasks": 1}[row["weight"]] for entry in sets
     ]
-    for name in SCORES:
+    for name in metrics:
         values = [entry[name] for entry in sets]
         kept = [
             (weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)
@@ -136,23 +135,21 @@ def summarise_rows(
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     estimates = {}
+    figures = [column.key for column in result_columns(facts_of(scored_metrics(rows[0])))]
     for label in labels:
         own = [row for row in rows if row["label"] == label]
         seeds, orders = [row["seed"] for row in own], [tuple(row["order"]) for row in own]
         estimates[label] = {
             name: vars(over_runs([row[name] for row in own], seeds, orders))
-            for name in FIGURES
+            for name in figures
             if any(row[name] is not None for row in own)
         }
-    columns: dict[str, dict[str, np.ndarray]] = {}
+    columns: dict[str, np.ndarray] = {}
     groups: list[str] = []
     for label in labels:
         last = [_last_row(entry, tables) for entry in entries if entry.config.label == label]
         groups = [group for table in last[0] for group in table.group]
-        columns[label] = {
-            name: average_columns([np.concatenate([table.scores[name] for table in row]) for row in last])
-            for name in SCORES
-        }
+        columns[label] = average_columns([np.concatenate([t.scores["iou"] for t in row]) for row in last])
     summary: dict[str, Any] = finite_json({"estimates": estimates, "tests": _tests(labels, columns, groups)})
     return summary
 
@@ -167,14 +164,14 @@ MOST_TESTED = 20  # configurations; a grid of hundreds is no family of hypothese
 
 
 def _tests(
-    labels: Sequence[str], columns: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[str]
+    labels: Sequence[str], columns: Mapping[str, np.ndarray], groups: Sequence[str]
 ) -> list[dict[str, Any]]:
     if not 2 <= len(labels) <= MOST_TESTED:
         return []
     found: list[dict[str, Any]] = []
     for place, first in enumerate(labels):
         for second in labels[place + 1 :]:
-            result = compare(columns[first]["iou"], columns[second]["iou"], groups)
+            result = compare(columns[first], columns[second], groups)
             found.append(
                 {
                     "first": first,
@@ -227,6 +224,7 @@ class Results:
             "model": self.model,
             "orders": {order.name: list(order.tasks) for order in self.orders},
             "unseen": list(self.unseen),
+            "metrics": [vars(metric) for metric in facts_of(scored_metrics(self.rows[0]))],
             "results": self.rows,
             "stages": self.stages,
             "summary": self.summary,

@@ -67,7 +67,7 @@ class Tables:
             self._outcomes[stage.key] = OutcomeTable(
                 np.array(read.item, dtype=object),
                 np.array(groups, dtype=object),
-                {name: np.array(getattr(read, name), dtype=np.float64) for name in ("iou", "biou")},
+                {name: np.array(values, dtype=np.float64) for name, values in read.scores.items()},
             )
         return self._outcomes[stage.key]
 

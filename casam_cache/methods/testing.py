@@ -31,10 +31,11 @@ from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.routed import Routed
 from casam_cache.methods.sequential import Past, Sequential, Setting
-from casam_cache.training.evaluate import Outcomes, evaluate
+from casam_cache.training.evaluate import evaluate
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays, pick
 from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.step import Penalty
 
 TINY = Architecture(
@@ -305,8 +306,11 @@ def _score(head: Head, backbone: Backbone) -> Outcomes:
 
 def _same(first: Outcomes, second: Outcomes) -> bool:
     return all(
-        np.array_equal(getattr(first, name), getattr(second, name), equal_nan=True)
-        for name in ("iou", "predicted_iou")
+        np.array_equal(one, other, equal_nan=True)
+        for one, other in (
+            (first.scores["iou"], second.scores["iou"]),
+            (first.predicted_iou, second.predicted_iou),
+        )
     )
 
 

@@ -233,13 +233,9 @@ def _show_plan(planned: Bench, json_: bool) -> None:
     if json_:
         console.print_json(summary.to_json())
         return
-    console.show_result(f"{'stage':<10}{'requested':>11}{'distinct':>10}{'exist':>8}{'to do':>8}")
-    totals = [0, 0, 0, 0]
-    for kind, counts in summary.kinds.items():
-        row = [counts[name] for name in ("requested", "distinct", "existing", "missing")]
-        totals = [total + value for total, value in zip(totals, row, strict=True)]
-        console.show_result(f"{kind:<10}{row[0]:>11}{row[1]:>10}{row[2]:>8}{row[3]:>8}")
-    console.show_result(f"{'all':<10}{totals[0]:>11}{totals[1]:>10}{totals[2]:>8}{totals[3]:>8}")
+    from casam_cache.report.bench_table import plan_table
+
+    console.show_table(plan_table(summary.to_json()))
     if summary.seconds is None:
         console.show_result("time: unknown until a stage of each kind has been timed in this runs folder")
     else:
@@ -247,10 +243,12 @@ def _show_plan(planned: Bench, json_: bool) -> None:
 
 
 def _show_results(results: Results, runs: Path) -> None:
-    from casam_cache.report.bench_tables import bench_lines
+    from casam_cache.report.bench_table import bench_tables
 
-    for line in bench_lines(results.to_json()):
-        console.show_result(line)
+    for place, table in enumerate(bench_tables(results.to_json())):
+        if place:
+            console.show_result("")
+        console.show_table(table)
     counts = results.stages
     console.show_line(
         f"{counts['requested']} stages without sharing, {counts['distinct']} distinct:"

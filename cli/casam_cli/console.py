@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from casam_cache.engine.runs import Changed
+    from casam_cache.report.layout import Table
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -54,6 +55,14 @@ def show_line(text: str, style: str = "") -> None:
 def show_result(text: str) -> None:
     """One line of a result, on stdout, never wrapped: a table stays one also in a file or a narrow window."""
     out.print(Text(text), soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """A table on stdout."""
+    from casam_cache.report.formats import to_text
+
+    for line in to_text(table).splitlines():
+        show_result(line)
 
 
 def show_error(error: CasamError) -> None:

@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Draw phantoms, encode them, fit an Alignment Layer to each task, print the table, draw pictures."""
     from casam_cache.report.demo import run_demo
-    from casam_cache.report.tables import fit_lines
+    from casam_cache.report.fit_table import fit_table
 
     with console.bar("demo", unit="images") as bar:
 
@@ -40,7 +40,6 @@ def demo(
     if json_:
         console.print_json(report.to_json())
         return
-    for line in fit_lines(report.fits):
-        console.show_result(line)
+    console.show_table(fit_table(report.fits))
     console.show_line(f"table: {report.table}")
     console.show_line(f"pictures: {report.pictures[0].parent}")

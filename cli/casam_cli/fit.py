@@ -41,7 +41,7 @@ def fit(
 ) -> None:
     """Train on a task's train split from the cache, and score beside the frozen SAM on the same prompts."""
     from casam_cache.bench.fit import fit_task
-    from casam_cache.report.tables import fit_lines
+    from casam_cache.report.fit_table import fit_table
 
     options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
     with console.bar(f"fit {task}", unit="samples") as bar:
@@ -58,6 +58,5 @@ def fit(
     if json_:
         console.print_json(report.to_json())
         return
-    for line in fit_lines([report]):
-        console.show_result(line)
+    console.show_table(fit_table([report]))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")

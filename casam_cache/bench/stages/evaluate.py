@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from casam_cache.bench.outcomes import read_outcomes, write_outcomes
@@ -11,9 +12,22 @@ from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
 from casam_cache.heads.files import build_head
-from casam_cache.training.evaluate import Outcomes, evaluate
+from casam_cache.metrics.registry import METRICS, make_metrics
+from casam_cache.registry import revision_of
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.outcomes import Outcomes
 
 PROMPT = "oracle box"
+MetricRefs = tuple[tuple[str, int | str], ...]  # name and revision of each metric
+
+
+def metric_refs(names: Iterable[str] = ()) -> MetricRefs:
+    """The standard metrics and further ones by name or FILE.py:CLASS, as a stage's key names them.
+
+    Raises:
+        OptionError: there is no such metric.
+    """
+    return tuple((name, revision_of(type(metric))) for name, metric in make_metrics(names).items())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,6 +39,7 @@ class Evaluate(Stage):
         head: whose; None is the frozen SAM.
         member: which of several heads.
         prompt: what masks are prompted with.
+        metrics: what is scored.
         masks: how many there are, for estimates.
     """
 
@@ -34,6 +49,7 @@ class Evaluate(Stage):
     head: HeadStage | None
     member: str = ""
     prompt: str = PROMPT
+    metrics: MetricRefs = field(default_factory=metric_refs)
     masks: int = beside(1)
 
     @property
@@ -54,10 +70,12 @@ class Evaluate(Stage):
             head = build_head("identity", None, backbone, seed=0)
         else:
             head = self.head.head(work.runs, backbone, self.member)
-        work.use(type(head))
+        names = [name for name, _ in self.metrics]
+        work.use(type(head), *(METRICS.get(name) for name in names))
         progress = work.progress
         done = None if progress is None else (lambda images, total: progress((images, total)))
-        write_outcomes(work.result, evaluate(head, backbone, place.items(self.items), progress=done))
+        items = place.items(self.items)
+        write_outcomes(work.result, evaluate(head, backbone, items, metrics=names, progress=done))
         return {}
 
     def read(self, runs: Runs) -> Outcomes:

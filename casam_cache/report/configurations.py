@@ -16,7 +16,7 @@ UPPER_BOUNDS = ("joint",)  # sees the data of all tasks at once
 
 
 @dataclass(frozen=True)
-class Runs:
+class Configuration:
     """The runs of one configuration: a method with its options, over seeds and orders.
 
     Attributes:
@@ -52,7 +52,7 @@ class Runs:
         return over_runs(values, seeds, [tuple(row.get("order") or ()) for row in self.rows])
 
 
-def gather(rows: Sequence[Row]) -> list[Runs]:
+def gather(rows: Sequence[Row]) -> list[Configuration]:
     """Configurations in order of first appearance; runs that differ only in seed and order belong together."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -66,7 +66,7 @@ def gather(rows: Sequence[Row]) -> list[Runs]:
         first = members[0]
         label = str(first.get("label") or first["method"])
         label += f" [{first.get('model')}]" if len(models) > 1 else ""
-        found.append(Runs(label, str(first["method"]), tuple(members)))
+        found.append(Configuration(label, str(first["method"]), tuple(members)))
     return found
 
 
