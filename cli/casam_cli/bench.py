@@ -59,6 +59,9 @@ def bench(
         help="The sets that no method trains on, for OOD accuracy and zero-shot IoU.",
     ),
     evaluate: str | None = typer.Option(None, help="The split to score: test or val."),
+    metric: list[str] = typer.Option(
+        [], help="A further metric beside IoU, Boundary IoU and Dice, or FILE.py:CLASS. It may be repeated."
+    ),
     weight: str | None = typer.Option(
         None, help="What weights the tasks in Last and Avg: images, masks or tasks."
     ),
@@ -108,6 +111,7 @@ def bench(
             "seeds": seeds,
             "unseen": _names(unseen, "none", "paper"),
             "evaluate": evaluate,
+            "metrics": metric or None,
             "weight": weight,
             "forgetting": forgetting,
             "reference": reference,
