@@ -28,6 +28,7 @@ _PREFIX = "casam_file_"
 _SOURCE = "__casam_source__"
 _KNOWN = "files_run.txt"
 COPY = "source-{}.py"
+_run: dict[str, ModuleType] = {}  # modules of users' files, the last one run last
 
 
 def is_file_reference(text: str) -> bool:
@@ -87,7 +88,7 @@ def classes_of(module: ModuleType, kind: type) -> list[type]:
 
 def loaded_files() -> list[ModuleType]:
     """The modules of all files of the user's that were run in this process, the last one first."""
-    return [module for name, module in reversed(list(sys.modules.items())) if name.startswith(_PREFIX)]
+    return [module for name, module in reversed(_run.items()) if sys.modules.get(name) is module]
 
 
 def file_sha256(cls: type) -> str | None:
@@ -110,8 +111,8 @@ def load_file(path: Path) -> ModuleType:
         raise CasamError(f"cannot read {path}: {error.strerror or error}") from None
     name = _PREFIX + hashlib.sha256(source).hexdigest()
     if name in sys.modules:
-        module = sys.modules[name] = sys.modules.pop(name)  # the last one again
-        return module
+        _run[name] = _run.pop(name, sys.modules[name])  # the last one again
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CasamError(f"{path} is not a Python file")
@@ -126,6 +127,7 @@ def load_file(path: Path) -> ModuleType:
         if not isinstance(error, Exception):
             raise
         raise CasamError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}") from error
+    _run[name] = module
     return module
 
 

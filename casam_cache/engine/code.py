@@ -83,7 +83,7 @@ def _digest(path: Path, modified: int, size: int) -> str:
     return written.hexdigest()[:_DIGITS]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2)  # a module is dumped and searched one after the other
 def _tree(path: Path, modified: int, size: int) -> ast.Module:
     return ast.parse(path.read_bytes())
 
@@ -113,14 +113,17 @@ def _dumped(node: Any) -> Iterator[str]:
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _imported(name: str) -> list[str]:
+def _imported(name: str) -> tuple[str, ...]:
     """Names of modules, or of what may be one, that a module imports; not what is imported for type checkers alone."""
     source = _source(name)
-    if source is None:
-        return []
+    return () if source is None else _imports(name, *_stamp(source))
+
+
+@lru_cache(maxsize=4096)
+def _imports(name: str, source: Path, modified: int, size: int) -> tuple[str, ...]:
     package = name if source.name == "__init__.py" else name.rpartition(".")[0]
     found: list[str] = []
-    for node in _runtime(_tree(*_stamp(source))):
+    for node in _runtime(_tree(source, modified, size)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -129,13 +132,13 @@ def _imported(name: str) -> list[str]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, *([base] if base else [])])
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in dict.fromkeys(found) if name]
+    return tuple(name for name in dict.fromkeys(found) if name)
 
 
 def _runtime(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node but those under `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             continue
         yield child
         yield from _runtime(child)
