@@ -22,6 +22,7 @@ from casam_cache.registry import revision_of
 from casam_cache.routers.choice import (
     PoolingChoice,
     RouterChoice,
+    RoutingOptions,
     chosen_options,
     pooling_choice,
     router_choice,
@@ -107,10 +108,11 @@ class RoutedNodes:
 
     def merge(self, method: Routed, experts: Mapping[str, Node], seed: int) -> Node:
         """The merged heads of a set of tasks; how images are routed to them has no part in it."""
-        options = method.expert_method().options.model_dump(mode="json")
+        own = {*type(method).Options.model_fields} - {*RoutingOptions.model_fields, "routing", "fallback"}
+        options = method.options.model_dump(mode="json")
         inputs = {
             "method": {"name": method.name, "revision": revision_of(type(method))},
-            "options": options,
+            "options": {name: value for name, value in options.items() if name in own},
             "seed": seed,
             "items": [[task, experts[task].key] for task in sorted(experts)],
         }
