@@ -3,6 +3,8 @@
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from casam_cache.bench.configs import with_settings
+from casam_cache.bench.recipe import read_recipe
 from casam_cache.config import parse_assignments, parse_settings, single_values
 from casam_cache.errors import OptionError
 
@@ -67,3 +69,9 @@ def test_every_key_belongs_to_one_model() -> None:
     assert "blocks=3 (int), relu=pre (str), rate=1.0 (float)" in caught.value.hint
     with pytest.raises(OptionError, match=r"wrong value for blocks.*'many'"):
         parse_assignments(["blocks=many"], [Blocks, Rate])
+
+
+@pytest.mark.parametrize("texts", [["emr.blocks=2", "blocks=1,4"], ["blocks=1,4", "emr.blocks=2"]])
+def test_a_setting_of_one_method_comes_before_one_of_all(texts: list[str]) -> None:
+    recipe = with_settings(read_recipe({"title": "T", "methods": ["naive", "emr"]}, "a test"), texts)
+    assert [entry.set for entry in recipe.methods] == [{"blocks": [1, 4]}, {"blocks": 2}]

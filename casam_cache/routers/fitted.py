@@ -128,7 +128,13 @@ class TaskRouters:
         """`routing.route` of scores (M, T): int64 (M,), a column or `FALLBACK`."""
         return route(scores, self.thresholds(rule), fallback=fallback, strict=self._strict)
 
-    def decide(self, features: np.ndarray | Mapping[str, np.ndarray], rule: str | None = None) -> Decision:
+    def decide(
+        self,
+        features: np.ndarray | Mapping[str, np.ndarray],
+        rule: str | None = None,
+        *,
+        fallback: bool = True,
+    ) -> Decision:
         """Where one image goes: its vector (D,), or one a task.
 
         Raises:
@@ -140,7 +146,8 @@ class TaskRouters:
             rows: np.ndarray | Mapping[str, np.ndarray] = {name: f[None] for name, f in features.items()}
         else:
             rows = features[None]
-        return decision(self.names, self.scores(rows)[0], self.thresholds(rule), strict=self._strict)
+        taus = self.thresholds(rule)
+        return decision(self.names, self.scores(rows)[0], taus, fallback=fallback, strict=self._strict)
 
     @property
     def _strict(self) -> bool:
