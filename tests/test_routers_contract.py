@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from casam_cache.errors import CasamError
 from casam_cache.routers.base import Router
 from casam_cache.routers.centroid import Centroid
 from casam_cache.routers.pooling import Pooling
@@ -44,6 +45,26 @@ for _name in POOLINGS.names():
 class TestOwnCovariance(RouterContract):
     router = "mahalanobis"
     options = {"covariance": "own"}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda rows: rows, r"float32 \(.*, 12\), expected float64"),
+        (lambda rows: rows.mean(axis=1), "are float32"),
+        (lambda rows: np.full(len(rows), np.nan), "the score of image 0 is NaN"),
+    ],
+)
+def test_scores_that_are_none_are_refused(given: Any, words: str) -> None:
+    class Odd(Centroid):
+        name = "odd"
+
+        def score(self, features: np.ndarray) -> np.ndarray:
+            return given(features)
+
+    contract: Any = type("Contract", (RouterContract,), {"router": Odd})()
+    with pytest.raises(CasamError, match=f"router odd of heart: .*{words}"):
+        contract.fitted(["heart"])
 
 
 class Nothing(BaseModel):
