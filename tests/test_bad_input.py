@@ -239,6 +239,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> P
         (("--task", "discs", "--set", "block=1"), ("block", "blocks=", "learning_rate=")),
         (("--task", "discs", "--set", "blocks=many"), ("blocks", "many")),
         (("--task", "discs", "--set", "blocks=0"), ("blocks",)),
+        (("--task", "discs", "--set", "blocks=1,2"), ("one fit takes one value", "casam bench")),
         (("--task", "discs", "--set", "relu=never"), ("relu", "pre", "post")),
         (("--task", "discs", "--set", "blocks"), ("blocks", "key=value")),
         (("--task", "discs", "--set", "epochs=3", "--epochs", "4"), ("epochs", "twice")),

@@ -22,7 +22,6 @@ KEYS = FIGURES | {
     "key", "method", "model", "router", "options", "weight", "forgetting", "evaluate", "order", "seed", "parameters"
 }  # fmt: skip
 STAGES = {"requested", "distinct", "computed", "reused"}
-SET = [f"--set={name}={value}" for name, value in TRAINING.items()]
 
 
 @pytest.fixture
@@ -32,11 +31,13 @@ def bench(casam: Casam, reference: Reference, tmp_path: Path) -> Bench:
 
     def run(methods: str, *options: object, json: bool = True) -> Any:
         names = [name for name in METHODS if name in methods.split(",")] if methods else []
-        settings = [f"--set={key}={value}" for key, value in _settings(names).items()]
+        own = {str(option).partition("=")[0] for option in options}
+        common = {key: value for key, value in {**TRAINING, **_settings(names)}.items() if key not in own}
+        settings = [f"--set={key}={value}" for key, value in common.items()]
         where = ("--store", reference.stores, "--runs", runs, "--device", "cpu", "--jobs", 1)
         given = ("--methods", methods) if methods else ()
         call = casam.json if json else casam
-        return call("bench", *given, *SET, *settings, *where, "--tasks", ",".join(TASKS), *options)
+        return call("bench", *given, *settings, *where, "--tasks", ",".join(TASKS), *options)
 
     return run
 

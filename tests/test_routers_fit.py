@@ -1,6 +1,5 @@
-"""Every kind of density: its arithmetic, calibration, independence of order and company, and files."""
+"""Every kind of density: its arithmetic, calibration and files. What all have in common: test_routers_contract.py."""
 
-import itertools
 import json
 import math
 
@@ -15,6 +14,7 @@ from casam_cache.routers.fit import FitRequest, fit_router, fit_routers
 from casam_cache.routers.fitted import TaskRouters
 from casam_cache.routers.mahalanobis import Mahalanobis, MahalanobisOptions, shrunk
 from casam_cache.routers.registry import ROUTERS
+from casam_cache.routers.routing import FALLBACK
 
 SMALL = {"latent": 4, "hidden": 8, "vae_steps": 40, "vae_learning_rate": 0.02}
 KINDS = [*ROUTERS.names(), "mahalanobis-own"]
@@ -62,35 +62,20 @@ def test_far_tasks_are_told_apart_and_far_images_rejected(kind):
         assert scores.dtype == np.float64
         assert (scores.argmin(axis=1) == column).mean() > 0.9
     far = np.full((4, 6), 60, dtype=np.float32)
-    np.testing.assert_array_equal(routers.route(routers.scores(far)), [-1] * 4)
+    np.testing.assert_array_equal(routers.route(routers.scores(far)), [FALLBACK] * 4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_fits_do_not_depend_on_company_or_order(kind):
-    wanted = requests(kind)
-    together = fit_routers(wanted)
-    for order in itertools.permutations(range(3)):
-        fitted = dict(zip(order, fit_routers([wanted[i] for i in order]), strict=True))
-        for place in range(3):
-            same(together[place], fitted[place])
-    for request, router in zip(wanted, together, strict=True):
-        same(fit_routers([request])[0], router)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_do_not_depend_on_the_order_of_tasks_or_on_other_images(kind):
-    fitted = fit_routers(requests(kind, channels=45))
-    images = np.concatenate([features(t, 70, 45) for t in "abx"])
-    first, second = TaskRouters(fitted), TaskRouters(fitted[::-1])
-    assert first.names == second.names == ("a", "b", "c")
-    scores = first.scores(images)
-    np.testing.assert_array_equal(scores, second.scores(images))
-    np.testing.assert_array_equal(first.thresholds(), second.thresholds())
-    shuffled = np.random.default_rng(0).permutation(len(images))
-    np.testing.assert_array_equal(first.scores(images[shuffled]), scores[shuffled])
-    for row in (0, 15, 16, 63, 64, 209):
-        np.testing.assert_array_equal(first.scores(images[row : row + 1])[0], scores[row])
-        assert first.decide(images[row]).scores == dict(zip(first.names, scores[row], strict=True))
+def test_one_image_is_decided_as_among_many():
+    images = np.concatenate([features(t, 30) for t in "abx"])
+    routers = TaskRouters(fit_routers(requests("mahalanobis")))
+    scores = routers.scores(images)
+    for fallback in (True, False):
+        chosen = routers.route(scores, fallback=fallback)
+        for row in (0, 31, 75):
+            decided = routers.decide(images[row], fallback=fallback)
+            assert decided.scores == dict(zip(routers.names, scores[row], strict=True))
+            assert decided.task == (None if chosen[row] == FALLBACK else routers.names[chosen[row]])
+    assert FALLBACK in routers.route(scores)
 
 
 @pytest.mark.parametrize("kind", KINDS)

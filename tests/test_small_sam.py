@@ -211,7 +211,7 @@ def test_quality_report(scripts: dict[str, ModuleType], train: ModuleType, tmp_p
     scripts["quality"].main(options.split())
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["sets"]) == 12
-    for router in scripts["quality"].ROUTERS:
+    for router in scripts["quality"].KINDS:
         assert 0 <= report["routing"]["real"][router]["accuracy"] <= 1
     mean = report["means"]["real"]
     assert sum(row["masks"] for row in mean["by_size"]) == sum(row["masks"] for row in report["sets"])

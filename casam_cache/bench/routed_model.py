@@ -57,10 +57,9 @@ class RoutedModel:
         """
         if self._learned:
             own = {task: pool_one(pooling, embedding, valid) for task, pooling in self._poolings.items()}
-            decided = self._routers.decide(own)
-        else:
-            decided = self._routers.decide(pool_one(next(iter(self._poolings.values())), embedding, valid))
-        return decided if self._fallback else replace(decided, task=decided.nearest)
+            return self._routers.decide(own, fallback=self._fallback)
+        vector = pool_one(next(iter(self._poolings.values())), embedding, valid)
+        return self._routers.decide(vector, fallback=self._fallback)
 
     def head(self, task: str) -> Head:
         """The head of a task, in evaluation mode on the backbone's device."""

@@ -141,6 +141,25 @@ class Router(ABC):
         return 0
 
 
+def scores_of(router: Router, features: np.ndarray, task: str) -> np.ndarray:
+    """`router.score`, checked: float64 (M,).
+
+    Raises:
+        CasamError: it gives something else, or NaN.
+    """
+    scores = np.asarray(router.score(np.ascontiguousarray(features, dtype=np.float32)))
+    if scores.shape != (len(features),) or scores.dtype != np.float64:
+        raise CasamError(
+            f"router {router.name} of {task}: the scores of {len(features)} images are {scores.dtype} {scores.shape},"
+            f" expected float64 ({len(features)},)"
+        )
+    if np.isnan(scores).any():
+        raise CasamError(
+            f"router {router.name} of {task}: the score of image {np.isnan(scores).argmax()} is NaN"
+        )
+    return scores
+
+
 def by_blocks(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
     """`function` over rows (M, D) in blocks of exactly 16, the last filled with zeros.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
-from casam_cache.routers.base import Job, Progress, Router, check_features
+from casam_cache.routers.base import Job, Progress, Router, check_features, scores_of
 from casam_cache.routers.choice import PoolingChoice, RouterChoice
 from casam_cache.routers.fitted import FittedRouter
 from casam_cache.routers.pooling import Pooling, Read, pool_all
@@ -164,7 +164,7 @@ def _assemble(
     for fold, (router, job) in enumerate(zip(of_folds, jobs[1:], strict=True)):
         rows = folds == fold
         parts.append((job.features[rows], router))
-        held_out[rows] = router.score(job.features[rows])
+        held_out[rows] = scores_of(router, job.features[rows], request.task)
     if not np.isfinite(held_out).all():
         raise CasamError(
             f"router of {request.task}: held-out scores are not finite",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from casam_cache.errors import CasamError, OptionError
-from casam_cache.routers.base import Router
+from casam_cache.routers.base import Router, scores_of
 from casam_cache.routers.choice import RouterChoice
 from casam_cache.routers.routing import Decision, decision, route
 from casam_cache.routers.thresholds import RULES, threshold
@@ -62,7 +62,7 @@ class FittedRouter:
         """(M, D) -> float64 (M,), lower is more like the task.
 
         Raises:
-            CasamError: for features of another width, or that are not finite.
+            CasamError: for features of another width, or that are not finite; or scores that are none.
         """
         array = np.asarray(features)
         if array.ndim != 2 or array.shape[1] != self.channels:
@@ -73,7 +73,7 @@ class FittedRouter:
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if len(bad):
             raise CasamError(f"router of {self.task}: the features of image {bad[0]} are not finite")
-        return self.router.score(np.ascontiguousarray(array, dtype=np.float32))
+        return scores_of(self.router, array, self.task)
 
 
 class TaskRouters:
@@ -128,7 +128,13 @@ class TaskRouters:
         """`routing.route` of scores (M, T): int64 (M,), a column or `FALLBACK`."""
         return route(scores, self.thresholds(rule), fallback=fallback, strict=self._strict)
 
-    def decide(self, features: np.ndarray | Mapping[str, np.ndarray], rule: str | None = None) -> Decision:
+    def decide(
+        self,
+        features: np.ndarray | Mapping[str, np.ndarray],
+        rule: str | None = None,
+        *,
+        fallback: bool = True,
+    ) -> Decision:
         """Where one image goes: its vector (D,), or one a task.
 
         Raises:
@@ -140,7 +146,8 @@ class TaskRouters:
             rows: np.ndarray | Mapping[str, np.ndarray] = {name: f[None] for name, f in features.items()}
         else:
             rows = features[None]
-        return decision(self.names, self.scores(rows)[0], self.thresholds(rule), strict=self._strict)
+        taus = self.thresholds(rule)
+        return decision(self.names, self.scores(rows)[0], taus, fallback=fallback, strict=self._strict)
 
     @property
     def _strict(self) -> bool:

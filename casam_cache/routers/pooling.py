@@ -61,7 +61,9 @@ class Pooling(ABC):
             seed: what every random choice belongs to, with `task`.
             task: its name.
         """
-        raise NotImplementedError(f"{cls.__name__} is learned, and defines no fit_folds")
+        raise CasamError(
+            f"pooling {cls.name} is learned, but does not define fit_folds", "define it in the class"
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         """What was learned of a task, as named arrays."""
