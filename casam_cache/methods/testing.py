@@ -79,7 +79,6 @@ class MethodContract:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def made(self) -> Method:
-        """The method with its options."""
         cls = self._class()
         return cls(validated(cls.Options, self.options))
 
@@ -231,7 +230,6 @@ class MethodContract:
     def _begin(
         self, method: Method, backbone: Backbone, past: Past | None, task: str
     ) -> tuple[Head, Items, Penalty | None]:
-        """What the training loop is given for a task."""
         own = drawn_items(task)
         if not isinstance(method, Sequential):
             return method.build(backbone, 0), own, None

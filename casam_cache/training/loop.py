@@ -106,7 +106,6 @@ class FitResult:
     threads: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, without the head."""
         history = [asdict(record) for record in self.history]
         return {name: value for name, value in vars(self).items() if name != "head"} | {"history": history}
 
