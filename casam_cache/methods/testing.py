@@ -108,6 +108,12 @@ class MethodContract:
         head = method.build(_backbone(), 0)
         assert set(head.needs) <= {*method.needs, "valid"}, "the head reads what the method does not need"
 
+    def test_its_family_says_which_class_it_extends(self) -> None:
+        """What the bench does with a method goes by `family`."""
+        cls = self._class()
+        for family, base in (("sequential", Sequential), ("joint", Joint)):
+            assert (cls.family == family) == issubclass(cls, base)
+
     def test_initial_weights_depend_on_the_seed_alone(self) -> None:
         """Neither torch's global generator nor anything built before decides them, nor are they left disturbed."""
         method, backbone = self.made(), _backbone()

@@ -210,8 +210,8 @@ class _Run:
         self.seconds = 0.0
         self._pairs_here = self._steps_here = 0
         self._autocast = precision == "bf16"
-        per_epoch = -(-visits // options.batch_size)
-        self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
+        steps = options.epochs * -(-visits // options.batch_size)
+        self.total_steps = min(steps, options.max_steps or steps)
         forward = _losses(head, backbone, options)
         self._forward = CompiledStep(forward, backbone) if options.compiled else forward
         self._optimiser = torch.optim.Adam(
