@@ -24,9 +24,10 @@ from casam_cache.methods.sequential import Past
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
 from casam_cache.store.annotations import Annotations, write_annotations
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
-from casam_cache.training.items import Row, join, pick
+from casam_cache.training.items import Row, add_views, join, pick
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.stored import open_split
+from casam_cache.views import parse_views
 
 A, B = look("a", 1, 5, empty=1), look("b", 2, 3)
 
@@ -234,3 +235,10 @@ def test_a_method_that_cheats_finds_its_task_and_its_exemplars_only(tmp_path):
     assert not any(isinstance(thing, (EmbeddingStore, Annotations, Path)) for thing in cheat.found)
     with pytest.raises(CasamError, match="one/image 2 is not in the training split"):
         pick(views, stolen.exemplars)
+
+
+def test_joined_views_keep_their_places_among_the_others():
+    (flip,) = parse_views("flip_h")
+    both = join([A, add_views(B, [flip])])
+    assert [item.variants for item in both] == [()] * 5 + [(8,), (9,), (10,)] + [()] * 3
+    assert all(both.item(item.variants[0]).id == item.id for item in both if item.variants)

@@ -6,7 +6,7 @@ import pytest
 from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
-from casam_cache.store.annotations import write_annotations
+from casam_cache.store.annotations import Annotations, write_annotations
 from casam_cache.training.stored import open_split
 
 SPLIT = {"a": "train", "b": "test", "c": "train", "d": "train", "e": "val"}
@@ -81,6 +81,21 @@ def test_no_index_reaches_another_split(store):
                 read(index)
     ids = {item.id for item in view}
     assert ids.isdisjoint({"b", "e"})
+
+
+def test_nothing_is_read_before_it_is_asked_for(store, monkeypatch):
+    read: list[str] = []
+    for owner, name in ((Annotations, "mask"), (EmbeddingStore, "read")):
+        honest = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, n=name, f=honest: (read.append(n), f(*a))[1])
+    items = open_split(store, "train")
+    assert [item.masks for item in items] == [0, 2]
+    assert items.feature("valid", 1).any()
+    assert read == []
+    items.masks(1)
+    items.masks(1)
+    items.feature("embedding", 0)
+    assert read == ["mask"] * 4 + ["read"]
 
 
 def test_content_names_what_the_split_holds_and_nothing_else(store):

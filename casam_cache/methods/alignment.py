@@ -18,7 +18,6 @@ class Alignment(Method):
     Options = AlignmentOptions
 
     def build(self, backbone: Backbone, seed: int) -> Head:
-        """N CAResBlocks of the backbone's channels."""
         return build_alignment(self.options, backbone, seed)
 
 

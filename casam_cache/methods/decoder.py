@@ -16,5 +16,4 @@ class Decoder(Method):
     Options = DecoderOptions
 
     def build(self, backbone: Backbone, seed: int) -> Head:
-        """The copy, starting from the frozen decoder's weights."""
         return build_head(self.name, self.options, backbone, seed)

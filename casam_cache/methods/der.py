@@ -62,7 +62,6 @@ class DER(Naive):
     def remember(
         self, head: Head, items: Items, past: Past | None, penalty: Penalty | None, setting: Setting
     ) -> Memory:
-        """The reservoir as training left it."""
         assert isinstance(penalty, DarkReplay)
         state = penalty.state()
         entries = state.pop("entries")
@@ -92,9 +91,7 @@ class DarkReplay(Penalty):
         return added
 
     def state(self) -> dict[str, Any]:
-        """Of the reservoir."""
         return self._reservoir.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state` gave."""
         self._reservoir.restore(state)

@@ -98,7 +98,6 @@ class ReplayedLoss(Penalty):
         self._replay, self._training, self._weight = replay, training, weight
 
     def term(self, step: Step) -> torch.Tensor:
-        """The loss of this step's replayed batch."""
         pairs = self._replay.at(step.index)
         _, low_res, iou = forward_pairs(step.head, step.backbone, pairs)
         return (

@@ -136,7 +136,6 @@ class Quadratic(Penalty):
         self._remainder = remainder
 
     def term(self, step: Step) -> torch.Tensor:
-        """The penalty at the weights of this step."""
         parameters = dict(step.head.named_parameters())
         sums = [
             (importance * (parameters[name] - self._centre[name]).square()).sum()

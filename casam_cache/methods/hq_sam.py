@@ -17,5 +17,4 @@ class HQSAM(Method):
     needs = ("embedding", "early")
 
     def build(self, backbone: Backbone, seed: int) -> Head:
-        """The decoder's copy with the added parts."""
         return build_head(self.name, self.options, backbone, seed)

@@ -27,7 +27,6 @@ class L2P(Sequential):
     first = None
 
     def build(self, backbone: Backbone, seed: int) -> Head:
-        """The pool with the first slot open."""
         return build_head("prompt-pool", self.options, backbone, seed)
 
     def start(self, past: Past | None, setting: Setting) -> Head:
@@ -59,6 +58,5 @@ class KeyMatch(Penalty):
         self._weight = weight
 
     def term(self, step: Step) -> torch.Tensor:
-        """On the images of the step."""
         assert isinstance(step.head, PromptPool)
         return self._weight * step.head.pull(step.pairs.features)

@@ -60,7 +60,6 @@ class Distillation(Penalty):
         self._smooth = dice_smooth if options.distillation_dice else None
 
     def term(self, step: Step) -> torch.Tensor:
-        """The mean over the step's pairs."""
         with torch.no_grad():
             _, taught, _ = forward_pairs(self._teacher, step.backbone, step.pairs)
         loss = distillation_loss(

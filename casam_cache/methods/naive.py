@@ -24,5 +24,4 @@ class Naive(Sequential):
     Options: ClassVar[type[BaseModel]] = NaiveOptions
 
     def build(self, backbone: Backbone, seed: int) -> Head:
-        """The Alignment Layer of the first task."""
         return build_alignment(self.options, backbone, seed)

@@ -80,7 +80,6 @@ class Sequential(Method):
         return items
 
     def penalty(self, items: Items, past: Past | None, setting: Setting) -> Penalty:
-        """What is added to the loss of each step."""
         return Penalty()
 
     def remember(

@@ -80,7 +80,6 @@ class MethodContract:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def made(self) -> Method:
-        """The method with its options."""
         cls = self._class()
         return cls(validated(cls.options_model(), self.options))
 
@@ -109,6 +108,12 @@ class MethodContract:
         assert set(method.needs) <= set(FEATURES), f"stores have {', '.join(FEATURES)}"
         head = method.build(_backbone(), 0)
         assert set(head.needs) <= {*method.needs, "valid"}, "the head reads what the method does not need"
+
+    def test_its_family_says_which_class_it_extends(self) -> None:
+        """What the bench does with a method goes by `family`."""
+        cls = self._class()
+        for family, base in (("sequential", Sequential), ("joint", Joint)):
+            assert (cls.family == family) == issubclass(cls, base)
 
     def test_initial_weights_depend_on_the_seed_alone(self) -> None:
         """Neither torch's global generator nor anything built before decides them, nor are they left disturbed."""
@@ -232,7 +237,6 @@ class MethodContract:
     def _begin(
         self, method: Method, backbone: Backbone, past: Past | None, task: str
     ) -> tuple[Head, Items, Penalty | None]:
-        """What the training loop is given for a task."""
         own = drawn_items(task)
         if not isinstance(method, Sequential):
             return method.build(backbone, 0), own, None

@@ -59,7 +59,6 @@ class VisitBatch:
 
     @classmethod
     def of(cls, visits: Sequence[Visit]) -> VisitBatch:
-        """The batch of some visits, in their order."""
         prompts = [prompt for visit in visits for prompt in visit.prompts]
         return cls(
             items=tuple(visit.item for visit in visits),
@@ -149,7 +148,6 @@ class TrainingMasks:
         return Visit(turn, index, [rows[k] for k in chosen], prompts)
 
     def in_turn(self, visits: Iterable[Visit]) -> list[Visit]:
-        """The visits in the order of the numbers they drew."""
         items = self.items
         return sorted(visits, key=lambda visit: (visit.turn, items[visit.item].task, items[visit.item].id))
 

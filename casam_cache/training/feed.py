@@ -43,7 +43,6 @@ class Feed:
         self._bits = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
     def epoch(self, batches: Sequence[VisitBatch]) -> Iterator[Pairs]:
-        """The steps of an epoch, in order."""
         device = self._backbone.device
         is_box = torch.from_numpy(np.concatenate([batch.is_box for batch in batches]))
         corners = torch.from_numpy(np.concatenate([batch.coordinates for batch in batches]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,8 @@ class FitResult:
     threads: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, without the head."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("head", "history")}
-        return {**fields, "history": [asdict(record) for record in self.history]}
+        history = [asdict(record) for record in self.history]
+        return {name: value for name, value in vars(self).items() if name != "head"} | {"history": history}
 
 
 def fit_head(
@@ -211,8 +210,8 @@ class _Run:
         self.seconds = 0.0
         self._pairs_here = self._steps_here = 0
         self._autocast = precision == "bf16"
-        per_epoch = -(-visits // options.batch_size)
-        self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
+        steps = options.epochs * -(-visits // options.batch_size)
+        self.total_steps = min(steps, options.max_steps or steps)
         forward = _losses(head, backbone, options)
         self._forward = CompiledStep(forward, backbone) if options.compiled else forward
         self._optimiser = torch.optim.Adam(
@@ -279,7 +278,7 @@ class _Run:
         device = self.backbone.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
             aligned, low_res, iou, loss, *terms = self._forward(
-                pairs.features, pairs.image_index, pairs.sparse, pairs.dense, pairs.target, pairs.weight
+                pairs.target, pairs.weight, pairs.features, pairs.image_index, pairs.sparse, pairs.dense
             )
             step = Step(self.head, self.backbone, pairs, aligned, low_res, iou, epoch, self.steps)
             added = self.penalty.term(step)
@@ -303,23 +302,12 @@ class _Run:
         )
 
 
-def _losses(
-    head: Head, backbone: Backbone, options: TrainingOptions
-) -> Callable[..., tuple[torch.Tensor, ...]]:
+def _losses(head: Head, backbone: Backbone, options: TrainingOptions) -> Callable[..., tuple[Any, ...]]:
     """The arithmetic of a step. It holds no more than it needs, or a finished fit would keep its memory."""
 
-    def run(
-        features: Mapping[str, torch.Tensor],
-        image_index: torch.Tensor | None,
-        sparse: torch.Tensor,
-        dense: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
+    def run(target: torch.Tensor, weight: torch.Tensor, *inputs: Any) -> tuple[torch.Tensor, ...]:
         """The head's output, logits (P, L, L), IoU estimates (P,), then the loss, its focal, Dice and IoU terms."""
-        aligned, masks, scores = run_head(
-            head, backbone, features, image_index, sparse, dense, multimask=False
-        )
+        aligned, masks, scores = run_head(head, backbone, *inputs)
         low_res, iou = masks[:, 0], scores[:, 0]
         return aligned, low_res, iou, *segmentation_loss(low_res, iou, target, weight, options)
 

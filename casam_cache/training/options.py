@@ -17,10 +17,8 @@ from pydantic import (
 from casam_cache.views import NONE, parse_views
 
 VIEW_SEPARATOR = "+"  # commas separate the values of a grid
-LATER: dict[str, Any] = {
-    "views": NONE,
-    "compiled": False,
-}  # options that came later, and what leaves them unused
+# Options that came later, and what leaves them unused.
+LATER: dict[str, Any] = {"views": NONE, "compiled": False}
 
 
 class TrainingOptions(BaseModel):

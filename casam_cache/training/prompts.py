@@ -49,7 +49,6 @@ class MaskRuns:
 
     @property
     def area(self) -> int:
-        """Foreground pixels."""
         return int(self.ends[-1])
 
     def pixel(self, index: int) -> tuple[int, int]:

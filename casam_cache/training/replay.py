@@ -50,15 +50,18 @@ class Replay:
         features = place_features(items, self._masks.trained, backbone.device, needs)
         self._feed = Feed(self._masks, features, backbone)
         self._options, self._seed, self._task = options, seed, task
-        self._next = 0
-        self._pairs = self._from(0)
+        self._next = -1
+        self._block: Iterator[Pairs] = iter(())
 
     def at(self, step: int) -> Pairs:
         """The batch of a step of training: as many images as a step has, or all where there are fewer."""
-        if step != self._next:
-            self._pairs = self._from(step)
+        start = step - step % AHEAD
+        if step == start or step != self._next:
+            # All of the block, so that a resumed run multiplies matrices of the same sizes.
+            batches = [self.draw(number) for number in range(start, start + AHEAD)]
+            self._block = islice(self._feed.epoch(batches), step - start, None)
         self._next = step + 1
-        return next(self._pairs)
+        return next(self._block)
 
     def draw(self, step: int) -> VisitBatch:
         """What `at` gives, before any tensor is made."""
@@ -71,13 +74,3 @@ class Replay:
         item = self._masks.items[index]
         rng = generator(self._seed, item.task, "replay", self._task, step, item.id)
         return self._masks.draw(index, self._options, rng)
-
-    def _from(self, step: int) -> Iterator[Pairs]:
-        # From the start of the block, so that a resumed run multiplies matrices of the same sizes.
-        start = step - step % AHEAD
-        return islice(self._blocks(start), step - start, None)
-
-    def _blocks(self, step: int) -> Iterator[Pairs]:
-        while True:
-            yield from self._feed.epoch([self.draw(number) for number in range(step, step + AHEAD)])
-            step += AHEAD

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -45,9 +45,7 @@ class Embeddings:
         memory_limit: int | None = None,
         name: str = EMBEDDING,
     ) -> None:
-        self._items = items
-        self._name = name
-        self._device = device
+        self._items, self._name, self._device = items, name, device
         self._place = {index: place for place, index in enumerate(indexes)}
         first = items.feature(name, indexes[0])
         self.bytes = first.nbytes * len(indexes)
@@ -66,30 +64,23 @@ class Embeddings:
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """For each batch of item indexes in turn, float32 (B, ...) on the device."""
         kept = self._all
-        if kept is None:
-            yield from self._ahead(batches, self._read)
-        elif kept.device.type == self._device.type:
-            order = torch.tensor([self._place[i] for batch in batches for i in batch], device=kept.device)
-            for places in order.split([len(batch) for batch in batches]):
-                yield kept.index_select(0, places).float()
-        else:
-            yield from self._ahead(batches, self._gather)
+        if kept is None or kept.device.type != self._device.type:
+            yield from self._ahead(batches)
+            return
+        order = torch.tensor([self._place[i] for batch in batches for i in batch], device=kept.device)
+        for places in order.split([len(batch) for batch in batches]):
+            yield kept.index_select(0, places).float()
 
-    def _read(self, batch: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([self._items.feature(self._name, index) for index in batch]))
-
-    def _gather(self, batch: Sequence[int]) -> torch.Tensor:
-        assert self._all is not None
-        return self._all.index_select(0, torch.tensor([self._place[index] for index in batch]))
-
-    def _ahead(
-        self, batches: Sequence[Sequence[int]], read: Callable[[Sequence[int]], torch.Tensor]
-    ) -> Iterator[torch.Tensor]:
+    def _ahead(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """Reads a few batches ahead in a thread; on CUDA through pinned memory, so that copies overlap."""
         pinned = self._device.type == "cuda"
 
         def load(batch: Sequence[int]) -> torch.Tensor:
-            tensor = read(batch)
+            if self._all is None:
+                read = np.stack([self._items.feature(self._name, index) for index in batch])
+                tensor = torch.from_numpy(read)
+            else:
+                tensor = self._all.index_select(0, torch.tensor([self._place[index] for index in batch]))
             return tensor.pin_memory() if pinned else tensor
 
         with ThreadPoolExecutor(1, "casam-embeddings") as reader:
