@@ -159,3 +159,15 @@ def test_weights_matter_only_by_their_ratios(matrix: np.ndarray, factor: float):
     weights = np.arange(1, len(matrix) + 1, dtype=float)
     assert running(matrix, weights * factor) == pytest.approx(running(matrix, weights))
     assert running(matrix, weights).max() <= matrix.max() + 1e-9
+
+
+@pytest.mark.parametrize("forgetting", ["paper", "mammoth", "avalanche"])
+def test_where_low_scores_are_better_to_rise_is_to_forget(forgetting):
+    distances = 10 - 10 * np.array(R)
+    told = {"images": IMAGES, "masks": MASKS, "forgetting": forgetting}
+    high = summarise(R, frozen=[0.1, 0.2, 0.3], **told)
+    low = summarise(distances, frozen=[9, 8, 7], better="low", **told)
+    assert low.last == pytest.approx(10 - 10 * high.last)
+    assert low.avg == pytest.approx(10 - 10 * high.avg)
+    assert (low.ff, low.bwt, low.fwt) == pytest.approx((10 * high.ff, 10 * high.bwt, 10 * high.fwt))
+    assert low.ff > 0
