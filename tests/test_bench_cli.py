@@ -97,7 +97,7 @@ def test_a_recipe_prints_every_key_of_the_contract(
         "BIoU",
         "Last ↑",
         "FF ↓",
-        "unseen sets",
+        "OOD acc",
         "3 tasks, 2 orders, 1 seed",
         "oracle box",
         "images",

@@ -16,8 +16,8 @@ class ResultColumn:
 
     Attributes:
         key: in a row of results.
-        label: in tables, below `group`.
-        group: what it is a figure of.
+        label: in tables.
+        group: the metric, above the label, where there are such columns of each.
         better: whether high or low values are; empty: neither.
         percent: whether it is shown times 100.
         brief: whether it is in the table that `casam bench` ends with.
@@ -25,7 +25,7 @@ class ResultColumn:
 
     key: str
     label: str
-    group: str
+    group: str = ""
     better: Literal["high", "low", ""] = "high"
     percent: bool = True
     brief: bool = True
@@ -46,14 +46,11 @@ def result_columns(metrics: Iterable[MetricFacts]) -> tuple[ResultColumn, ...]:
             ResultColumn(f"ff_{one.name}", "FF", one.label, "low", one.percent),
         ]
     columns += [
-        ResultColumn("routing_accuracy", "Acc", "routing"),
-        ResultColumn("ood_accuracy", "Acc", "unseen sets"),
-        *(
-            ResultColumn(f"ood_{one.name}", one.label, "unseen sets", one.better, one.percent)
-            for one in known
-        ),
-        ResultColumn("bwt", "BWT", "transfer", brief=False),
-        ResultColumn("fwt", "FWT", "transfer", brief=False),
+        ResultColumn("routing_accuracy", "routed"),
+        ResultColumn("ood_accuracy", "OOD acc"),
+        *(ResultColumn(f"ood_{one.name}", f"OOD {one.label}", "", one.better, one.percent) for one in known),
+        ResultColumn("bwt", "BWT", brief=False),
+        ResultColumn("fwt", "FWT", brief=False),
     ]
     return tuple(columns)
 

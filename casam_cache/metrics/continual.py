@@ -35,7 +35,6 @@ class Summary:
         ff: equation 12, of the variant asked for; positive is forgetting.
         bwt: backward transfer; positive is improvement.
         fwt: forward transfer against the frozen SAM.
-        learning: mean of the diagonal, how well each task is learnt when its turn comes.
     """
 
     last: float
@@ -43,7 +42,6 @@ class Summary:
     ff: float
     bwt: float
     fwt: float
-    learning: float
 
 
 def summarise(
@@ -82,7 +80,6 @@ def summarise(
         ff=mean_forgetting(rising, forgetting),
         bwt=backward_transfer(rising),
         fwt=math.nan if baseline is None else forward_transfer(rising, baseline),
-        learning=learning_accuracy(table),
     )
 
 
@@ -196,12 +193,6 @@ def forward_transfer(matrix: Table, frozen: Sequence[float | None] | np.ndarray)
     if _pathless(table):
         return math.nan
     return _mean(np.diagonal(table, 1) - baseline[1:])
-
-
-def learning_accuracy(matrix: Table) -> float:
-    """Mean of R[k, k] over all tasks (Riemer et al., 2019); NaN for a single row of several tasks."""
-    table = as_matrix(matrix)
-    return math.nan if _pathless(table) else _mean(np.diagonal(table))
 
 
 def _pathless(table: np.ndarray) -> bool:

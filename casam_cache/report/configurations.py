@@ -97,7 +97,6 @@ def parameter_cell(row: Row) -> Cell | None:
 
 
 def gflops_cell(row: Row) -> Cell | None:
-    """GFLOPs of one training pass."""
     gflops = row.get("gflops")
     return None if gflops is None else Cell(f"{gflops:.1f}", float(gflops))
 

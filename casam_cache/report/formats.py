@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from casam_cache.report.layout import Cell, Column, Section, Source, Table, flat_labels
 
@@ -36,7 +36,10 @@ def _text_section(table: Table, section: Section) -> list[str]:
     headed = any(head)
     grid = [head, *body] if headed else body
     widths = [max((len(row[i]) for row in grid), default=0) for i in range(len(head))]
-    left = [*(True for _ in _headings(table)), *(column.left for column in columns)]
+    names = len(_headings(table))
+    for group, start, stop in _groups(columns, names):
+        widths[start] += max(0, len(group) - sum(widths[start:stop]) - 2 * (stop - start - 1))
+    left = [*([True] * names), *(column.left for column in columns)]
     lines = [
         "  ".join(
             cell.ljust(width) if words else cell.rjust(width)
@@ -58,15 +61,22 @@ def _headings(table: Table) -> list[str]:
 
 
 def _spanning(columns: Sequence[Column], widths: Sequence[int]) -> str:
-    """The line of group headers, each cut to the width of its columns."""
-    position = len(widths) - len(columns)
-    cells = [" " * (sum(widths[:position]) + 2 * (position - 1))]
+    """The line of group headers."""
+    first = len(widths) - len(columns)
+    cells = [" " * (sum(widths[:first]) + 2 * (first - 1))]
+    cells += [
+        group.center(sum(widths[start:stop]) + 2 * (stop - start - 1))
+        for group, start, stop in _groups(columns, first)
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _groups(columns: Sequence[Column], first: int) -> Iterator[tuple[str, int, int]]:
+    """Each spanning header with the columns it is over: from, to before; counted from `first`."""
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         count = len(list(members))
-        width = sum(widths[position : position + count]) + 2 * (count - 1)
-        cells.append(group[:width].center(width))
-        position += count
-    return "  ".join(cells).rstrip()
+        yield group, first, first + count
+        first += count
 
 
 def _names(table: Table, section: Section, place: int) -> list[str]:
@@ -191,13 +201,9 @@ def _latex_section(table: Table, section: Section) -> list[str]:
     lines = [rf"\par\medskip {_tex(section.title)}\par"] if section.title else []
     lines += [rf"\begin{{tabular}}{{{'l' * names}{aligned}}}", r"\toprule"]
     if any(column.group for column in columns):
-        spans, rules, position = [], [], names + 1
-        for group, members in itertools.groupby(columns, key=lambda column: column.group):
-            count = len(list(members))
-            spans.append(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}")
-            if group:
-                rules.append(rf"\cmidrule(lr){{{position}-{position + count - 1}}}")
-            position += count
+        groups = list(_groups(columns, names + 1))
+        spans = [rf"\multicolumn{{{stop - start}}}{{c}}{{{_tex(group)}}}" for group, start, stop in groups]
+        rules = [rf"\cmidrule(lr){{{start}-{stop - 1}}}" for group, start, stop in groups if group]
         lines += [f"{' &' * names} {' & '.join(spans)} \\\\", "".join(rules)]
     head = [*_headings(table), *(column.label + column.arrow for column in columns)]
     lines += [f"{' & '.join(map(_tex, head))} \\\\", r"\midrule"]

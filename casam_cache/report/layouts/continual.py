@@ -12,7 +12,6 @@ from casam_cache.report.paper import PaperRow, paper_figures
 
 
 def same_method(each: Configuration, row: PaperRow) -> bool:
-    """Whether a row of the paper is of the same method."""
     return each.method == row.match.get("method")
 
 
