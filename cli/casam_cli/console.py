@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
-JsonOption = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
+JsonOption = typer.Option(False, "--json", help="Print the result as exactly one JSON object.")
 
 
 def show_line(text: str, style: str = "") -> None:
