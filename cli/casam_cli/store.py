@@ -20,7 +20,9 @@ def info(
         None,
         help="Another store of the same images; the frozen SAM's IoU from both is compared, every mask by its box.",
     ),
-    device: str = typer.Option("auto", help="The device --compare computes on: auto, cpu, cuda, cuda:N or mps."),
+    device: str = typer.Option(
+        "auto", help="The device --compare computes on: auto, cpu, cuda, cuda:N or mps."
+    ),
     json_: bool = console.JsonOption,
 ) -> None:
     """Say what a store holds: its items, arrays, identity and annotations."""
@@ -110,7 +112,9 @@ def verify(
 def repair(
     store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
     data: Path = typer.Argument(..., help="The dataset that the store was encoded from."),
-    checkpoint: Path | None = typer.Option(None, help="Where the backbone's checkpoint is now, if it was moved."),
+    checkpoint: Path | None = typer.Option(
+        None, help="Where the backbone's checkpoint is now, if it was moved."
+    ),
     device: str = typer.Option("auto", help="The device to compute on: auto, cpu, cuda, cuda:N or mps."),
     json_: bool = console.JsonOption,
 ) -> None:
