@@ -158,25 +158,6 @@ def test_epoch_from_store(results: Any) -> None:
     assert row["share"] == pytest.approx(row["seconds"]["memory"] / row["seconds"]["store"], rel=0.02)
 
 
-def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = ("--packs", 2, "--images", 2, "--batch", 2, "--epochs", 1, "--repeat", 1)
-    (row,) = results("pack", *short)["rows"]
-    assert row["pack"] == 2
-    assert max(row["first_step_difference"].values()) < 1e-5
-    assert row["seconds_per_step_of_all"].keys() == {"alone", "pack"}
-    assert row["heads_alone_seconds"].keys() == {"branches", "grouped"}
-
-    from casam_cache.training import pack
-
-    def of_other_seeds(asked: Any, *more: Any) -> Any:
-        return fit([pack.PackRequest(one.head, one.options, one.seed + 5) for one in asked], *more)
-
-    fit = pack.fit_pack
-    monkeypatch.setattr(pack, "fit_pack", of_other_seeds)
-    with pytest.raises(SystemExit, match="computes something else than alone"):
-        results("pack", *short)
-
-
 STEPS = ("compiled_step", "--repeat", 3, "--images", 6, "--batch", 2)
 
 

@@ -73,7 +73,7 @@ def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom casam_cli.main import run\nsys.argv = ['casam', '--help']\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'zarr', 'numpy', 'pydantic', 'PIL', 'scipy', 'pyarrow'} & set(sys.modules)\n"
+        "heavy = {'torch', 'zarr', 'numpy', 'pydantic', 'PIL', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

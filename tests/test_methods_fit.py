@@ -46,7 +46,7 @@ def test_a_fitted_hq_sam_predicts_as_it_is_evaluated(casam: Casam, encode: Encod
     outcomes = read_outcomes(casam.folder / report["outcomes"])
     annotations = EmbeddingStore.open(casam.folder / "casam_store" / "discs" / "tiny.zarr").annotations
     predictor = Predictor(casam.folder / report["run"], device="cpu")
-    for name, expected in zip(outcomes.item, outcomes.iou, strict=True):
+    for name, expected in zip(outcomes.item, outcomes.scores["iou"], strict=True):
         row = next(r for r in range(len(annotations)) if int(annotations.item[r]) == int(name[1:]))
         (mask,) = annotations.masks_of(row)
         box = tuple(float(edge) for edge in annotations.box[mask])

@@ -20,6 +20,7 @@ from casam_cli.encode import encode
 from casam_cli.fit import fit
 from casam_cli.predict import predict
 from casam_cli.report import report
+from casam_cli.runs import runs_app
 from casam_cli.store import store_app
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ for command in (encode, fit, bench, report, predict, demo, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
+app.add_typer(runs_app, name="runs")
 
 
 # Typer brings its own copy of click in some versions: the base of all usage errors, whichever click it is of.
