@@ -22,12 +22,8 @@ $(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c constraints.txt -e '.[dev,docs]'
 	@touch $@ $(VENV)/.runtime
-
-$(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP) install -q -c constraints.txt -e '.[docs]'
-	@touch $@
 
 demo: $(VENV)/.runtime  ## the main job on what the package ships: draw phantoms, encode, fit, table and pictures
 	$(BIN)/casam demo --out casam_demo
@@ -48,12 +44,12 @@ format: $(VENV)/.dev  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.docs  ## the documentation site, build/site; every warning is an error, nothing is fetched
+docs: $(VENV)/.dev  ## the documentation site, build/site; every warning is an error, nothing is fetched
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 package: $(VENV)/.dev  ## wheel and source distribution in dist/, checked as an index would
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:  ## remove the environment and caches

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from casam_cache.errors import CasamError
     from casam_cache.heads.base import Head
     from casam_cache.methods.base import Method
+    from casam_cache.metrics.base import Metric
+    from casam_cache.routers.base import Router
+    from casam_cache.routers.pooling import Pooling
     from casam_cache.store import EmbeddingStore
     from casam_cache.training.options import TrainingOptions
 
@@ -43,10 +46,13 @@ __all__ = [
     "FitReport",
     "Head",
     "Method",
+    "Metric",
+    "Pooling",
     "Prediction",
     "Predictor",
     "Reader",
     "Recipe",
+    "Router",
     "TrainingOptions",
     "encode_dataset",
     "fit_task",
@@ -63,10 +69,13 @@ _HOMES = {
     "FitReport": "bench.fit",
     "Head": "heads.base",
     "Method": "methods.base",
+    "Metric": "metrics.base",
+    "Pooling": "routers.pooling",
     "Prediction": "bench.predict",
     "Predictor": "bench.predict",
     "Reader": "datasets",
     "Recipe": "bench.recipe",
+    "Router": "routers.base",
     "TrainingOptions": "training.options",
     "encode_dataset": "encode.dataset",
     "fit_task": "bench.fit",

@@ -24,6 +24,13 @@ PAGES = (
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 
 
+def on_config(config: Any) -> Any:
+    """Every page about a class of one's own is under Extending."""
+    pages = sorted(path.name for path in (ROOT / "docs").glob("own-*.md"))
+    config.nav = [{"Extending": pages} if "Extending" in entry else entry for entry in config.nav]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages whose source is not in docs/."""
     pages = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}

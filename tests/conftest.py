@@ -39,16 +39,21 @@ def own_files() -> Iterator[None]:
             del sys.modules[module.__name__]
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A safetensors checkpoint of the tiny SAM, to be given as --model small --checkpoint FILE."""
+def write_tiny_checkpoint(path: Path) -> None:
+    """The tiny SAM with seeded weights, as safetensors."""
     from safetensors.torch import save_file
 
     from casam_cache.backbones.sam import backbone_state, seeded_backbone
 
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     state = {key: value.contiguous() for key, value in backbone_state(seeded_backbone(TINY, 7)).items()}
     save_file(state, path, metadata={"architecture": json.dumps(TINY.to_json())})
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A safetensors checkpoint of the tiny SAM, to be given as --model small --checkpoint FILE."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_tiny_checkpoint(path)
     return path
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_sets import BENCH, UNSEEN, draw_set, encode_sets, one_thread, plan
+from conftest import write_tiny_checkpoint
 
 from casam_cache.bench.configs import ALL_METHODS
 
@@ -103,3 +105,39 @@ def _losses(runs: Path) -> list[list[Any]]:
                 [kind, recorded["method"], recorded["task"], last["loss"], last["iou"], last["penalty"]]
             )
     return sorted(found)
+
+
+def as_text(numbers: dict[str, Any]) -> str:
+    """The file's text, a row a line, so that a difference shows what changed."""
+    benches = [
+        f'  "{name}": [\n'
+        + ",\n".join(f"   {json.dumps(row, separators=(',', ':'))}" for row in rows)
+        + "\n  ]"
+        for name, rows in numbers["rows"].items()
+    ]
+    return "\n".join(
+        (
+            "{",
+            f' "environment": {json.dumps(numbers["environment"])},',
+            ' "rows": {',
+            ",\n".join(benches),
+            " },",
+            ' "losses": [',
+            ",\n".join(f"  {json.dumps(entry)}" for entry in numbers["losses"]),
+            " ]",
+            "}\n",
+        )
+    )
+
+
+def main() -> None:
+    """Computes the numbers anew and writes them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_tiny_checkpoint(folder / "tiny.safetensors")
+        numbers = {"environment": environment(), **compute(folder, folder / "tiny.safetensors")}
+    FILE.write_text(as_text(numbers))
+
+
+if __name__ == "__main__":
+    main()

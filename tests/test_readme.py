@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import Casam, draw_dataset
 
+import casam_cache
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def block(heading: str, language: str) -> str:
+    """The first code of a language under a heading."""
+    found = re.search(rf"\n## {heading}\n.*?```{language}\n(.*?)```", README, re.DOTALL)
+    assert found, heading
+    return found[1]
 
 
 def polyps(folder: Path) -> None:
@@ -27,7 +34,7 @@ def polyps(folder: Path) -> None:
 
 def test_the_python_snippet_runs(casam: Casam, capsys: pytest.CaptureFixture[str]) -> None:
     polyps(casam.folder)
-    (snippet,) = blocks("python")
+    snippet = block("From Python", "python")
     exec(compile(snippet, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert re.search(r"IoU 0\.\d+ frozen, 0\.\d+ fitted, \d+ parameters", printed)
@@ -37,9 +44,8 @@ def test_the_python_snippet_runs(casam: Casam, capsys: pytest.CaptureFixture[str
 def test_the_commands_run(casam: Casam) -> None:
     polyps(casam.folder)
     shutil.copy(casam.folder / "data" / "polyps" / "images" / "p003.png", casam.folder / "new.png")
-    commands = [
-        line.split("#")[0].split()[1:] for line in blocks("sh")[1].splitlines() if line.startswith("casam")
-    ]
+    lines = block("Your own images", "sh").splitlines()
+    commands = [line.split("#")[0].split()[1:] for line in lines if line.startswith("casam")]
     assert [command[0] for command in commands] == ["data", "encode", "fit", "predict"]
     run = ""
     for command in commands:
@@ -53,13 +59,38 @@ def test_the_commands_run(casam: Casam) -> None:
 
 
 def test_what_the_documents_name_exists() -> None:
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
     for name in re.findall(r"^  ([a-z]+)/  ", README, re.MULTILINE):
         assert (ROOT / "casam_cache" / name / "__init__.py").is_file(), name
-    targets = re.findall(r"^make ([a-z-]+)", blocks("sh")[0], re.MULTILINE)
+    targets = re.findall(r"^make ([a-z-]+)", block("Two commands", "sh"), re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text()
     assert targets
     assert all(f"\n{target}:" in makefile for target in targets)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        tmp_path / "site",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*.html")}
+    assert {"index.html", "tutorial.html", "api.html", "CONTRIBUTING.html", "own-method.html"} <= pages
+    for page in pages:
+        text = (tmp_path / "site" / page).read_text()
+        assert not re.search(r'<(?:script|img|iframe)[^>]*src="http', text), f"{page} fetches something"
+        assert not re.search(r'<link[^>]*rel="stylesheet"[^>]*href="http', text), f"{page} fetches something"
+    api = (tmp_path / "site" / "api.html").read_text()
+    for name in set(casam_cache.__all__):
+        assert re.search(rf'id="casam_cache\.[\w.]*\b{name}"', api), f"{name} is not in the API reference"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
-JsonOption = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
+JsonOption = typer.Option(False, "--json", help="Print the result as exactly one JSON object.")
 RecomputeOption = typer.Option(
     False,
     "--recompute",

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 def demo(
     out: Path = typer.Option(
-        Path("casam_demo"), help="Folder to work in; an interrupted demo goes on there."
+        Path("casam_demo"), help="The folder to work in; an interrupted demo goes on there."
     ),
-    images: int = typer.Option(24, help="Phantoms a task."),
-    epochs: int = typer.Option(24, help="Of each fit."),
-    seed: int = typer.Option(0, help="Of phantoms and fits."),
-    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    images: int = typer.Option(24, help="How many phantoms are drawn for each task, at least 6."),
+    epochs: int = typer.Option(24, help="How many epochs each fit takes."),
+    seed: int = typer.Option(0, help="The seed of the phantoms and of the fits."),
+    device: str = typer.Option("auto", help="The device to compute on: auto, cpu, cuda, cuda:N or mps."),
     json_: bool = console.JsonOption,
 ) -> None:
-    """Draw phantoms, encode them, fit an Alignment Layer to each task, print the table, draw pictures."""
+    """Draw phantoms, encode them, fit an Alignment Layer to each task, print a table and draw pictures."""
     from casam_cache.report.demo import run_demo
     from casam_cache.report.fit_table import fit_table
 

@@ -14,7 +14,7 @@ PACKAGES = ("casam-cache", "torch", "segment-anything", "zarr", "numpy", "pillow
 
 
 def doctor(json_: bool = console.JsonOption) -> None:
-    """Say what the machine has and what will be used."""
+    """Say what this machine has, and what casam will use of it."""
     report = examine()
     if json_:
         console.print_json(report)

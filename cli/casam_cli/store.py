@@ -10,20 +10,22 @@ import typer
 from casam_cache.errors import StoreError
 from casam_cli import console
 
-store_app = typer.Typer(help="Look at a store, verify every byte of it, repair it.", no_args_is_help=True)
+store_app = typer.Typer(help="Look at a store, verify every byte of it, or repair it.", no_args_is_help=True)
 
 
 @store_app.command()
 def info(
-    store: Path = typer.Argument(..., help="DIR/TASK/BACKBONE.zarr"),
+    store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
     compare: Path | None = typer.Option(
         None,
-        help="Another store of the same images: compare the frozen SAM's IoU, every mask by its stored box.",
+        help="Another store of the same images; the frozen SAM's IoU from both is compared, every mask by its box.",
     ),
-    device: str = typer.Option("auto", help="Where --compare computes: auto | cpu | cuda | cuda:N | mps"),
+    device: str = typer.Option(
+        "auto", help="The device --compare computes on: auto, cpu, cuda, cuda:N or mps."
+    ),
     json_: bool = console.JsonOption,
 ) -> None:
-    """Say what a store holds: items, arrays, identity, annotations."""
+    """Say what a store holds: its items, arrays, identity and annotations."""
     from casam_cache.store import EmbeddingStore
     from casam_cache.store.schema import EMBEDDING
 
@@ -86,7 +88,7 @@ def info(
 
 @store_app.command()
 def verify(
-    store: Path = typer.Argument(..., help="DIR/TASK/BACKBONE.zarr"),
+    store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
     json_: bool = console.JsonOption,
 ) -> None:
     """Read every byte of a store back and name what is damaged; exit code 1 if anything is."""
@@ -105,13 +107,15 @@ def verify(
 
 @store_app.command()
 def repair(
-    store: Path = typer.Argument(..., help="DIR/TASK/BACKBONE.zarr"),
-    data: Path = typer.Argument(..., help="The dataset it was encoded from."),
-    checkpoint: Path | None = typer.Option(None, help="Where the backbone's checkpoint is now."),
-    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
+    data: Path = typer.Argument(..., help="The dataset that the store was encoded from."),
+    checkpoint: Path | None = typer.Option(
+        None, help="Where the backbone's checkpoint is now, if it was moved."
+    ),
+    device: str = typer.Option("auto", help="The device to compute on: auto, cpu, cuda, cuda:N or mps."),
     json_: bool = console.JsonOption,
 ) -> None:
-    """Encode again just what `verify` finds damaged."""
+    """Encode again just what `casam store verify` finds damaged."""
     from casam_cache.encode.repair import repair_store
 
     if not (store / "zarr.json").exists():
