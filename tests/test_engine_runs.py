@@ -44,6 +44,7 @@ class Options(BaseModel, frozen=True):
     rate: float = 1e-4
 
 
+DEFAULTS = Options()
 Compute = Callable[[Work], dict[str, Any] | None]
 
 
@@ -54,13 +55,13 @@ class Fit(Stage):
     kind: ClassVar[str] = "fit"
 
     task: str = "discs"
-    options: Options = Options()
+    options: Options = DEFAULTS
     items: Items = Items("abc")
     seed: int = 0
     before: tuple[Stage, ...] = ()
     members: Mapping[str, Stage] | None = None
     size: float = beside(1.0)
-    do: Compute | None = beside(None)
+    do: Compute | None = beside(None)  # noqa: RUF009
 
     @property
     def cost(self) -> float:
@@ -294,9 +295,7 @@ def test_different_stages_do_not_wait_for_each_other(runs: Runs) -> None:
         inside.wait()
         calls.append("x")
 
-    threads = [
-        threading.Thread(target=obtain, args=(runs, Fit(seed=seed, do=together))) for seed in range(2)
-    ]
+    threads = [threading.Thread(target=obtain, args=(runs, Fit(seed=seed, do=together))) for seed in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -256,7 +256,9 @@ def other_code(runs: Runs, stage: Stage) -> None:
 def test_stages_of_other_code_are_refused_kept_or_computed_again(chain: tuple[Runs, list[Add]]) -> None:
     runs, stages = chain
     other_code(runs, stages[1])
-    with pytest.raises(ChangedCodeError, match=rf"1 finished stages .*\(1 sum\); changed: {__name__}") as caught:
+    with pytest.raises(
+        ChangedCodeError, match=rf"1 finished stages .*\(1 sum\); changed: {__name__}"
+    ) as caught:
         run_plan(stages, runs, Here())
     assert "--recompute" in caught.value.hint
     assert "--keep" in caught.value.hint
@@ -264,7 +266,9 @@ def test_stages_of_other_code_are_refused_kept_or_computed_again(chain: tuple[Ru
         run_plan(stages[2:], runs, Here())
     assert run_plan(stages[:1], runs, Here()) == frozenset(), "not among its ancestors"
     assert run_plan(stages, runs, Here(), changed="keep") == frozenset()
-    assert run_plan(stages, runs, Here(), changed="recompute") == {stages[1].key}, "the same bits: no child again"
+    assert run_plan(stages, runs, Here(), changed="recompute") == {stages[1].key}, (
+        "the same bits: no child again"
+    )
     assert run_plan(stages, runs, Here()) == frozenset()
 
 

@@ -203,12 +203,12 @@ def test_training_reads_features_and_masks_of_the_train_split_alone(
             read.update(f"p{int(annotations.item[row]):03d}" for row in rows)
         return bitmap(annotations, mask)
 
-    from casam_cache.bench import work
+    from casam_cache.bench.stages import evaluate as scored
 
-    evaluate = work.evaluate_head
+    evaluate = scored.evaluate
     monkeypatch.setattr(EmbeddingStore, "read", spy_features)
     monkeypatch.setattr(Annotations, "mask", spy_bitmap)
-    monkeypatch.setattr(work, "evaluate_head", lambda *a, **k: (scoring.append(True), evaluate(*a, **k))[1])
+    monkeypatch.setattr(scored, "evaluate", lambda *a, **k: (scoring.append(True), evaluate(*a, **k))[1])
     assert casam.json("fit", *SHORT)["computed"]
     assert scoring
     assert read == {"p000", "p002", "p003", "p006", "p007", "p008", "p009"}, "p001 has no mask to train on"
