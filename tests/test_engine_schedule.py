@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from casam_cache.engine.runs import RECORD, Record, Runs
 from casam_cache.engine.schedule import TOGETHER, ChangedCodeError, PlanProgress, _Schedule, look, run_plan
 from casam_cache.engine.stage import Stage, Work, beside, closure
+from casam_cache.errors import CasamError
 
 SUM = "sum.json"
 
@@ -228,6 +230,19 @@ def test_the_longest_way_comes_first(tmp_path: Path) -> None:
     last = Add(number=4, terms=(Add(number=3, terms=(root,)), root))
     todo = look([lone, last], Runs(tmp_path)).stages
     assert _Schedule(list(todo.values())).take() == [root]
+
+
+class Broken(Executor):
+    """A pool whose worker has died before it is given the next stage."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        raise BrokenExecutor("a child process terminated abruptly")
+
+
+def test_an_executor_that_is_broken_already_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CasamError, match="a worker process ended") as caught:
+        run_plan([Add(number=1)], Runs(tmp_path), Here(), executor=Broken())
+    assert "goes on" in caught.value.hint
 
 
 # Stages of other code, and of other parents
