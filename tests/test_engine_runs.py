@@ -15,6 +15,7 @@ import pytest
 from disks import limited_file_size
 from pydantic import BaseModel
 
+from casam_cache.engine import uses
 from casam_cache.engine.runs import RECORD, DamagedError, Record, Runs, read_record, stage_folder
 from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.stage import Stage, Work, beside
@@ -395,3 +396,19 @@ def test_a_disk_that_fills_up_leaves_no_half_stage(runs: Runs) -> None:
     assert runs.find(stage) is None
     assert obtain(runs, stage)
     assert len((runs.open(stage) / "file.txt").read_text()) == 5000
+
+
+def test_a_note_that_cannot_be_written_is_one_clear_error(runs: Runs) -> None:
+    """All is computed by then, and a full disk, or a file in the way, is told like any other."""
+    stage = Fit(do=writer("x", []))
+    obtain(runs, stage)
+    (runs.root / uses.FOLDER).write_text("a file")
+    with pytest.raises(CasamError, match="cannot write to the runs folder"):
+        uses.note_use(runs, "name", "what", [stage])
+    (runs.root / uses.FOLDER).unlink()
+    with limited_file_size(4), pytest.raises(CasamError, match="cannot write to the runs folder"):
+        uses.note_use(runs, "name", "what", [stage])
+    assert list(uses.uses(runs)) == []
+    uses.note_use(runs, "name", "what", [stage])
+    [use] = uses.uses(runs)
+    assert (use.what, use.stages) == ("what", {stage.name})
