@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,12 @@ def _one_thread() -> Iterator[None]:
 
 def stages(reference: Reference) -> list[Stage]:
     """What the reference's results are made from."""
-    bench = plan(reference.stores, reference.runs, METHODS, **BENCH)
-    return distinct(bench.entries("test"))
+    return planned(reference.stores, reference.runs)
+
+
+@lru_cache(maxsize=1)
+def planned(stores: Path, runs: Path) -> list[Stage]:
+    return distinct(plan(stores, runs, METHODS, **BENCH).entries("test"))
 
 
 def alignment_fit(reference: Reference, task: str) -> Fit:
