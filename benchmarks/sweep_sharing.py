@@ -24,8 +24,9 @@ from common import RESULTS, provenance
 from casam_cache.bench.bench import Bench, distinct
 from casam_cache.bench.recipe import read_recipe
 from casam_cache.bench.results import read_results
-from casam_cache.bench.stages import Runs
 from casam_cache.bench.tables import Tables
+from casam_cache.engine.runs import Runs
+from casam_cache.engine.stage import Stage
 
 
 def measure(runs: Path, stores: Path) -> dict[str, Any]:
@@ -34,21 +35,21 @@ def measure(runs: Path, stores: Path) -> dict[str, Any]:
     bench = Bench.plan(
         read_recipe(results["recipe"], "of the results"), stores, runs, model=results["model"], lenient=True
     )
-    lines, tables = bench.lines(bench.recipe.evaluate), Tables(Runs(runs))
+    entries, tables = bench.entries(bench.recipe.evaluate), Tables(Runs(runs))
     kinds: dict[str, dict[str, float]] = {}
 
-    def count(node: Any, side: str) -> None:
+    def count(stage: Stage, side: str) -> None:
         entry = kinds.setdefault(
-            node.kind, {"requested": 0, "distinct": 0, "requested_seconds": 0.0, "distinct_seconds": 0.0}
+            stage.kind, {"requested": 0, "distinct": 0, "requested_seconds": 0.0, "distinct_seconds": 0.0}
         )
         entry[side] += 1
-        entry[f"{side}_seconds"] += tables.recorded(node).get("seconds", 0.0)
+        entry[f"{side}_seconds"] += tables.recorded(stage).get("seconds", 0.0)
 
-    for line in lines:
-        for node in line.nodes:
-            count(node, "requested")
-    for node in distinct(lines):
-        count(node, "distinct")
+    for entry in entries:
+        for stage in entry.stages:
+            count(stage, "requested")
+    for stage in distinct(entries):
+        count(stage, "distinct")
     totals = {
         name: round(sum(entry[name] for entry in kinds.values()), 1)
         for name in ("requested", "distinct", "requested_seconds", "distinct_seconds")

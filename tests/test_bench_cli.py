@@ -13,6 +13,8 @@ import yaml
 from bench_sets import BENCH, METHODS, ORDERS, TASKS, TRAINING, Reference, copied, facts, finished, small
 from conftest import Casam, draw_dataset
 
+from casam_cache.bench import outcomes
+
 Bench = Callable[..., Any]
 FIGURES = {
     "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "routing_accuracy", "ood_accuracy", "ood_iou",
@@ -366,12 +368,16 @@ def test_stores_of_other_weights_under_one_name(
     wrong(casam, "'amber' and 'moss' come from different weights", "casam encode")
 
 
-def test_a_damaged_result_says_what_to_remove(bench: Bench, casam: Casam, tmp_path: Path) -> None:
-    before = finished(tmp_path / "runs")
-    found = next((tmp_path / "runs").glob("evaluate/*/outcomes.csv"))
-    for path in (tmp_path / "runs").glob("evaluate/*/outcomes.csv"):
+def test_damaged_outcomes_are_said_and_computed_again(bench: Bench, casam: Casam, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    before, sound = finished(runs), bench("frozen")
+    damaged = sorted(runs.glob(f"evaluate/*/{outcomes.FILE}"))
+    for path in damaged:
         path.write_bytes(b"")
-    bench("frozen", json=False)
-    wrong(casam, "outcomes in", "remove")
-    assert finished(tmp_path / "runs") == before
-    assert found.exists()
+    again = bench("frozen")
+    assert again["stages"]["computed"] == len(TASKS)
+    assert casam.err.count("is damaged") == len(TASKS)
+    assert again["results"][0]["matrix"] == sound["results"][0]["matrix"]
+    assert finished(runs).keys() == before.keys()
+    assert sum(path.stat().st_size == 0 for path in damaged) == len(damaged) - len(TASKS)
+    assert bench("frozen")["stages"]["computed"] == 0

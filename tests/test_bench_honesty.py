@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from bench_sets import LOOKS, ORDERS, TASKS, Reference, facts, finished, one_thread, plan, row_of
 
-from casam_cache.bench import work
 from casam_cache.bench.bench import Bench, distinct
+from casam_cache.bench.stages import head as head_stages
+from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest_arrays
 
@@ -110,7 +111,7 @@ def test_first_weights_depend_on_the_seed_alone(
     bench_stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first: dict[int, set[str]] = {0: set(), 1: set()}
-    train = work.fit_head
+    train = head_stages.fit_head
 
     def watched(head: Any, backbone: Any, items: Any, options: Any, **more: Any) -> Any:
         weights = digest_arrays((name, tensor.numpy().copy()) for name, tensor in head.state_dict().items())
@@ -118,7 +119,7 @@ def test_first_weights_depend_on_the_seed_alone(
             first[more["seed"]].add(weights)
         return train(head, backbone, items, options, **more)
 
-    monkeypatch.setattr(work, "fit_head", watched)
+    monkeypatch.setattr(head_stages, "fit_head", watched)
     two = ["amber", "moss"]
     orders = [two, two[::-1]]
     plan(bench_stores, tmp_path / "runs", ["joint", "naive"], tasks=two, order=orders, seeds=2).run()
@@ -131,12 +132,7 @@ def test_first_weights_depend_on_the_seed_alone(
 
 def heads_scored(bench: Bench, split: str) -> set[str]:
     """Keys of the heads that finished evaluations of a split belong to."""
-    found = set()
-    for path in (bench.runs.root / "evaluate").glob("*/record.json"):
-        inputs = json.loads(path.read_text())["inputs"]
-        if inputs["split"] == split:
-            found.add(inputs["head"])
-    return found
+    return {inputs["head"] for inputs in _of_split(bench, split)}
 
 
 def test_selection_looks_at_validation_alone(bench_stores: Path, tmp_path: Path) -> None:
@@ -156,15 +152,15 @@ def test_selection_looks_at_validation_alone(bench_stores: Path, tmp_path: Path)
     chosen = [row["options"]["learning_rate"] for row in results.rows]
     alone = {row["label"] for row in results.rows}
     winners = [
-        line for line in plan(bench_stores, tmp_path / "runs", methods, grid, **options).lines("test")
-        if line.config.label in alone
+        entry for entry in plan(bench_stores, tmp_path / "runs", methods, grid, **options).entries("test")
+        if entry.config.label in alone
     ]  # fmt: skip
-    evaluations = [node for node in distinct(winners) if node.kind == "evaluate"]
-    scored = {node.stage.inputs["head"] for node in evaluations}
+    evaluations = [stage for stage in distinct(winners) if isinstance(stage, Evaluate)]
+    scored = {stage.inputs["head"] for stage in evaluations}
     assert heads_scored(bench, "test") == scored
     assert len(heads_scored(bench, "val")) > len(scored)
-    told = {json.loads(path.read_text())["inputs"]["task"]: path for path in _of_split(bench, "val")}
-    assert "ghost" not in told, "an unseen set has its test split alone"
+    tasks = {inputs["items"][0] for inputs in _of_split(bench, "val")}
+    assert tasks == set(TASKS), "an unseen set has its test split alone"
 
     both = plan(bench_stores, tmp_path / "runs", methods, grid, **options).run()
     for row, rate in zip(facts(results), chosen, strict=True):
@@ -175,9 +171,10 @@ def test_selection_looks_at_validation_alone(bench_stores: Path, tmp_path: Path)
         assert same == row
 
 
-def _of_split(bench: Bench, split: str) -> list[Path]:
-    paths = (bench.runs.root / "evaluate").glob("*/record.json")
-    return [path for path in paths if json.loads(path.read_text())["inputs"]["split"] == split]
+def _of_split(bench: Bench, split: str) -> list[dict[str, Any]]:
+    """What the finished evaluations of a split are of."""
+    records = (json.loads(path.read_text()) for path in (bench.runs.root / "evaluate").glob("*/record.json"))
+    return [record["inputs"] for record in records if record["inputs"]["items"][1] == split]
 
 
 def test_a_second_selection_computes_nothing(reference: Reference, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,9 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_sets import BENCH, METHODS, Reference, facts, finished, one_thread, plan, small
-from casam_cache.bench.node import run_nodes
-from casam_cache.bench.run import BUSY_SECONDS
+from pydantic import BaseModel
 
+from casam_cache.bench import outcomes
+from casam_cache.bench.bench import Bench, distinct
+from casam_cache.bench.stages.fit import Fit
+from casam_cache.engine.executors import run_stages
+from casam_cache.engine.schedule import BUSY_SECONDS
+from casam_cache.engine.stage import Stage
 from casam_cache.errors import CasamError, StoreError
 
 KILLS = 20
@@ -42,7 +49,7 @@ def same_bits(runs: Path, reference: Reference) -> None:
         "memory.safetensors",
         "features.safetensors",
         "router.safetensors",
-        "outcomes.csv",
+        outcomes.FILE,
     )
     files = [path for path in reference.runs.glob("*/*/**/*") if path.name in names]
     assert len(files) > 50
@@ -79,31 +86,43 @@ def test_any_executor_gives_the_same_bits(
     assert not active_children()
 
 
-def test_what_crosses_an_executor_is_plain_json(reference: Reference, tmp_path: Path) -> None:
-    """A worker elsewhere needs the folders and the text alone."""
+def plain(value: Any) -> bool:
+    """Whether it is data that any process can unpickle: no function, no open file, no tensor."""
+    if isinstance(value, Stage | BaseModel) or dataclasses.is_dataclass(value):
+        return type(value).__module__.startswith("casam_cache.") and all(map(plain, vars(value).values()))
+    if isinstance(value, dict):
+        return all(map(plain, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def test_what_crosses_an_executor_is_plain_data(reference: Reference, tmp_path: Path) -> None:
+    """A worker elsewhere needs the folders and these bytes alone."""
     sent: list[Any] = []
 
     class Recorder(ThreadPoolExecutor):
         def submit(self, function: Any, /, *arguments: Any, **more: Any) -> Any:
-            assert function is run_nodes
+            assert function is run_stages
             assert not more
-            sent.append(json.loads(json.dumps(arguments)))
+            sent.append(pickle.loads(pickle.dumps(arguments)))
             return super().submit(function, *sent[-1])
 
     bench = plan(reference.stores, tmp_path / "runs", ["ca-sam"], tasks=["moss"])
     with Recorder(2) as executor:
         results = bench.run(jobs=2, executor=executor)
     assert results.stages["computed"] == results.stages["distinct"]
-    assert all(Path(arguments[0]).is_absolute() for arguments in sent)
-    assert all(
-        Path(payload["place"]["stores"]).is_absolute() for _, payloads, *_ in sent for payload in payloads
-    )
+    assert all(map(plain, sent))
+    for root, stages, place, *_ in sent:
+        assert Path(root).is_absolute()
+        assert Path(place.stores).is_absolute()
+        assert all(isinstance(stage, Stage) for stage in stages)
 
 
 def test_a_failed_stage_ends_the_run_and_leaves_what_is_finished(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from casam_cache.bench import work
+    from casam_cache.bench.stages import head
 
     class Full(Exception):
         pass
@@ -113,7 +132,7 @@ def test_a_failed_stage_ends_the_run_and_leaves_what_is_finished(
 
     bench = plan(reference.stores, tmp_path / "runs", ["frozen", "naive"])
     with monkeypatch.context() as patch:
-        patch.setattr(work, "fit_head", fails)
+        patch.setattr(head, "fit_head", fails)
         with ThreadPoolExecutor(2) as executor, pytest.raises(Full):
             bench.run(jobs=2, executor=executor)
     before = finished(tmp_path / "runs")
@@ -138,11 +157,16 @@ def test_a_worker_that_dies_is_one_clear_error(reference: Reference, tmp_path: P
 
 def test_stores_that_change_under_a_plan_are_an_error(reference: Reference, tmp_path: Path) -> None:
     bench = plan(reference.stores, tmp_path / "runs", ["alignment"], tasks=["moss"])
-    [node] = [node for line in bench.lines("test") for node in line.nodes if node.kind == "fit"]
-    payload = node.to_json()
-    payload["inputs"] = {**payload["inputs"], "items": "0" * 64}
+    fit = the_fit(bench)
+    other = dataclasses.replace(fit, items=dataclasses.replace(fit.items, content="0" * 64))
     with pytest.raises(StoreError, match="changed since the plan was made"):
-        run_nodes(str(tmp_path / "runs"), [payload])
+        run_stages(str(tmp_path / "runs"), [other], bench.tasks.place)
+    assert finished(tmp_path / "runs") == {}
+
+
+def the_fit(bench: Bench) -> Fit:
+    [found] = [stage for stage in distinct(bench.entries("test")) if isinstance(stage, Fit)]
+    return found
 
 
 # Processes of their own
@@ -302,18 +326,18 @@ def test_a_stage_that_another_process_computes_is_waited_for(reference: Referenc
     import threading
 
     bench = plan(reference.stores, tmp_path / "runs", ["alignment"], tasks=["moss"])
-    [node] = [node for line in bench.lines("test") for node in line.nodes if node.kind == "fit"]
+    fit = the_fit(bench)
     held, ended = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with bench.runs.claim(node.stage):
+        with bench.runs.claim(fit):
             held.set()
             ended.wait(30)
 
     other = threading.Thread(target=hold)
     other.start()
     assert held.wait(30)
-    assert run_nodes(str(bench.runs.root), [node.to_json()]) == ["busy"]
+    assert run_stages(str(bench.runs.root), [fit], bench.tasks.place) == (["busy"], [])
     threading.Timer(3 * BUSY_SECONDS, ended.set).start()
     results = bench.run()
     other.join()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import csv
-import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from bench_sets import (
     BENCH,
+    METHODS,
     ORDERS,
     TASKS,
     UNSEEN,
@@ -24,9 +24,15 @@ from bench_sets import (
     plan,
     row_of,
 )
-from casam_cache.bench.routed_work import read_features
-from casam_cache.bench.sources import backbone_of
 
+from casam_cache.bench.bench import distinct
+from casam_cache.bench.outcomes import read_outcomes
+from casam_cache.bench.stages.evaluate import Evaluate
+from casam_cache.bench.stages.fit import Fit
+from casam_cache.bench.stages.routing import FitRouter, Pool
+from casam_cache.encode.sources import decoder_of
+from casam_cache.engine.runs import Runs
+from casam_cache.engine.stage import Stage
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment
 from casam_cache.routers.files import load_router
@@ -45,30 +51,38 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-def stage(runs: Path, kind: str, **inputs: Any) -> Path:
-    """The one finished stage of a kind with these inputs."""
-    records = [json.loads(path.read_text()) for path in runs.glob(f"{kind}/*/record.json")]
+def stages(reference: Reference) -> list[Stage]:
+    """What the reference's results are made from."""
+    return planned(reference.stores, reference.runs)
+
+
+@lru_cache(maxsize=1)
+def planned(stores: Path, runs: Path) -> list[Stage]:
+    return distinct(plan(stores, runs, METHODS, **BENCH).entries("test"))
+
+
+def alignment_fit(reference: Reference, task: str) -> Fit:
     [found] = [
-        record["key"]
-        for record in records
-        if all(record["inputs"].get(name) == value for name, value in inputs.items())
+        stage
+        for stage in stages(reference)
+        if isinstance(stage, Fit) and (stage.method.name, stage.task, stage.seed) == ("alignment", task, 0)
     ]
-    return runs / kind / found
+    return found
 
 
-def alignment_fit(reference: Reference, task: str) -> Path:
-    method = {"name": "alignment", "revision": 1}
-    return stage(reference.runs, "fit", task=task, method=method, seed=0)
-
-
-def outcomes(reference: Reference, head: str, task: str) -> dict[str, list[tuple[float, float]]]:
-    """(IoU, BIoU) of the masks of each test image under a head, from its file."""
-    folder = stage(reference.runs, "evaluate", task=task, split="test", head=head)
+def outcomes(reference: Reference, head: Fit | None, task: str) -> dict[str, list[tuple[float, float]]]:
+    """(IoU, BIoU) of the masks of each test image under a head, or the frozen SAM, from its file."""
+    [stage] = [
+        stage
+        for stage in stages(reference)
+        if isinstance(stage, Evaluate)
+        and (stage.items.task, stage.items.split) == (task, "test")
+        and (stage.head.key if stage.head else None) == (head.key if head else None)
+    ]
+    table = read_outcomes(reference.runs / "evaluate" / stage.key)
     found: dict[str, list[tuple[float, float]]] = {}
-    with (folder / "outcomes.csv").open(newline="") as file:
-        for line in csv.DictReader(file):
-            iou, biou = (float(line[name] or "nan") for name in ("iou", "biou"))
-            found.setdefault(line["item"], []).append((iou, biou))
+    for item, iou, biou in zip(table.item, table.scores["iou"], table.scores["biou"], strict=True):
+        found.setdefault(item, []).append((iou, biou))
     return found
 
 
@@ -80,9 +94,15 @@ def routed(reference: Reference, seen: list[str], task: str) -> dict[str, str | 
     """Where each image of a test set goes, by equations 5 to 7 and Algorithm 7, one image after the other."""
     scores: dict[str, np.ndarray] = {}
     taus: dict[str, float] = {}
-    features = read_features(stage(reference.runs, "pool", task=task, split="test"))
+    [pool] = [
+        stage
+        for stage in stages(reference)
+        if isinstance(stage, Pool) and (stage.items.task, stage.items.split) == (task, "test")
+    ]
+    features = pool.read(Runs(reference.runs))
+    routers = {stage.items.task: stage for stage in stages(reference) if isinstance(stage, FitRouter)}
     for name in seen:
-        router = load_router(stage(reference.runs, "router", task=name))
+        router = load_router(reference.runs / "router" / routers[name].key)
         scores[name] = router.score(features)
         taus[name] = float(np.quantile(router.held_out, 0.97))
     images = view(reference, task)
@@ -99,8 +119,8 @@ def mean(values: list[tuple[float, float]], which: int) -> float:
 
 
 def looked_up(reference: Reference, seen: list[str], task: str) -> list[tuple[float, float]]:
-    frozen = outcomes(reference, "identity", task)
-    under = {name: outcomes(reference, alignment_fit(reference, name).name, task) for name in seen}
+    frozen = outcomes(reference, None, task)
+    under = {name: outcomes(reference, alignment_fit(reference, name), task) for name in seen}
     goes = routed(reference, seen, task)
     return [value for item in frozen for value in (under[goes[item]] if goes[item] else frozen)[item]]
 
@@ -164,7 +184,7 @@ def test_emr_is_told_the_task_and_says_so(reference: Reference) -> None:
 def test_naive_is_one_head_taken_through_the_tasks(reference: Reference) -> None:
     """R, upper triangle included, from a loop that knows nothing of stages."""
     store = EmbeddingStore.open(reference.stores / "amber" / "tiny.zarr")
-    backbone = backbone_of(str(reference.stores), store.identity["backbone"]["weights"], "cpu")
+    backbone = decoder_of(reference.stores, store.identity["backbone"]["weights"])
     training = TrainingOptions(epochs=1, batch_size=2, learning_rate=3e-4)
     for order in ORDERS:
         head = build_alignment(AlignmentOptions(blocks=1), backbone, 0)
@@ -207,7 +227,7 @@ def test_methods_without_a_path_have_a_last_alone(reference: Reference) -> None:
         assert rows[0]["last_iou"] == rows[1]["last_iou"]
     row = row_of(reference.results, "alignment", ORDERS[0])
     for column, task in enumerate(ORDERS[0]):
-        own = outcomes(reference, alignment_fit(reference, task).name, task)
+        own = outcomes(reference, alignment_fit(reference, task), task)
         values = [value for masks in own.values() for value in masks]
         assert row["matrix"]["iou"][0][column] == mean(values, 0)
     assert row["ood_iou"] is None
@@ -218,7 +238,7 @@ def test_methods_without_a_path_have_a_last_alone(reference: Reference) -> None:
 def test_sizes_are_those_of_the_files(reference: Reference) -> None:
     from safetensors.torch import load_file
 
-    folder = alignment_fit(reference, "moss")
+    folder = reference.runs / "fit" / alignment_fit(reference, "moss").key
     weights = load_file(folder / "head.safetensors")
     parameters = sum(tensor.numel() for tensor in weights.values())
     kept = {}
@@ -279,6 +299,6 @@ def test_moda_refits_its_classifier_for_each_set_of_tasks_and_never_falls_back(
     for row, order in zip(rows, ORDERS, strict=True):
         assert row["ood_accuracy"] == 0
         assert not any("frozen" in counts for counts in row["confusion"].values())
-        first = [outcomes(reference, alignment_fit(reference, order[0]).name, task) for task in order]
+        first = [outcomes(reference, alignment_fit(reference, order[0]), task) for task in order]
         alone = [mean([value for masks in table.values() for value in masks], 0) for table in first]
         assert row["matrix"]["iou"][0] == alone, "of one task all images go to it"

@@ -22,11 +22,13 @@ from bench_sets import (
     one_thread,
     plan,
 )
-from casam_cache.bench.node import Node
 from PIL import Image
 
 from casam_cache.bench.bench import Bench, distinct
 from casam_cache.bench.fit import fit_task
+from casam_cache.bench.stages.evaluate import Evaluate
+from casam_cache.bench.tasks import SplitRef
+from casam_cache.engine.stage import Stage
 
 TRAINED = ("fit", "joint", "learn", "memory")
 
@@ -39,11 +41,17 @@ def _one_thread() -> Iterator[None]:
 
 def keys(bench: Bench, *of: str) -> set[str]:
     """`KIND/KEY` of every stage that the results are made from."""
-    return {f"{node.kind}/{node.key}" for node in nodes(bench) if not of or node.kind in of}
+    return {stage.name for stage in stages(bench) if not of or stage.kind in of}
 
 
-def nodes(bench: Bench) -> list[Node]:
-    return distinct(bench.lines(bench.recipe.evaluate))
+def stages(bench: Bench) -> list[Stage]:
+    return distinct(bench.entries(bench.recipe.evaluate))
+
+
+def splits(stage: Stage) -> list[SplitRef]:
+    """What a stage reads of the stores itself."""
+    items = getattr(stage, "items", ())
+    return [items] if isinstance(items, SplitRef) else list(items)
 
 
 def added(reference: Reference, bench: Bench) -> dict[str, int]:
@@ -72,8 +80,8 @@ def test_every_stage_is_computed_once_and_shared(reference: Reference) -> None:
 
 def test_the_frozen_sam_is_scored_once_a_set(reference: Reference) -> None:
     bench = plan(reference.stores, reference.runs, METHODS, **BENCH)
-    frozen = [node for node in nodes(bench) if node.kind == "evaluate" and not node.parents]
-    assert sorted(node.stage.inputs["task"] for node in frozen) == ["amber", "cobalt", "ghost", "moss"]
+    frozen = [stage for stage in stages(bench) if isinstance(stage, Evaluate) and stage.head is None]
+    assert sorted(stage.items.task for stage in frozen) == ["amber", "cobalt", "ghost", "moss"]
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(reference: Reference) -> None:
@@ -187,12 +195,10 @@ def rewrite(path: Path, change: Any) -> None:
 def by_task(bench: Bench) -> dict[str, set[str]]:
     """Keys of trained stages, by the tasks they have seen."""
     found: dict[str, set[str]] = {}
-    for node in nodes(bench):
-        if node.kind in TRAINED:
-            inputs = node.stage.inputs
-            seen = [inputs["task"]] if "task" in inputs else [task for task, _ in inputs["items"]]
-            seen += [task for task, _ in inputs.get("past", [])]
-            found.setdefault("+".join(sorted(seen)), set()).add(node.key)
+    for stage in stages(bench):
+        if stage.kind in TRAINED:
+            seen = [ref.task for ref in (*splits(stage), *getattr(stage, "past", ()))]
+            found.setdefault("+".join(sorted(seen)), set()).add(stage.key)
     return found
 
 
@@ -216,10 +222,10 @@ def test_test_data_is_in_no_key_of_training(
     rewrite(mask, lambda pixels: pixels.__setitem__(np.s_[:8, :8], 255))
     encode_again(data, stores, tiny_checkpoint)
     changed = keys(plan(stores, reference.runs, METHODS, **BENCH))
-    gone = [node for node in nodes(plan(reference.stores, reference.runs, METHODS, **BENCH))
-            if f"{node.kind}/{node.key}" not in changed]  # fmt: skip
+    gone = [stage for stage in stages(plan(reference.stores, reference.runs, METHODS, **BENCH))
+            if stage.name not in changed]  # fmt: skip
     assert kinds(before - changed).keys() == {"evaluate", "pool"}
-    assert {(node.stage.inputs["task"], node.stage.inputs["split"]) for node in gone} == {("moss", "test")}
+    assert {(ref.task, ref.split) for stage in gone for ref in splits(stage)} == {("moss", "test")}
 
     for folder in ("images", "masks"):
         (data / "moss" / folder / "new.png").write_bytes((data / "moss" / folder / "i010.png").read_bytes())
@@ -250,11 +256,13 @@ def test_a_training_mask_is_in_the_keys_of_what_has_seen_its_task(
             assert not before[seen] & after[seen], seen
         else:
             assert before[seen] == after[seen], seen
-    fresh = [node for node in nodes(bench) if f"{node.kind}/{node.key}" not in reference.stages]
-    assert {node.stage.inputs["task"] for node in fresh if node.kind == "router"} == {"cobalt"}
-    pools = {(n.stage.inputs["task"], n.stage.inputs["split"]) for n in fresh if n.kind == "pool"}
-    assert pools == {("cobalt", "train")}
-    assert all(node.parents for node in fresh if node.kind == "evaluate"), "the frozen SAM scores no training"
+    fresh = [stage for stage in stages(bench) if stage.name not in reference.stages]
+    read = {kind: {(ref.task, ref.split) for stage in fresh if stage.kind == kind for ref in splits(stage)}
+            for kind in ("router", "pool")}  # fmt: skip
+    assert read["router"] == read["pool"] == {("cobalt", "train")}
+    assert all(stage.parents for stage in fresh if stage.kind == "evaluate"), (
+        "the frozen SAM scores no training"
+    )
 
 
 def test_whatever_decides_a_result_is_in_its_key(reference: Reference) -> None:
@@ -275,7 +283,7 @@ def test_whatever_decides_a_result_is_in_its_key(reference: Reference) -> None:
     assert extra["fit"] == 3
     assert extra["router"] == 3
     assert "pool" not in extra, "pooling draws nothing"
-    assert len(more.lines("test")) == 2 * len(reference.results.rows)
+    assert len(more.entries("test")) == 2 * len(reference.results.rows)
 
 
 def test_another_reference_is_another_distance(

@@ -86,7 +86,15 @@ def test_the_same_command_again_recomputes_nothing(casam: Casam, encoded: Path) 
     before = state(casam.folder)
     second = casam.json("fit", *SHORT)
     assert second == {**first, "computed": False}
-    assert state(casam.folder) == before
+    after = state(casam.folder)
+    notes = {name for name in before if name.startswith("casam_runs/used/")}  # of when a result was last used
+    assert len(notes) == 1
+    assert {name: content for name, (_, content) in after.items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    assert {name: after[name] for name in after.keys() - notes} == {
+        name: before[name] for name in before.keys() - notes
+    }
     casam("fit", *SHORT)
     assert "nothing recomputed" in casam.err
 
@@ -203,12 +211,12 @@ def test_training_reads_features_and_masks_of_the_train_split_alone(
             read.update(f"p{int(annotations.item[row]):03d}" for row in rows)
         return bitmap(annotations, mask)
 
-    from casam_cache.bench import work
+    from casam_cache.bench.stages import evaluate as scored
 
-    evaluate = work.evaluate_head
+    evaluate = scored.evaluate
     monkeypatch.setattr(EmbeddingStore, "read", spy_features)
     monkeypatch.setattr(Annotations, "mask", spy_bitmap)
-    monkeypatch.setattr(work, "evaluate_head", lambda *a, **k: (scoring.append(True), evaluate(*a, **k))[1])
+    monkeypatch.setattr(scored, "evaluate", lambda *a, **k: (scoring.append(True), evaluate(*a, **k))[1])
     assert casam.json("fit", *SHORT)["computed"]
     assert scoring
     assert read == {"p000", "p002", "p003", "p006", "p007", "p008", "p009"}, "p001 has no mask to train on"

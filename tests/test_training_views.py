@@ -12,7 +12,7 @@ import pytest
 from conftest import Casam
 from pydantic import ValidationError
 
-from casam_cache.bench.stages import Runs
+from casam_cache.engine.runs import read_record
 from casam_cache.errors import OptionError, StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore
@@ -124,8 +124,8 @@ def test_a_fit_with_views_is_another_fit_and_evaluates_without(
     assert viewed["frozen"] == plain["frozen"], "the test images are shown as they are"
     assert viewed["test"] != plain["test"]
     assert casam.json(*fit, "--set", "views=rot90+flip_h")["run"] == viewed["run"]
-    record = Runs(casam.folder / "casam_runs").record(Path(viewed["run"]))
-    assert record["inputs"]["training"]["views"] == "flip_h+rot90"
+    record = read_record(casam.folder / viewed["run"])
+    assert record.inputs["training"]["views"] == "flip_h+rot90"
     view = open_split(EmbeddingStore.open(store), "train")
     assert view.feature("view_rot90", 0).shape == view.feature("embedding", 0).shape
 

@@ -17,7 +17,7 @@ from casam_cache.backbones.sam import Backbone, load_backbone
 from casam_cache.bench.routed_model import RoutedModel
 from casam_cache.datasets import load_image
 from casam_cache.encode.sources import whole_backbone
-from casam_cache.engine.runs import read_record
+from casam_cache.engine.runs import RECORD, read_record
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
@@ -84,12 +84,12 @@ class Predictor:
             identity = {"precision": choose_precision("auto", where)}
         else:
             folder = Path(run)
+            named = "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`"
+            if not (folder / RECORD).is_file():
+                raise CasamError(f"{folder} is not the folder of a finished run", named)
             record = read_record(folder.absolute())
             if record.kind not in ("fit", "joint", "learn", "model"):
-                raise CasamError(
-                    f"{folder} holds no head: it is a stage of kind '{record.kind}'",
-                    "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`",
-                )
+                raise CasamError(f"{folder} holds no head: it is a stage of kind '{record.kind}'", named)
             recorded = record.recorded
             identity = recorded["identity"]
             self._backbone = _backbone_of(recorded, checkpoint, where)

@@ -235,14 +235,19 @@ class Results:
         }
 
     def write(self, runs: Runs) -> Path:
-        """Writes results.json into a folder named by the rows; what a rerun writes differs only in `stages`."""
+        """Writes results.json into a folder named by the rows; what a rerun writes differs only in `stages`.
+
+        Raises:
+            CasamError: the disk is full or read-only.
+        """
         name = digest([self.recipe.model_dump(mode="json"), [row["key"] for row in self.rows]])[:20]
         folder = runs.root / FOLDER / name
-        folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{FILE}.{os.getpid()}.partial"  # two processes may end the same bench at once
         data = json.loads(json.dumps(self.to_json()))
-        partial.write_text(json.dumps({**data, "digest": digest(data)}, indent=1) + "\n")
-        partial.replace(folder / FILE)
+        with runs.disk_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps({**data, "digest": digest(data)}, indent=1) + "\n")
+            partial.replace(folder / FILE)
         return folder
 
 

@@ -58,14 +58,12 @@ def run_stages(
             began = time.monotonic()
             works = [work for _, _, work in claimed]
             facts = type(claimed[0][0]).compute_together([stage for stage, _, _ in claimed], works)
-            seconds = round(
-                (time.monotonic() - began) / len(works), 3
-            )  # a stage's share, where many ran as one
+            share = round((time.monotonic() - began) / len(works), 3)  # many may have run as one
             for (stage, claim, work), own in zip(claimed, facts, strict=True):
                 about = {
                     "cost": stage.cost,
                     "threads": count,
-                    "seconds": seconds,
+                    "seconds": share,
                     "device": str(place.device),
                 }
                 claim.finish({**own, **about}, work)
@@ -142,7 +140,7 @@ class _Pool:
         on_inner: Callable[[Any], None] | None,
     ) -> None:
         root = str(runs.root.resolve())
-        with _interrupts_held():
+        with _broken_said(), _interrupts_held():
             future = self._executor.submit(run_stages, root, batch, place, changed, self._threads)
         self._running[future] = batch
 
@@ -150,13 +148,20 @@ class _Pool:
         if not self._running:
             return []
         done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
-        try:
+        with _broken_said():
             return [(self._running.pop(future), *future.result()) for future in done]
-        except BrokenExecutor as error:
-            raise CasamError(
-                f"a worker process ended before its stage did: {error}",
-                "perhaps memory was short: fewer --jobs; the same command goes on from here",
-            ) from error
+
+
+@contextmanager
+def _broken_said() -> Iterator[None]:
+    """A worker may die while a stage waits, or before the next one is handed over."""
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise CasamError(
+            f"a worker process ended before its stage did: {error}",
+            "perhaps memory was short: fewer --jobs; the same command goes on from here",
+        ) from error
 
 
 @contextmanager

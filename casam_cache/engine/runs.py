@@ -161,7 +161,7 @@ class Runs:
         if self.valid(stage, changed):
             yield None
             return
-        with self._disk_errors(), self._lock(stage, wait) as held:
+        with self.disk_errors(), self._lock(stage, wait) as held:
             if not held or self.valid(stage, changed):  # finished by another process while we waited
                 yield None
                 return
@@ -181,7 +181,7 @@ class Runs:
                 shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
+    def disk_errors(self) -> Iterator[None]:
         """A file that cannot be read or written is one message; what is finished, and the last checkpoint, stay."""
         try:
             yield

@@ -10,7 +10,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 from casam_cache.engine.code import other_modules
 from casam_cache.engine.executors import workers
 from casam_cache.engine.rates import Rates
-from casam_cache.engine.runs import Changed, DamagedError, Runs
-from casam_cache.engine.stage import Stage
+from casam_cache.engine.runs import Changed, DamagedError, Record, Runs
+from casam_cache.engine.stage import Stage, closure
 from casam_cache.errors import CasamError
 
 TOGETHER = 128  # stages of one group at once: bounds memory
@@ -81,45 +81,56 @@ class Todo:
         )
 
 
-def look(targets: Iterable[Stage], runs: Runs, changed: Changed = "keep") -> Todo:
+def look(targets: Sequence[Stage], runs: Runs, changed: Changed = "keep") -> Todo:
     """What must be computed so that every target is finished.
 
     A finished stage needs no parents, even if those were deleted. But where one of its ancestors is computed again, or
     has been since, the stage is looked at again: it is computed anew if the ancestor's files are other ones.
     """
-    found = Todo()
-    seen: dict[tuple[str, bool], bool] = {}
+    found, todo = Todo(), set[str]()
+    records: dict[str, Record | None] = {}
+    seen: set[tuple[str, bool]] = set()
 
-    def visit(stage: Stage, needed: bool) -> bool:
-        """Whether the stage is to be done."""
-        if stage.key in found.stages:
-            return True
-        known = seen.get((stage.key, needed))
-        if known is not None:
-            return known
-        seen[stage.key, needed] = False
-        try:
-            record = runs.find(stage)
-        except DamagedError as error:
-            record = None
-            if needed and (line := f"{error.message}; computed again") not in found.damaged:
-                found.damaged.append(line)
-        again = False
-        if record is not None:
-            looked = [visit(parent, False) for parent in stage.parents]  # each of them
-            again = any(looked) or runs.parents_changed(stage, record)
-            if other := other_modules(record.code):
+    def record_of(stage: Stage, needed: bool) -> Record | None:
+        if stage.key not in records:
+            try:
+                record = records[stage.key] = runs.find(stage)
+            except DamagedError as error:
+                if needed:
+                    records[stage.key] = None
+                    found.damaged.append(f"{error.message}; computed again")
+                return None
+            if record is not None and (other := other_modules(record.code)):
                 found.outdated[stage.key] = (stage, other)
-                again = again or changed == "recompute"
-        if again or (record is None and needed):
+                if changed == "recompute":
+                    todo.add(stage.key)
+            if record is not None and runs.parents_changed(stage, record):
+                todo.add(stage.key)
+        return records[stage.key]
+
+    def visit(stage: Stage, needed: bool) -> None:
+        if (stage.key, needed) in seen:
+            return
+        seen.add((stage.key, needed))
+        record = record_of(stage, needed)
+        if record is None and not needed:
+            return
+        for parent in stage.parents:
+            visit(parent, record is None)
+        if record is None or any(parent.key in todo for parent in stage.parents):
+            todo.add(stage.key)
+        if stage.key in todo:
             for parent in stage.parents:
                 visit(parent, True)
-            found.stages[stage.key] = stage
-        seen[stage.key, needed] = stage.key in found.stages
-        return seen[stage.key, needed]
 
-    for stage in targets:
-        visit(stage, True)
+    # What is to be done for one target may be an ancestor of what another one has passed as finished.
+    size = -1
+    while len(todo) != size:
+        size = len(todo)
+        seen.clear()
+        for stage in targets:
+            visit(stage, True)
+    found.stages = {stage.key: stage for stage in closure(targets) if stage.key in todo}
     return found
 
 

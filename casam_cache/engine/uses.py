@@ -32,13 +32,18 @@ class Use:
 
 
 def note_use(runs: Runs, name: str, what: str, stages: Iterable[Stage]) -> None:
-    """Notes that a command's result is made from these stages; the newest note of a name stays."""
+    """Notes that a command's result is made from these stages; the newest note of a name stays.
+
+    Raises:
+        CasamError: the disk is full or read-only.
+    """
     folder = runs.root / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     note = {"what": what, "stages": sorted(stage.name for stage in stages)}
     partial = folder / f".{name}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(note, indent=1) + "\n")
-    partial.replace(folder / f"{name}.json")
+    with runs.disk_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(note, indent=1) + "\n")
+        partial.replace(folder / f"{name}.json")
 
 
 def uses(runs: Runs) -> Iterator[Use]:
