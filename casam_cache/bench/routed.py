@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from casam_cache.bench.families import Config, Course, Entry
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.head import MethodRef
-from casam_cache.bench.stages.routing import Classify, FitRouter, Merge, Model, Pool, Query
+from casam_cache.bench.stages.routed import Merge, Model
+from casam_cache.bench.stages.routing import Classify, FitRouter, Pool, Query
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import Tasks, TaskSplit
 from casam_cache.config import validated

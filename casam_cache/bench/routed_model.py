@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.backbones.sam import Backbone
-from casam_cache.bench.stages.routing import MODEL, read_query
+from casam_cache.bench.stages.routed import MODEL
+from casam_cache.bench.stages.routing import read_query
 from casam_cache.config import validated
 from casam_cache.engine.runs import stage_folder
 from casam_cache.heads.base import Head

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from casam_cache.bench.outcomes import read_outcomes, write_outcomes
-from casam_cache.bench.stages.head import HeadStage
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
 from casam_cache.heads.files import build_head
 from casam_cache.training.evaluate import Outcomes, evaluate
+
+if TYPE_CHECKING:
+    from casam_cache.bench.stages.head import HeadStage
 
 PROMPT = "oracle box"
 
