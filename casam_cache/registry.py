@@ -121,7 +121,10 @@ class Registry(Generic[T]):
             found = restore_class(described["source"], folder, self._base, trust=trust)
             self._check(found, str(described["name"]))
             return found
-        return self.get(str(described["name"]))
+        name = str(described["name"])
+        if is_file_reference(name):  # which would be run: only a person on the command line names one
+            raise CasamError(f"{folder} names a file, {name}, where the name of a {self.kind} should be")
+        return self.get(name)
 
     def _check(self, cls: type[T], shown: str) -> None:
         if not isinstance(getattr(cls, "name", None), str):
