@@ -72,7 +72,7 @@ def show(
 
     record = read_record(stage.absolute())
     other = other_modules(record.code)
-    told = {**vars(record), "changed_modules": other}
+    told = {**record.to_json(), "changed_modules": other}
     if json_:
         console.print_json(told)
         return
