@@ -135,6 +135,12 @@ class RoutedEntry(Entry):
             found.append(self.model)
         return list({stage.key: stage for stage in found}.values())
 
+    def described(self) -> list[Stage]:
+        """Heads and queries: they count in the bytes kept, and the model names them."""
+        merged = self.merged[-1]
+        queries = [router.features for router in self.routers.values() if isinstance(router.features, Query)]
+        return [*self.experts.values(), *([merged] if merged else []), *queries]
+
     # Results
 
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:

@@ -18,8 +18,8 @@ from typing import Any
 from casam_cache.engine.code import other_modules
 from casam_cache.engine.executors import workers
 from casam_cache.engine.rates import Rates
-from casam_cache.engine.runs import Changed, DamagedError, Runs
-from casam_cache.engine.stage import Stage
+from casam_cache.engine.runs import Changed, DamagedError, Record, Runs
+from casam_cache.engine.stage import Stage, closure
 from casam_cache.errors import CasamError
 
 TOGETHER = 128  # stages of one group at once: bounds memory
@@ -88,26 +88,56 @@ def look(targets: Iterable[Stage], runs: Runs, changed: Changed = "keep") -> Tod
     has been since, the stage is looked at again: it is computed anew if the ancestor's files are other ones.
     """
     found = Todo()
+    wanted, find = list(targets), _Finder(runs)
+    while True:  # until nothing more is found: what is computed again may have been passed by a child that was finished
+        before = len(found.stages)
+        _look_once(wanted, find, changed, found)
+        if len(found.stages) == before:
+            break
+    found.stages = {stage.key: stage for stage in closure(found.stages.values()) if stage.key in found.stages}
+    return found
+
+
+class _Finder:
+    """`Runs.find`, asked once for each stage: a plan looks at one state of the folder, at each parent many times."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        self._known: dict[str, Record | DamagedError | None] = {}
+
+    def __call__(self, stage: Stage) -> Record | None:
+        if stage.key not in self._known:
+            try:
+                self._known[stage.key] = self.runs.find(stage)
+            except DamagedError as error:
+                self._known[stage.key] = error
+        known = self._known[stage.key]
+        if isinstance(known, DamagedError):
+            raise known
+        return known
+
+
+def _look_once(targets: Sequence[Stage], find: _Finder, changed: Changed, found: Todo) -> None:
     seen: dict[tuple[str, bool], bool] = {}
 
     def visit(stage: Stage, needed: bool) -> bool:
         """Whether the stage is to be done."""
-        if stage.key in found.stages:
-            return True
         known = seen.get((stage.key, needed))
         if known is not None:
             return known
+        if stage.key in found.stages:
+            return True
         seen[stage.key, needed] = False
         try:
-            record = runs.find(stage)
+            record = find(stage)
         except DamagedError as error:
-            record = None
-            if needed and (line := f"{error.message}; computed again") not in found.damaged:
+            record, needed = None, True  # its children may be finished: its facts are read again
+            if (line := f"{error.message}; computed again") not in found.damaged:
                 found.damaged.append(line)
         again = False
         if record is not None:
             looked = [visit(parent, False) for parent in stage.parents]  # each of them
-            again = any(looked) or runs.parents_changed(stage, record)
+            again = any(looked) or find.runs.parents_changed(stage, record, find)
             if other := other_modules(record.code):
                 found.outdated[stage.key] = (stage, other)
                 again = again or changed == "recompute"
@@ -120,7 +150,6 @@ def look(targets: Iterable[Stage], runs: Runs, changed: Changed = "keep") -> Tod
 
     for stage in targets:
         visit(stage, True)
-    return found
 
 
 def run_plan(
@@ -196,7 +225,9 @@ class _Schedule:
         self.total = len(todo)
         self.left = {stage.key: stage for stage in todo}
         self.running: dict[str, Stage] = {}
-        self._waits = {stage.key: {parent.key for parent in stage.parents} & set(self.left) for stage in todo}
+        self._waits = {
+            stage.key: {parent.key for parent in stage.parents if parent.key in self.left} for stage in todo
+        }
         self._children: dict[str, list[str]] = {}
         for key, parents in self._waits.items():
             for parent in parents:
@@ -268,15 +299,19 @@ class _Report:
     ) -> None:
         self._state, self._runs, self._width, self._tell = state, runs, width, on_progress
         self._rates, self._read = Rates({}), -math.inf
+        self._seconds: float | None = None
+        self._estimated = -math.inf
 
     def show(self, finished: tuple[str, ...]) -> None:
         if self._tell is None:
             return
-        state = self._state
-        if time.monotonic() - self._read > RATES_SECONDS:
-            kinds = {stage.kind for stage in state.left.values()}
-            self._rates, self._read = Rates.read(self._runs, kinds), time.monotonic()
-        seconds = self._rates.seconds(state.left.values())
+        state, now = self._state, time.monotonic()
+        if now - self._estimated > BUSY_SECONDS or state.finished:  # it is a sum over everything that is left
+            if now - self._read > RATES_SECONDS:
+                kinds = {stage.kind for stage in state.left.values()}
+                self._rates, self._read = Rates.read(self._runs, kinds), now
+            self._seconds, self._estimated = self._rates.seconds(state.left.values()), now
+        seconds = self._seconds
         self._tell(
             PlanProgress(
                 state.total - len(state.left),
