@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -12,12 +13,16 @@ import torch
 from casam_cache.errors import CasamError
 
 FILE = "checkpoint.pt"
+_DIGEST = 32  # bytes of SHA-256 after the state
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint in `folder`; a kill at any instant leaves the old one or the new one."""
     data = io.BytesIO()  # torch.save into a file that cannot grow fails without saying why
     torch.save(state, data)
+    data.write(
+        hashlib.sha256(data.getbuffer()).digest()
+    )  # torch.load does not notice a flipped bit of a tensor
     partial = folder / f"{FILE}.partial"
     with partial.open("wb") as file:
         file.write(data.getbuffer())
@@ -40,7 +45,11 @@ def read_checkpoint(folder: Path, key: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        data, sha256 = content[:-_DIGEST], content[-_DIGEST:]
+        if hashlib.sha256(data).digest() != sha256:
+            raise ValueError("it is damaged")
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         found = state["key"]
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
