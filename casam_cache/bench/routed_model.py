@@ -12,7 +12,8 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.bench.stages.routed import MODEL
 from casam_cache.bench.stages.routing import read_query
 from casam_cache.config import validated
-from casam_cache.engine.runs import stage_folder
+from casam_cache.engine.runs import read_record, stage_folder
+from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head
 from casam_cache.routers.files import load_router
@@ -35,27 +36,29 @@ class RoutedModel:
     """
 
     def __init__(self, folder: Path, backbone: Backbone, *, trust: bool = False) -> None:
-        described = json.loads((folder / MODEL).read_text())
-        options = described["method"]["options"]
-        self._folders = {
-            role: stage_folder(folder.parent.parent, name) for role, name in described["stages"].items()
-        }
         self._backbone, self._trust = backbone, trust
-        self.name = str(described["method"]["name"])
-        pooling = validated(PoolingOptions, described["pooling"])
-        routing = validated(
-            RouterOptions, {key: value for key, value in options.items() if key in RouterOptions.model_fields}
-        )
-        assert isinstance(pooling, PoolingOptions)
-        assert isinstance(routing, RouterOptions)
+        try:
+            described = json.loads((folder / MODEL).read_text())
+            options = dict(described["method"]["options"])
+            self.name = str(described["method"]["name"])
+            self._folders = {
+                str(role): _as_it_was(folder, str(name)) for role, name in described["stages"].items()
+            }
+            heads = {task: self._folders[f"head/{task}"] for task in described["tasks"]}
+            fitted = [load_router(self._folders[f"router/{task}"]) for task in heads]
+            pooling = validated(PoolingOptions, described["pooling"])
+            known = {key: value for key, value in options.items() if key in RouterOptions.model_fields}
+            routing = validated(RouterOptions, known)
+            assert isinstance(pooling, PoolingOptions)
+            assert isinstance(routing, RouterOptions)
+            learned = heads if pooling.pooling == "learned" else {}
+            self._queries = {task: read_query(self._folders[f"query/{task}"]) for task in learned}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CasamError(
+                f"{folder} does not describe a routed model: {error}", "run the command that made it again"
+            ) from None
         self._pooling, self._fallback = pooling, bool(options.get("fallback", True))
-        fitted = [load_router(self._folders[f"router/{task}"]) for task in described["tasks"]]
         self._routers = TaskRouters([replace(router, options=routing) for router in fitted])
-        self._queries = {
-            task: read_query(self._folders[f"query/{task}"])
-            for task in described["tasks"]
-            if pooling.pooling == "learned"
-        }
         self._heads: dict[str, Head] = {}
 
     def choose(self, embedding: np.ndarray, valid: tuple[int, int]) -> Decision:
@@ -81,3 +84,14 @@ class RoutedModel:
             loaded = load_head(self._folders[f"head/{task}"], self._backbone, trust=self._trust)
             self._heads[task] = loaded.to(self._backbone.device).eval()
         return self._heads[task]
+
+
+def _as_it_was(folder: Path, name: str) -> Path:
+    """The folder of a stage that a model names; thresholds and heads of another fit would not go together."""
+    found = stage_folder(folder.parent.parent, name)
+    if read_record(folder).parents.get(name) != read_record(found).content:
+        raise CasamError(
+            f"{found} was computed anew since the model {folder.name} was made of it",
+            "run the bench that made the model again",
+        )
+    return found
