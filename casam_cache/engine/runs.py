@@ -176,6 +176,21 @@ class Runs:
             if kind.is_dir() and kind.name not in _APART and _NAME.fullmatch(kind.name):
                 yield from sorted(path for path in kind.iterdir() if _KEY.fullmatch(path.name))
 
+    def busy(self) -> list[str]:
+        """Stages that some process computes now, as KIND-KEY."""
+        try:
+            import fcntl
+        except ImportError:
+            return []
+        found = []
+        for path in sorted((self.root / "locks").glob("*")):
+            with path.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found.append(path.name)
+        return found
+
     def sweep(self) -> None:
         """Removes checkpoints of finished stages: what a kill between publishing and clearing up leaves."""
         for left in (self.root / "partial").glob("*"):
