@@ -8,6 +8,7 @@ found by its name too, e.g. the head of a method.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -118,11 +119,24 @@ class Registry(Generic[T]):
         Raises:
             CasamError: it cannot be found, or brings code that the user does not know.
         """
+        source = described.get("source", {}) if isinstance(described, Mapping) else None
+        if not isinstance(source, Mapping) or not isinstance(described.get("name"), str):
+            raise CasamError(f"{folder} does not name a {self.kind}", "run the command that made it again")
         if "source" in described:
+            if not re.fullmatch(r"[0-9a-f]{64}", str(source.get("sha256"))):
+                raise CasamError(
+                    f"{folder} names no file of a {self.kind}", "run the command that made it again"
+                )
             found = restore_class(described["source"], folder, self._base, trust=trust)
             self._check(found, str(described["name"]))
             return found
-        return self.get(str(described["name"]))
+        name = str(described["name"])
+        if is_file_reference(name):  # which would be run: only a person on the command line names one
+            raise CasamError(
+                f"{folder} names a file, {name}, where the name of a {self.kind} should be",
+                "run the command that made it again",
+            )
+        return self.get(name)
 
     def _check(self, cls: type[T], shown: str) -> None:
         if not isinstance(getattr(cls, "name", None), str):

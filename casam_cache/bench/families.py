@@ -100,7 +100,7 @@ class Entry(ABC):
     @cached_property
     def wanted(self) -> tuple[Stage, ...]:
         """The stages whose results are read, each once."""
-        every = (*self.frozen.values(), self.cost, *self.targets())
+        every = (*self.frozen.values(), self.cost, *self.targets(), *self.described())
         return tuple({stage.key: stage for stage in every}.values())
 
     @cached_property
@@ -118,6 +118,10 @@ class Entry(ABC):
     @abstractmethod
     def targets(self) -> list[Stage]:
         """Stages whose results enter the figures (their parents follow)."""
+
+    def described(self) -> list[Stage]:
+        """Further stages whose sizes or facts enter the row: they must be there, though nothing is scored with them."""
+        return []
 
     @abstractmethod
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
@@ -180,6 +184,9 @@ class SingleEntry(Entry):
     def targets(self) -> list[Stage]:
         return [*self.scored.values(), *self.distances.values()]
 
+    def described(self) -> list[Stage]:
+        return list(self.fits.values())
+
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
         return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
 
@@ -212,6 +219,9 @@ class JointEntry(Entry):
 
     def targets(self) -> list[Stage]:
         return list(self.scored.values())
+
+    def described(self) -> list[Stage]:
+        return [self.joint]
 
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
         return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
@@ -280,6 +290,9 @@ class SequentialEntry(Entry):
         memory = self.after[-1].memory  # it is part of what the method keeps
         cells = [stage for row in self.cells for stage in row]
         return [*cells, *self.outside.values(), *([memory] if memory else [])]
+
+    def described(self) -> list[Stage]:
+        return [self.after[-1].head]
 
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
         return [[tables.outcomes(stage) for stage in row] for row in self.cells]

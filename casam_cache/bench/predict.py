@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from casam_cache.backbones.decoder import Prompts, upscale
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import Backbone, load_backbone
+from casam_cache.backbones.sam import load_backbone
 from casam_cache.bench.routed_model import RoutedModel
 from casam_cache.datasets import load_image
 from casam_cache.encode.sources import whole_backbone
@@ -90,18 +89,24 @@ class Predictor:
             record = read_record(folder.absolute())
             if record.kind not in ("fit", "joint", "learn", "model"):
                 raise CasamError(f"{folder} holds no head: it is a stage of kind '{record.kind}'", named)
-            recorded = record.recorded
-            identity = recorded["identity"]
-            self._backbone = _backbone_of(recorded, checkpoint, where)
+            try:
+                identity, stores = record.recorded["identity"], Path(record.recorded["store"]).parent.parent
+                weights, self.task = identity["backbone"]["weights"], str(record.recorded["task"])
+                self._resize = identity["preprocessing"]["resize"]
+                self._intensity = identity["preprocessing"]["intensity"]
+                self._dtype = identity["embedding"]["dtype"]
+            except (KeyError, TypeError) as error:
+                raise CasamError(
+                    f"{folder} does not say on which store it was fitted: {error}",
+                    "run the command that made it again",
+                ) from None
+            self._backbone = whole_backbone(stores, weights, checkpoint, where)
             if record.kind == "model":
-                self._model = RoutedModel(folder, self._backbone, trust=trust)
+                self.task = ""
+                self._model = RoutedModel(folder.absolute(), self._backbone, trust=trust)
                 self._head = build_head("identity", None, self._backbone, seed=0)
             else:
                 self._head = load_head(folder, self._backbone, trust=trust)
-                self.task = recorded["task"]
-            self._resize = identity["preprocessing"]["resize"]
-            self._intensity = identity["preprocessing"]["intensity"]
-            self._dtype = identity["embedding"]["dtype"]
         self._head.to(where).eval()
         self._encoder = FrozenEncoder.of(self._backbone, identity)
 
@@ -150,11 +155,6 @@ class Predictor:
         return Prediction(
             (logits > 0).cpu().numpy(), pixels, float(estimates[0, best]), head.name, task, decision
         )
-
-
-def _backbone_of(recorded: dict[str, Any], checkpoint: Path | None, device: torch.device) -> Backbone:
-    stores = Path(recorded["store"]).parent.parent
-    return whole_backbone(stores, recorded["identity"]["backbone"]["weights"], checkpoint, device)
 
 
 def _prompts(

@@ -12,7 +12,8 @@ import numpy as np
 from casam_cache.bench.families import Config, Course, Entry
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.head import MethodRef
-from casam_cache.bench.stages.routing import Classify, FitRouter, Merge, Model, Pool, Query
+from casam_cache.bench.stages.routed import Merge, Model
+from casam_cache.bench.stages.routing import Classify, FitRouter, Pool, Query
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import Tasks, TaskSplit
 from casam_cache.engine.stage import Stage
@@ -131,6 +132,12 @@ class RoutedEntry(Entry):
         if self.model:
             found.append(self.model)
         return list({stage.key: stage for stage in found}.values())
+
+    def described(self) -> list[Stage]:
+        """Heads and queries: they count in the bytes kept, and the model names them."""
+        merged = self.merged[-1]
+        queries = [router.features for router in self.routers.values() if isinstance(router.features, Query)]
+        return [*self.experts.values(), *([merged] if merged else []), *queries]
 
     # Results
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.backbones.sam import Backbone
-from casam_cache.bench.stages.routing import MODEL
-from casam_cache.engine.runs import stage_folder
+from casam_cache.bench.stages.routed import MODEL
+from casam_cache.engine.runs import read_record, stage_folder
+from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head
 from casam_cache.routers.files import load_pooling, load_router
@@ -32,20 +33,25 @@ class RoutedModel:
     """
 
     def __init__(self, folder: Path, backbone: Backbone, *, trust: bool = False) -> None:
-        described = json.loads((folder / MODEL).read_text())
-        options = described["method"]["options"]
-        self._folders = {
-            role: stage_folder(folder.parent.parent, name) for role, name in described["stages"].items()
-        }
         self._backbone, self._trust = backbone, trust
-        self.name = str(described["method"]["name"])
-        self._fallback = bool(options.get("fallback", True))
-        rule = {name: described["router"][name] for name in ("threshold", "strict")}
-        fitted = [load_router(self._folders[f"router/{task}"], trust=trust) for task in described["tasks"]]
-        self._routers = TaskRouters([replace(one, choice=replace(one.choice, **rule)) for one in fitted])
-        of_tasks = {task: self._folders.get(f"query/{task}", folder) for task in described["tasks"]}
-        self._learned = any(place != folder for place in of_tasks.values())
-        self._poolings = {task: load_pooling(place, trust=trust) for task, place in of_tasks.items()}
+        try:
+            described = json.loads((folder / MODEL).read_text())
+            self.name = str(described["method"]["name"])
+            self._fallback = bool(described["method"]["options"].get("fallback", True))
+            self._folders = {
+                str(role): _as_it_was(folder, str(name)) for role, name in described["stages"].items()
+            }
+            rule = {name: described["router"][name] for name in ("threshold", "strict")}
+            tasks = [str(task) for task in described["tasks"] if f"head/{task}" in self._folders]
+            fitted = [load_router(self._folders[f"router/{task}"], trust=trust) for task in tasks]
+            self._routers = TaskRouters([replace(one, choice=replace(one.choice, **rule)) for one in fitted])
+            of_tasks = {task: self._folders.get(f"query/{task}", folder) for task in tasks}
+            self._learned = any(place != folder for place in of_tasks.values())
+            self._poolings = {task: load_pooling(place, trust=trust) for task, place in of_tasks.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CasamError(
+                f"{folder} does not describe a routed model: {error}", "run the command that made it again"
+            ) from None
         self._heads: dict[str, Head] = {}
 
     def choose(self, embedding: np.ndarray, valid: tuple[int, int]) -> Decision:
@@ -67,3 +73,14 @@ class RoutedModel:
             loaded = load_head(self._folders[f"head/{task}"], self._backbone, trust=self._trust)
             self._heads[task] = loaded.to(self._backbone.device).eval()
         return self._heads[task]
+
+
+def _as_it_was(folder: Path, name: str) -> Path:
+    """The folder of a stage that a model names; thresholds and heads of another fit would not go together."""
+    found = stage_folder(folder.parent.parent, name)
+    if read_record(folder).parents.get(name) != read_record(found).content:
+        raise CasamError(
+            f"{found} was computed anew since the model {folder.name} was made of it",
+            "run the bench that made the model again",
+        )
+    return found

@@ -1,8 +1,11 @@
 """Which code decided a result: a digest of every module that a computation reaches.
 
 A digest is over a module's syntax tree without comments, docstrings and formatting. Modules are reached through import
-statements, wherever they stand, beginning at the stage's own module and at those of the classes that were chosen by
-name. The engine itself decides where and when something is computed, not what: it is left out.
+statements and strings that name a module of the package, wherever they stand, beginning at the stage's own module and
+at those of the classes that were chosen by name. Nothing is imported to find out. The engine itself decides where and
+when something is computed, not what: it is left out.
+
+A module is read once a process: that is the code which runs here, however its file is edited meanwhile.
 """
 
 from __future__ import annotations
@@ -10,34 +13,52 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
+import sys
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACKAGE = "casam_cache"
 _ENGINE = "casam_cache.engine"
 _DIGITS = 16
+_OF_PACKAGE = re.compile(rf"{PACKAGE}(\.[a-z_][a-z0-9_]*)+")
+
+
+class _Module(NamedTuple):
+    """What is known of a module: its digest, and names of modules, or of what may be one, that it reaches."""
+
+    digest: str
+    reaches: tuple[str, ...]
 
 
 def code_of(roots: Iterable[str]) -> dict[str, str]:
     """The digest of every module that is reached from `roots` (names of modules), by name.
 
     Followed are imports within this package and within the package of each root. Modules of users' files are named by
-    their content already and have no digest here.
+    their content already and have no digest here; what they import of this package does.
     """
+    return dict(_code_of(frozenset(roots)))
+
+
+@lru_cache(maxsize=1024)
+def _code_of(roots: frozenset[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for root in sorted(set(roots)):
+    for root in sorted(roots):
         packages = {PACKAGE, root.partition(".")[0]}
-        waiting = [root]
+        waiting, seen = [root], set[str]()
         while waiting:
             name = waiting.pop()
-            if name in found or not _counts(name, packages):
+            if name in seen or not _counts(name, packages):
                 continue
-            digest = module_digest(name)
-            if digest is not None:
-                found[name] = digest
-                waiting += _imported(name)
+            seen.add(name)
+            module = _module(name)
+            if module is None:
+                continue
+            if not _is_of_user(name):
+                found[name] = module.digest
+            waiting += module.reaches
     return dict(sorted(found.items()))
 
 
@@ -47,9 +68,9 @@ def other_modules(recorded: dict[str, str]) -> list[str]:
 
 
 def module_digest(name: str) -> str | None:
-    """Of a module as its source is now; None where there is no source."""
-    source = _source(name)
-    return None if source is None else _digest(*_stamp(source))
+    """Of a module as this process first read it; None where there is no source."""
+    module = _module(name)
+    return None if module is None else module.digest
 
 
 def _counts(name: str, packages: set[str]) -> bool:
@@ -58,34 +79,52 @@ def _counts(name: str, packages: set[str]) -> bool:
     return name != PACKAGE and name.partition(".")[0] in packages
 
 
-@lru_cache(maxsize=4096)
-def _source(name: str) -> Path | None:
+@cache
+def _module(name: str) -> _Module | None:
+    if _is_of_user(name):
+        source: bytes | None = vars(sys.modules[name]).get(_SOURCE) if name in sys.modules else None
+        package = ""
+    else:
+        path = _file(name)
+        source = None if path is None else path.read_bytes()
+        package = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
+    if source is None:
+        return None
     try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
-
-
-def _stamp(path: Path) -> tuple[Path, int, int]:
-    facts = path.stat()
-    return path, facts.st_mtime_ns, facts.st_size
-
-
-@lru_cache(maxsize=4096)
-def _digest(path: Path, modified: int, size: int) -> str:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # nothing that runs; a record of it is outdated
+        return _Module(hashlib.sha256(source).hexdigest()[:_DIGITS], ())
     written = hashlib.sha256()
-    for part in _dumped(_tree(path, modified, size)):
+    for part in _dumped(tree):
         written.update(part.encode("utf-8", "surrogatepass"))
         written.update(b"\0")
-    return written.hexdigest()[:_DIGITS]
+    return _Module(written.hexdigest()[:_DIGITS], tuple(_reached(tree, package)))
 
 
-@lru_cache(maxsize=2)  # a module is dumped and searched one after the other
-def _tree(path: Path, modified: int, size: int) -> ast.Module:
-    return ast.parse(path.read_bytes())
+_SOURCE = "__casam_source__"  # as `references` keeps it
+
+
+def _is_of_user(name: str) -> bool:
+    return name.startswith("casam_file_")
+
+
+def _file(name: str) -> Path | None:
+    """The source of a module, found without importing anything: `find_spec` would import its packages."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin is not None and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        whole = Path(folder).joinpath(*rest)
+        for path in (whole / "__init__.py", whole.with_name(f"{whole.name}.py")):
+            if path.is_file():
+                return path
+    return None
 
 
 def _dumped(node: Any) -> Iterator[str]:
@@ -113,17 +152,10 @@ def _dumped(node: Any) -> Iterator[str]:
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _imported(name: str) -> tuple[str, ...]:
-    """Names of modules, or of what may be one, that a module imports; not what is imported for type checkers alone."""
-    source = _source(name)
-    return () if source is None else _imports(name, *_stamp(source))
-
-
-@lru_cache(maxsize=4096)
-def _imports(name: str, source: Path, modified: int, size: int) -> tuple[str, ...]:
-    package = name if source.name == "__init__.py" else name.rpartition(".")[0]
+def _reached(tree: ast.Module, package: str) -> list[str]:
+    """What a module imports or names, but for what only type checkers see."""
     found: list[str] = []
-    for node in _runtime(_tree(source, modified, size)):
+    for node in _runtime(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -132,13 +164,18 @@ def _imports(name: str, source: Path, modified: int, size: int) -> tuple[str, ..
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, *([base] if base else [])])
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in dict.fromkeys(found) if name)
+        elif isinstance(node, ast.Constant) and _OF_PACKAGE.fullmatch(str(node.value)):
+            found.append(str(node.value))  # for import_module, perhaps from a table
+    return [name for name in dict.fromkeys(found) if name]
 
 
 def _runtime(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those under `if TYPE_CHECKING`."""
+    """Every node but those in the body of `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+        if isinstance(child, ast.If) and ast.unparse(child.test).rpartition(".")[2] == "TYPE_CHECKING":
+            for other in child.orelse:
+                yield other
+                yield from _runtime(other)
             continue
         yield child
         yield from _runtime(child)

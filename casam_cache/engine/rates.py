@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from casam_cache.engine.runs import RECORD, Runs
+from casam_cache.engine.runs import RECORD, DamagedError, Runs, read_record
 from casam_cache.engine.stage import Stage
 
 SAMPLED = 40  # records read a kind
@@ -27,9 +26,9 @@ class Rates:
             seconds = cost = 0.0
             for path in islice((runs.root / kind).glob(f"*/{RECORD}"), SAMPLED):
                 try:
-                    recorded = json.loads(path.read_text())["recorded"]
+                    recorded = read_record(path.parent, verify=False).recorded
                     seconds, cost = seconds + recorded["seconds"], cost + recorded["cost"]
-                except (OSError, ValueError, KeyError, TypeError):
+                except (DamagedError, KeyError, TypeError):  # a plan that needs it says so
                     continue
             if cost:
                 found[kind] = seconds / cost

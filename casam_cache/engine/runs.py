@@ -16,11 +16,12 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,14 +62,14 @@ class Record:
     files: dict[str, str]
     recorded: dict[str, Any]
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Names what the stage's files hold."""
         return digest(self.files)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with a digest over all of it."""
-        data = dict(vars(self))
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {**data, "digest": digest(data)}
 
 
@@ -97,7 +98,7 @@ class Runs:
             DamagedError: the folder is there, but damaged.
         """
         folder = self.folder(stage)
-        return read_record(folder) if folder.exists() else None
+        return read_record(folder) if os.path.lexists(folder) else None
 
     def open(self, stage: Stage) -> Path:
         """The verified folder of a finished stage, to read its files.
@@ -117,14 +118,16 @@ class Runs:
         record = self.find(stage)
         return {} if record is None else record.recorded
 
-    def parents_changed(self, stage: Stage, record: Record) -> bool:
+    def parents_changed(
+        self, stage: Stage, record: Record, find: Callable[[Stage], Record | None] | None = None
+    ) -> bool:
         """Whether a stage was computed from other results than those that are there now.
 
-        A parent that is no longer there, or is damaged, says nothing.
+        A parent that is no longer there, or is damaged, says nothing. `find` is for who has looked already.
         """
         for parent in stage.parents:
             try:
-                found = self.find(parent)
+                found = (find or self.find)(parent)
             except DamagedError:
                 continue
             if found is not None and record.parents.get(parent.name) != found.content:
@@ -172,6 +175,21 @@ class Runs:
         for kind in sorted(self.root.glob("*")):
             if kind.is_dir() and kind.name not in _APART and _NAME.fullmatch(kind.name):
                 yield from sorted(path for path in kind.iterdir() if _KEY.fullmatch(path.name))
+
+    def busy(self) -> list[str]:
+        """Stages that some process computes now, as KIND-KEY."""
+        try:
+            import fcntl
+        except ImportError:
+            return []
+        found = []
+        for path in sorted((self.root / "locks").glob("*")):
+            with path.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found.append(path.name)
+        return found
 
     def sweep(self) -> None:
         """Removes checkpoints of finished stages: what a kill between publishing and clearing up leaves."""
@@ -231,11 +249,12 @@ class Claim:
         shutil.rmtree(self.result, ignore_errors=True)
         self.result.mkdir(parents=True)
         self._began = time.monotonic()
+        self._from = self._parents()
 
     def checkpoints(self, used: set[type]) -> Path:
         """A folder that survives interruptions; what other code, or other parents, began there is not gone on with."""
         folder, note = self._partial / "checkpoints", self._partial / "begun_by.json"
-        begun_by = {"code": code_of(self._roots(used)), "parents": self._parents()}
+        begun_by = {"code": code_of(self._roots(used)), "parents": self._from}
         try:
             same = json.loads(note.read_text()) == begun_by
         except (OSError, ValueError):
@@ -256,14 +275,23 @@ class Claim:
         return {name: record.content for name, record in found.items() if record is not None}
 
     def finish(self, facts: dict[str, Any], work: Work) -> None:
-        """Publishes the result by one rename, in the place of one that is damaged or outdated."""
+        """Publishes the result by one rename, in the place of one that is damaged or outdated.
+
+        Raises:
+            CasamError: a stage that it was computed from has become another one meanwhile.
+        """
+        if self._parents() != self._from:
+            raise CasamError(
+                f"what {self._stage.name} is computed from was replaced meanwhile by another process",
+                "run the command again: it goes on from here",
+            )
         stage, seconds = self._stage, round(time.monotonic() - self._began, 3)
         record = Record(
             stage.kind,
             stage.key,
             stage.revision,
             finite_json(stage.inputs),
-            self._parents(),
+            self._from,
             code_of(self._roots(work.used)),
             {path.relative_to(self.result).as_posix(): digest_file(path) for path in _files(self.result)},
             finite_json({"seconds": seconds, **facts, **_versions()}),
@@ -294,23 +322,27 @@ def read_record(folder: Path, *, verify: bool = True) -> Record:
     """
     again = "the command that made it computes it again"
     try:
-        facts = (folder / RECORD).stat()
-        record = _parsed(folder / RECORD, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+        facts = os.stat(f"{folder}/{RECORD}")
+        record = _parsed(f"{folder}/{RECORD}", facts.st_size, facts.st_mtime_ns, facts.st_ino)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, NotADirectoryError):
+            raise DamagedError(f"{folder} is not a folder", again) from None
         what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise DamagedError(f"{folder} is not a finished stage: {RECORD} {what}", again) from None
     if (record.kind, record.key) != (folder.parent.name, folder.name):
         raise DamagedError(f"{folder} holds another stage, {record.kind}/{record.key}", again)
     for name, sha256 in record.files.items() if verify else ():
-        path = folder / name
+        path = f"{folder}/{name}"
         try:
-            if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-                raise DamagedError(f"{folder}: {name} is missing", again)
-            facts = path.stat()
-            if _sha256(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) != sha256:
-                raise DamagedError(f"{folder}: {name} is damaged, it is not what was written", again)
+            facts = os.lstat(path)
+            found = _sha256(path, str(folder), facts.st_mode, facts.st_size, facts.st_mtime_ns, facts.st_ino)
         except OSError as error:
-            raise DamagedError(f"{folder}: {name} cannot be read: {error.strerror or error}", again) from None
+            what = (
+                "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+            )
+            raise DamagedError(f"{folder}: {name} {what}", again) from None
+        if found != sha256:
+            raise DamagedError(f"{folder}: {name} is damaged, it is not what was written", again)
     return record
 
 
@@ -329,17 +361,33 @@ def stage_folder(root: Path, name: str) -> Path:
 
 
 @lru_cache(maxsize=1 << 14)
-def _parsed(path: Path, size: int, modified: int, inode: int) -> Record:
-    data = json.loads(path.read_text())
+def _parsed(path: str, size: int, modified: int, inode: int) -> Record:
+    data = json.loads(Path(path).read_text())
     stated = data.pop("digest")
     if digest(data) != stated:
         raise ValueError("its digest is another one")
-    return Record(**data)
+    record = Record(**data)
+    for name, value in vars(record).items():
+        if type(value) is not (int if name == "revision" else str if name in ("kind", "key") else dict):
+            raise ValueError(f"{name} is not what it should be")
+    if not all(map(_lies_inside, record.files)):
+        raise ValueError("it names files outside of its folder")
+    return record
+
+
+def _lies_inside(name: str) -> bool:
+    """Whether a file's name leads nowhere but into its folder. What it is there is asked of the file itself."""
+    return "\0" not in name and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
 @lru_cache(maxsize=1 << 16)
-def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
-    return digest_file(path)
+def _sha256(path: str, folder: str, mode: int, size: int, modified: int, inode: int) -> str:
+    """Of a plain file whose way from its folder on passes no link; else no digest."""
+    inside = path[len(folder) :]
+    linked = inside.count("/") > 1 and os.path.realpath(path) != os.path.realpath(folder) + inside
+    if not stat.S_ISREG(mode) or linked:
+        return ""
+    return digest_file(Path(path))
 
 
 def _files(folder: Path) -> list[Path]:

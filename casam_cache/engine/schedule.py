@@ -81,57 +81,75 @@ class Todo:
         )
 
 
-def look(targets: Sequence[Stage], runs: Runs, changed: Changed = "keep") -> Todo:
+def look(targets: Iterable[Stage], runs: Runs, changed: Changed = "keep") -> Todo:
     """What must be computed so that every target is finished.
 
     A finished stage needs no parents, even if those were deleted. But where one of its ancestors is computed again, or
     has been since, the stage is looked at again: it is computed anew if the ancestor's files are other ones.
     """
-    found, todo = Todo(), set[str]()
-    records: dict[str, Record | None] = {}
-    seen: set[tuple[str, bool]] = set()
+    found = Todo()
+    wanted, find = list(targets), _Finder(runs)
+    while True:  # until nothing more is found: what is computed again may have been passed by a child that was finished
+        before = len(found.stages)
+        _look_once(wanted, find, changed, found)
+        if len(found.stages) == before:
+            break
+    found.stages = {stage.key: stage for stage in closure(found.stages.values()) if stage.key in found.stages}
+    return found
 
-    def record_of(stage: Stage, needed: bool) -> Record | None:
-        if stage.key not in records:
+
+class _Finder:
+    """`Runs.find`, asked once for each stage: a plan looks at one state of the folder, at each parent many times."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        self._known: dict[str, Record | DamagedError | None] = {}
+
+    def __call__(self, stage: Stage) -> Record | None:
+        if stage.key not in self._known:
             try:
-                record = records[stage.key] = runs.find(stage)
+                self._known[stage.key] = self.runs.find(stage)
             except DamagedError as error:
-                if needed:
-                    records[stage.key] = None
-                    found.damaged.append(f"{error.message}; computed again")
-                return None
-            if record is not None and (other := other_modules(record.code)):
-                found.outdated[stage.key] = (stage, other)
-                if changed == "recompute":
-                    todo.add(stage.key)
-            if record is not None and runs.parents_changed(stage, record):
-                todo.add(stage.key)
-        return records[stage.key]
+                self._known[stage.key] = error
+        known = self._known[stage.key]
+        if isinstance(known, DamagedError):
+            raise known
+        return known
 
-    def visit(stage: Stage, needed: bool) -> None:
-        if (stage.key, needed) in seen:
-            return
-        seen.add((stage.key, needed))
-        record = record_of(stage, needed)
-        if record is None and not needed:
-            return
-        for parent in stage.parents:
-            visit(parent, record is None)
-        if record is None or any(parent.key in todo for parent in stage.parents):
-            todo.add(stage.key)
-        if stage.key in todo:
+
+def _look_once(targets: Sequence[Stage], find: _Finder, changed: Changed, found: Todo) -> None:
+    seen: dict[tuple[str, bool], bool] = {}
+
+    def visit(stage: Stage, needed: bool) -> bool:
+        """Whether the stage is to be done."""
+        known = seen.get((stage.key, needed))
+        if known is not None:
+            return known
+        if stage.key in found.stages:
+            return True
+        seen[stage.key, needed] = False
+        try:
+            record = find(stage)
+        except DamagedError as error:
+            record, needed = None, True  # its children may be finished: its facts are read again
+            if (line := f"{error.message}; computed again") not in found.damaged:
+                found.damaged.append(line)
+        again = False
+        if record is not None:
+            looked = [visit(parent, False) for parent in stage.parents]  # each of them
+            again = any(looked) or find.runs.parents_changed(stage, record, find)
+            if other := other_modules(record.code):
+                found.outdated[stage.key] = (stage, other)
+                again = again or changed == "recompute"
+        if again or (record is None and needed):
             for parent in stage.parents:
                 visit(parent, True)
+            found.stages[stage.key] = stage
+        seen[stage.key, needed] = stage.key in found.stages
+        return seen[stage.key, needed]
 
-    # What is to be done for one target may be an ancestor of what another one has passed as finished.
-    size = -1
-    while len(todo) != size:
-        size = len(todo)
-        seen.clear()
-        for stage in targets:
-            visit(stage, True)
-    found.stages = {stage.key: stage for stage in closure(targets) if stage.key in todo}
-    return found
+    for stage in targets:
+        visit(stage, True)
 
 
 def run_plan(
@@ -207,7 +225,9 @@ class _Schedule:
         self.total = len(todo)
         self.left = {stage.key: stage for stage in todo}
         self.running: dict[str, Stage] = {}
-        self._waits = {stage.key: {parent.key for parent in stage.parents} & set(self.left) for stage in todo}
+        self._waits = {
+            stage.key: {parent.key for parent in stage.parents if parent.key in self.left} for stage in todo
+        }
         self._children: dict[str, list[str]] = {}
         for key, parents in self._waits.items():
             for parent in parents:
@@ -279,15 +299,19 @@ class _Report:
     ) -> None:
         self._state, self._runs, self._width, self._tell = state, runs, width, on_progress
         self._rates, self._read = Rates({}), -math.inf
+        self._seconds: float | None = None
+        self._estimated = -math.inf
 
     def show(self, finished: tuple[str, ...]) -> None:
         if self._tell is None:
             return
-        state = self._state
-        if time.monotonic() - self._read > RATES_SECONDS:
-            kinds = {stage.kind for stage in state.left.values()}
-            self._rates, self._read = Rates.read(self._runs, kinds), time.monotonic()
-        seconds = self._rates.seconds(state.left.values())
+        state, now = self._state, time.monotonic()
+        if now - self._estimated > BUSY_SECONDS or state.finished:  # it is a sum over everything that is left
+            if now - self._read > RATES_SECONDS:
+                kinds = {stage.kind for stage in state.left.values()}
+                self._rates, self._read = Rates.read(self._runs, kinds), now
+            self._seconds, self._estimated = self._rates.seconds(state.left.values()), now
+        seconds = self._seconds
         self._tell(
             PlanProgress(
                 state.total - len(state.left),

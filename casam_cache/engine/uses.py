@@ -10,6 +10,7 @@ from pathlib import Path
 
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage
+from casam_cache.fingerprint import digest
 
 FOLDER = "used"
 
@@ -38,22 +39,25 @@ def note_use(runs: Runs, name: str, what: str, stages: Iterable[Stage]) -> None:
         CasamError: the disk is full or read-only.
     """
     folder = runs.root / FOLDER
-    note = {"what": what, "stages": sorted(stage.name for stage in stages)}
+    note = {"name": name, "what": what, "stages": sorted({stage.name for stage in stages})}
     partial = folder / f".{name}.{os.getpid()}.partial"
     with runs.disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(note, indent=1) + "\n")
+        partial.write_text(json.dumps({**note, "digest": digest(note)}, indent=1) + "\n")
         partial.replace(folder / f"{name}.json")
 
 
 def uses(runs: Runs) -> Iterator[Use]:
-    """Every note that can be read, by name."""
+    """Every note that is what was written, by name: one flipped digit would make a needed stage an unused one."""
     for path in sorted((runs.root / FOLDER).glob("*.json")):
         try:
-            note = json.loads(path.read_text())
-            yield Use(path.stem, str(note["what"]), frozenset(map(str, note["stages"])), path.stat().st_mtime)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            note, when = json.loads(path.read_text()), path.stat().st_mtime
+            if note.pop("digest") != digest(note) or note["name"] != path.stem:
+                continue
+            use = Use(path.stem, str(note["what"]), frozenset(map(str, note["stages"])), when)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
+        yield use
 
 
 def unreadable(runs: Runs) -> list[Path]:

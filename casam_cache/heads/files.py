@@ -82,7 +82,7 @@ def load_head(folder: Path, backbone: Backbone, *, trust: bool = False) -> Head:
 
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
-        version = description["version"]
+        version, described, options = (description[name] for name in ("version", "head", "options"))
         tensors = load((folder / WEIGHTS).read_bytes())
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CasamError(f"no readable head in {folder}: {error}", "fit it again with `casam fit`") from None
@@ -91,9 +91,9 @@ def load_head(folder: Path, backbone: Backbone, *, trust: bool = False) -> Head:
             f"the head in {folder} has format {version}, this release reads {VERSION}",
             "use the release that wrote it, or fit it again with `casam fit`",
         )
-    made = HEADS.restore(description["head"], folder, trust=trust)
+    made = HEADS.restore(described, folder, trust=trust)
     try:
-        head = made.build(validated(made.Options, description["options"]), backbone, 0).cpu()
+        head = made.build(validated(made.Options, options), backbone, 0).cpu()
     except TypeError as error:
         raise CasamError(
             f"a {made.__name__} cannot be built from its options: {error}",

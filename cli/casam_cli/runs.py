@@ -72,7 +72,7 @@ def show(
 
     record = read_record(stage.absolute())
     other = other_modules(record.code)
-    told = {**vars(record), "changed_modules": other}
+    told = {**record.to_json(), "changed_modules": other}
     if json_:
         console.print_json(told)
         return
@@ -131,13 +131,18 @@ def remove(
         raise OptionError(
             "nothing to remove was named", f"give --unused, or --name of casam runs list {runs}"
         )
-    noted = {use.name: use for use in uses(opened)}
+    noted, name = {use.name: use for use in uses(opened)}, list(dict.fromkeys(name))
     for wanted in name:
         if wanted not in noted:
             raise OptionError(f"no result is named '{wanted}'", f"casam runs list {runs} lists them")
     if unused and (bad := unreadable(opened)):
         raise CasamError(
             f"{bad[0]} cannot be read: what it needs is not known", f"run that command again, or rm {bad[0]}"
+        )
+    if unused and (busy := opened.busy()):
+        raise CasamError(
+            f"{busy[0]} is being computed, and what a command needs is noted at its end",
+            "wait until it is finished",
         )
     gone = [
         runs / part

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from casam_cache.bench.outcomes import read_outcomes, write_outcomes
-from casam_cache.bench.stages.head import HeadStage
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
@@ -16,6 +15,9 @@ from casam_cache.metrics.registry import METRICS, make_metrics
 from casam_cache.registry import revision_of
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from casam_cache.bench.stages.head import HeadStage
 
 PROMPT = "oracle box"
 MetricRefs = tuple[tuple[str, int | str], ...]  # name and revision of each metric

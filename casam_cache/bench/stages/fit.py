@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from casam_cache.bench.stages.head import TrainedStage, train_items
+from casam_cache.bench.stages.trained import TrainedStage, train_items
 from casam_cache.bench.tasks import SplitRef
 from casam_cache.engine.stage import Work
 from casam_cache.methods.joint import Joint

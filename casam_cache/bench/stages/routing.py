@@ -1,8 +1,7 @@
-"""Vectors of images, densities, a classifier over tasks, merged heads, and what makes one routed model."""
+"""Where images are sent: their vectors, the densities of tasks, a classifier over tasks. No head has a part in it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from safetensors.numpy import load, save
 
-from casam_cache.bench.stages.head import HeadStage, MethodRef, about
-from casam_cache.bench.tasks import Place, SplitRef
+from casam_cache.bench.tasks import SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
-from casam_cache.heads.files import save_head
-from casam_cache.methods.routed import Routed
 from casam_cache.routers.choice import PoolingChoice, RouterChoice
 from casam_cache.routers.classifier import (
     ClassifierOptions,
@@ -33,7 +29,6 @@ from casam_cache.training.items import EMBEDDING, Items
 FEATURES = "features.safetensors"
 FOLD_FEATURES = "fold_features.safetensors"
 CHOICES = "choices.safetensors"
-MODEL = "model.json"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -277,84 +272,6 @@ class Classify(Stage):
     def _input(self, items: Items, index: int) -> np.ndarray:
         valid = items.item(index).geometry.valid_grid
         return classifier_input(self.classifier, lambda name: items.feature(name, index), valid)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Merge(HeadStage):
-    """The heads that a merging method uses after a set of tasks, one folder a task; routing has no part in them.
-
-    Attributes:
-        experts: the fitted heads by task, sorted.
-    """
-
-    kind: ClassVar[str] = "merge"
-
-    experts: Mapping[str, HeadStage]
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.method.name} of {len(self.experts)} heads"
-
-    def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the merged heads."""
-        method = self.method.make(work)
-        assert isinstance(method, Routed)
-        backbone = work.place.backbone(next(iter(self.experts)))
-        heads = {task: expert.head(work.runs, backbone) for task, expert in self.experts.items()}
-        work.use(*(type(head) for head in heads.values()))
-        for task, head in method.merge(backbone, self.seed, heads).items():
-            (work.result / task).mkdir()
-            save_head(head, work.result / task)
-        first = next(iter(heads.values()))
-        return {"parameters": first.trained_parameters(), "bytes": method.bytes_kept(heads)}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Model(Stage):
-    """Which heads and routers make one routed model: what `casam predict --run` reads.
-
-    Attributes:
-        method: with all its options, the threshold rule among them.
-        pooling: its deciding options.
-        router: its deciding options, with its threshold rule.
-        heads: by task.
-        routers: by task.
-    """
-
-    kind: ClassVar[str] = "model"
-
-    method: MethodRef
-    pooling: Mapping[str, Any]
-    router: Mapping[str, Any]
-    heads: Mapping[str, HeadStage]
-    routers: Mapping[str, FitRouter]
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.method.name} model"
-
-    def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the description."""
-        place: Place = work.place
-        named = {f"head/{task}": stage.name for task, stage in self.heads.items()}
-        named |= {f"router/{task}": stage.name for task, stage in self.routers.items()}
-        for task, stage in self.routers.items():
-            if isinstance(stage.features, Query):
-                named[f"query/{task}"] = stage.features.name
-        described = {
-            "method": self.method.key_data(),
-            "pooling": dict(self.pooling),
-            "router": dict(self.router),
-            "tasks": sorted(self.heads),
-            "stages": named,
-        }
-        (work.result / MODEL).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
-        choice = PoolingChoice.restore(self.pooling)
-        if not choice.learned:  # a learned one lies with each task
-            save_pooling(choice.make(), work.result)
-        return {**about(place, min(self.heads)), "method": self.method.name}
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
