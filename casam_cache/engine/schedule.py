@@ -81,17 +81,17 @@ class Todo:
         )
 
 
-def look(targets: Iterable[Stage], runs: Runs, changed: Changed = "keep") -> Todo:
+def look(targets: Sequence[Stage], runs: Runs, changed: Changed = "keep") -> Todo:
     """What must be computed so that every target is finished.
 
     A finished stage needs no parents, even if those were deleted. But where one of its ancestors is computed again, or
     has been since, the stage is looked at again: it is computed anew if the ancestor's files are other ones.
     """
     found = Todo()
-    wanted, find = list(targets), _Finder(runs)
+    find = _Finder(runs)
     while True:  # until nothing more is found: what is computed again may have been passed by a child that was finished
         before = len(found.stages)
-        _look_once(wanted, find, changed, found)
+        _look_once(targets, find, changed, found)
         if len(found.stages) == before:
             break
     found.stages = {stage.key: stage for stage in closure(found.stages.values()) if stage.key in found.stages}
