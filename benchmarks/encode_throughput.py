@@ -28,10 +28,11 @@ from common import begin, matmul_gflops, measured_with, model_options, provenanc
 from peers import SIDES, Side, peers
 
 from casam_cache.backbones.architecture import ARCHITECTURES
-from casam_cache.backbones.cost import encoder_flops
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import Backbone, load_backbone, seeded_backbone
+from casam_cache.backbones.registry import load_backbone
+from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.geometry import Geometry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -114,7 +115,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         seconds, difference = take_turns(sides, batches, options.repeat, device)
     if not difference <= TOLERANCE[options.precision]:
         sys.exit(f"the sides differ by {difference:.1e} of the largest value: no figures")
-    gflop = encoder_flops(backbone.architecture) / 1e9
+    gflop = backbone.encoder_flops() / 1e9
     speed = {name: len(images) / clock for name, (clock, _) in seconds.items()}
     processor = {name: value / len(images) for name, (_, value) in seconds.items()}
     return {

@@ -29,9 +29,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from casam_cache.backbones.cost import encoder_flops
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.sam import Backbone
 from casam_cache.geometry import Geometry
 from casam_cache.heads.alignment import AlignmentLayer
 from casam_cache.heads.files import build_head
@@ -213,7 +212,7 @@ def measure(
     if options.precision == "fp32" and apart > IOU_POINTS:
         sys.exit(f"heads of a pack of {count} end {apart:.2f} points of IoU from alone: no figures")
     steps = ended["pack"][0].steps
-    flops = training_flops(ended["alone"][0].head, backbone) - encoder_flops(backbone.architecture)
+    flops = training_flops(ended["alone"][0].head, backbone) - backbone.encoder_flops()
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     floor = count * ended["alone"][0].pairs * flops / (1e9 * matmul_gflops(device, dtype)) / steps
     seconds = {side: value / steps for side, value in best.items()}

@@ -13,7 +13,6 @@ from casam_cache.backbones import attention
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.attention import FORMS, Positions, choose_form
 from casam_cache.backbones.blocks import from_windows, prepare_blocks, to_windows
-from casam_cache.backbones.cost import encoder_flops
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import OptionError

@@ -15,25 +15,12 @@ from upstream_sam import TINY, relative_difference
 
 from casam_cache.backbones import sam as sam_module
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
-from casam_cache.backbones.decoder import (
-    Prompts,
-    concatenate_prompts,
-    decode,
-    decode_prompts,
-    embed_prompts,
-    upscale,
-)
-from casam_cache.backbones.encoder import FrozenEncoder, early_block, feature_identity, feature_shape
-from casam_cache.backbones.preprocess import preprocessing_identity, resize_for_encoder, stack_inputs
-from casam_cache.backbones.registry import MODELS, known_model, model_names
-from casam_cache.backbones.sam import (
-    Backbone,
-    backbone_state,
-    build_backbone,
-    load_decoder,
-    save_decoder,
-    seeded_backbone,
-)
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
+from casam_cache.backbones.prompts import Prompts, concatenate_prompts, upscale
+from casam_cache.backbones.sam import backbone_state, seeded_backbone
+from casam_cache.backbones.vit import early_block
 from casam_cache.errors import CheckpointError, OptionError
 from casam_cache.fingerprint import canonical_json
 from casam_cache.geometry import Geometry
@@ -326,8 +313,8 @@ def boxes(count: int) -> Prompts:
 
 def test_gradients_reach_embeddings_and_a_decoder_that_trains(backbone: Backbone) -> None:
     features = embeddings(2).requires_grad_()
-    sparse, dense = embed_prompts(backbone, boxes(3))
-    low_res, iou = decode(backbone, features, torch.tensor([0, 1, 1]), sparse, dense, False)
+    sparse, dense = backbone.embed_prompts(boxes(3))
+    low_res, iou = backbone.decode(features, torch.tensor([0, 1, 1]), sparse, dense, False)
     assert low_res.shape == (3, 1, TINY.low_res, TINY.low_res)
     assert iou.shape == (3, 1)
     (low_res.square().mean() + iou.mean()).backward()
@@ -337,7 +324,7 @@ def test_gradients_reach_embeddings_and_a_decoder_that_trains(backbone: Backbone
 
     trained = build_backbone("trained", TINY, backbone_state(backbone), "0", parts=("decoder",))
     trained.mask_decoder.requires_grad_(True)
-    low_res, iou = decode(trained, embeddings(2), torch.tensor([0, 1, 1]), sparse, dense, True)
+    low_res, iou = trained.decode(embeddings(2), torch.tensor([0, 1, 1]), sparse, dense, True)
     (low_res.square().mean() + iou.mean()).backward()
     assert all(parameter.grad is not None for parameter in trained.mask_decoder.transformer.parameters())
 
@@ -345,25 +332,25 @@ def test_gradients_reach_embeddings_and_a_decoder_that_trains(backbone: Backbone
 def test_positions_cached_in_inference_mode_serve_training() -> None:
     fresh = seeded_backbone(TINY, seed=7)
     with torch.inference_mode():
-        decode(fresh, embeddings(1), None, *embed_prompts(fresh, boxes(1)), False)
+        fresh.decode(embeddings(1), None, *fresh.embed_prompts(boxes(1)), False)
     fresh.mask_decoder.requires_grad_(True)
     features = embeddings(1).requires_grad_()
-    decode(fresh, features, None, *embed_prompts(fresh, boxes(1)), False)[0].sum().backward()
+    fresh.decode(features, None, *fresh.embed_prompts(boxes(1)), False)[0].sum().backward()
     assert features.grad is not None
 
 
 def test_dense_prompts_occupy_no_memory(backbone: Backbone) -> None:
-    _, dense = embed_prompts(backbone, boxes(5))
+    _, dense = backbone.embed_prompts(boxes(5))
     assert dense.shape == (5, TINY.channels, TINY.grid, TINY.grid)
     assert dense.untyped_storage().nbytes() == 4 * TINY.channels
 
 
 def test_decoding_under_bf16_autocast_returns_float32(backbone: Backbone) -> None:
-    exact = decode(backbone, embeddings(2), None, *embed_prompts(backbone, boxes(2)), False)
+    exact = backbone.decode(embeddings(2), None, *backbone.embed_prompts(boxes(2)), False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        sparse, dense = embed_prompts(backbone, boxes(2))
-        fast = decode(backbone, embeddings(2).bfloat16(), None, sparse, dense, False)
-    assert torch.equal(sparse, embed_prompts(backbone, boxes(2))[0])
+        sparse, dense = backbone.embed_prompts(boxes(2))
+        fast = backbone.decode(embeddings(2).bfloat16(), None, sparse, dense, False)
+    assert torch.equal(sparse, backbone.embed_prompts(boxes(2))[0])
     for ours, reference in zip(fast, exact, strict=True):
         assert ours.dtype == torch.float32
         assert 0 < relative_difference(ours, reference) < 0.1
@@ -375,9 +362,9 @@ def test_single_point_and_box_share_a_batch(backbone: Backbone) -> None:
     assert len(mixed) == 3
     assert mixed.token_count == 2
     assert len(concatenate_prompts([mixed, boxes(1)])) == 4
-    sparse, _ = embed_prompts(backbone, mixed)
-    assert torch.equal(sparse[:2], embed_prompts(backbone, boxes(2))[0])
-    assert torch.equal(sparse[2:], embed_prompts(backbone, point)[0])
+    sparse, _ = backbone.embed_prompts(mixed)
+    assert torch.equal(sparse[:2], backbone.embed_prompts(boxes(2))[0])
+    assert torch.equal(sparse[2:], backbone.embed_prompts(point)[0])
     both = Prompts(boxes=boxes(1).boxes, points=point.points, labels=point.labels)
     with pytest.raises(ValueError, match="cannot share a batch"):
         concatenate_prompts([boxes(1), both])
@@ -401,7 +388,7 @@ def test_prompts_that_do_not_fit_are_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="as many"):
         Prompts(boxes=torch.zeros(2, 4), points=torch.zeros(1, 1, 2), labels=torch.zeros(1, 1))
     with pytest.raises(ValueError, match="image_index"):
-        decode(backbone, embeddings(2), None, *embed_prompts(backbone, boxes(3)), False)
+        backbone.decode(embeddings(2), None, *backbone.embed_prompts(boxes(3)), False)
 
 
 def test_prompts_move(backbone: Backbone) -> None:

@@ -14,9 +14,11 @@ from upstream_sam import TINY
 
 from casam_cache.backbones import registry
 from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.checkpoints import check_state, expected_shapes, looks_like, read_checkpoint
 from casam_cache.backbones.fingerprints import known_fingerprint
-from casam_cache.backbones.sam import Backbone, backbone_state, load_backbone, seeded_backbone
+from casam_cache.backbones.registry import load_backbone
+from casam_cache.backbones.sam import backbone_state, seeded_backbone
 from casam_cache.errors import CheckpointError
 
 State = dict[str, torch.Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
-from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.heads.alignment import AlignmentLayer, LayerNorm2d, gate_kernel
@@ -156,7 +156,7 @@ def test_decoder_tuning_copies_the_decoder_and_is_used(backbone):
         for parameter in head.trained():
             parameter.mul_(1.1)
     assert not torch.allclose(predict_low_res(head, backbone, embedding, prompts)[0], frozen[0])
-    expected = decode(backbone, embedding, None, *embed_prompts(backbone, prompts), False)
+    expected = backbone.decode(embedding, None, *backbone.embed_prompts(prompts), False)
     torch.testing.assert_close(expected, frozen)
     assert not any(p.requires_grad for p in backbone.mask_decoder.parameters())
 

@@ -7,8 +7,7 @@ from test_training import QUICK, TINY, KilledError, same_weights, toy_view
 from torch.nn import functional as F
 
 from casam_cache.backbones.architecture import ARCHITECTURES
-from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
-from casam_cache.backbones.registry import known_model
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import StoreError
 from casam_cache.heads.files import build_head, load_head, save_head
@@ -66,7 +65,7 @@ def test_the_mask_is_the_formula(backbone, multimask):
     head = build_head("hq-sam", None, backbone, 3)
     embedding, early = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
     index = torch.tensor([0, 1, 1])
-    sparse, dense = embed_prompts(backbone, boxes(3))
+    sparse, dense = backbone.embed_prompts(boxes(3))
     features = {"embedding": embedding, "early": early}
     aligned, low_res, iou = run_head(head, backbone, features, index, sparse, dense, multimask)
     assert aligned is embedding
@@ -97,13 +96,13 @@ def test_the_mask_is_the_formula(backbone, multimask):
 def test_a_zero_start_is_sams_own_mask_but_for_the_further_token(backbone, train_decoder):
     head = build_head("hq-sam", {"init": "zero", "train_decoder": train_decoder}, backbone, 3)
     features = {"embedding": torch.randn(2, 16, 8, 8), "early": torch.randn(2, 16, 8, 8)}
-    sparse, dense = embed_prompts(backbone, boxes(2))
+    sparse, dense = backbone.embed_prompts(boxes(2))
     low_res, _ = predict_low_res(head, backbone, features, boxes(2))
     random, _ = predict_low_res(build_head("hq-sam", None, backbone, 3), backbone, features, boxes(2))
     with torch.no_grad():
         tokens = torch.cat([head.token.expand(2, -1, -1), sparse], 1)
         # The token takes part in the decoder's self-attention wherever it stands: SAM with one more prompt token.
-        alone, _ = decode(backbone, features["embedding"], None, tokens, dense, False)
+        alone, _ = backbone.decode(features["embedding"], None, tokens, dense, False)
     torch.testing.assert_close(low_res, alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(low_res, random)
 

@@ -10,17 +10,11 @@ import torch
 from upstream_sam import TINY, official_sam, predictor, relative_difference, upstream_sam
 
 from casam_cache.backbones.architecture import ARCHITECTURES
-from casam_cache.backbones.decoder import (
-    Prompts,
-    concatenate_prompts,
-    decode,
-    decode_prompts,
-    embed_prompts,
-    upscale,
-)
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import Backbone, seeded_backbone
+from casam_cache.backbones.prompts import Prompts, concatenate_prompts, upscale
+from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.geometry import Geometry
 
 TOLERANCE = 1e-5
@@ -38,7 +32,7 @@ def sam(backbone: Backbone) -> Any:
 
 
 def embed(backbone: Backbone, images: list[np.ndarray]) -> tuple[torch.Tensor, list[Geometry]]:
-    side, patch = backbone.architecture.image_size, backbone.architecture.patch_size
+    side, patch = backbone.image_size, backbone.patch_size
     geometries = [Geometry.fit(*image.shape[:2], side, patch) for image in images]
     resized = [
         resize_for_encoder(image, geometry) for image, geometry in zip(images, geometries, strict=True)
@@ -137,7 +131,7 @@ def test_prompt_encoder(backbone: Backbone, sam: Any, form: str) -> None:
     points = None if prompts.points is None else (prompts.points, prompts.labels)
     with torch.no_grad():
         reference = sam.prompt_encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
-    sparse, dense = embed_prompts(backbone, prompts)
+    sparse, dense = backbone.embed_prompts(prompts)
     assert sparse.shape[1] == prompts.token_count
     assert torch.equal(sparse, reference[0])
     assert torch.equal(dense, reference[1])
@@ -153,7 +147,7 @@ def test_decoder_over_images_and_prompts(backbone: Backbone, sam: Any, form: str
     several = [prompts_of(form, count, seed=index) for index, count in enumerate(counts)]
     image_index = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
     together = concatenate_prompts(several)
-    low_res, iou = decode(backbone, embeddings, image_index, *embed_prompts(backbone, together), multimask)
+    low_res, iou = backbone.decode(embeddings, image_index, *backbone.embed_prompts(together), multimask)
     references = [
         reference_decode(sam, embedding, prompts, multimask)
         for embedding, prompts in zip(embeddings, several, strict=True)
@@ -205,7 +199,7 @@ def check_predictor(backbone: Backbone, sam: Any, size: tuple[int, int], seed: i
                 points=None if own_points is None else torch.from_numpy(geometry.to_input(own_points[None])),
                 labels=None if own_labels is None else torch.from_numpy(own_labels[None]),
             )
-            low_res, iou = decode(backbone, embeddings, None, *embed_prompts(backbone, prompts), multimask)
+            low_res, iou = backbone.decode(embeddings, None, *backbone.embed_prompts(prompts), multimask)
             logits = upscale(low_res[0], geometry).numpy()
             worst["low_res"] = max(
                 worst["low_res"], relative_difference(low_res[0], torch.from_numpy(expected_low))

@@ -13,7 +13,8 @@ import torch
 from test_training import QUICK, TINY, KilledError, same_weights, toy_view
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from casam_cache.backbones.sam import Backbone, seeded_backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.alignment import AlignmentLayer
 from casam_cache.heads.base import Head

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_device
-from casam_cache.backbones.sam import Backbone
 from casam_cache.bench.sources import backbone_of, split_of, store_of
 from casam_cache.bench.stages import Runs, Stage
 from casam_cache.store import EmbeddingStore

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.bench.routed_work import MODEL, read_query
 from casam_cache.config import validated
 from casam_cache.errors import CasamError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import StoreError
 from casam_cache.store import EmbeddingStore, store_path

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from casam_cache.backbones.decoder import Prompts, upscale
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.prompts import Prompts, upscale
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import predict_low_res
 from casam_cache.metrics.intervals import Interval, mean_interval

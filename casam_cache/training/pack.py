@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from casam_cache.backbones.decoder import decode
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_precision
-from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.training.checkpoint import FILE, read_checkpoint, write_checkpoint
@@ -378,7 +377,7 @@ def _terms(requests: Sequence[PackRequest], backbone: Backbone) -> Callable[...,
         """Focal, Dice and IoU terms of all P pairs, (3, P), from the embeddings of each member."""
         branches = zip(requests, embeddings, strict=True)
         aligned = torch.cat([request.head.align({"embedding": own}) for request, own in branches])
-        masks, scores = decode(backbone, aligned, image_index, sparse, dense, multimask=False)
+        masks, scores = backbone.decode(aligned, image_index, sparse, dense, multimask=False)
         low_res, iou = masks[:, 0], scores[:, 0]
         if one_loss:
             return torch.stack(segmentation_terms(low_res, iou, target, weight, requests[0].options))

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.training.data import Items
 from casam_cache.training.epochs import Batch, Sample, TrainingMasks, draw_sample, join_samples
