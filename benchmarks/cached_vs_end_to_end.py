@@ -75,7 +75,7 @@ class Side:
 def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One row of the results."""
     backbone, weights = load(options, device)
-    encoder = FrozenEncoder(backbone, options.precision, "auto")
+    encoder = FrozenEncoder(backbone, options.precision)
     batches = [draw(options.batch) for _ in range(options.steps)]
 
     def encoded(number: int) -> torch.Tensor:

@@ -105,7 +105,7 @@ def load(options: argparse.Namespace, device: torch.device) -> tuple[Backbone, s
 def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One row of the results."""
     backbone, weights = load(options, device)
-    encoder = FrozenEncoder(backbone, options.precision, options.attention)
+    encoder = FrozenEncoder(backbone, options.precision, attention=options.attention)
     others, packages = peers(backbone, options.precision == "bf16")
     sides = {"ours": lambda batch: ours(encoder, batch), **others}
     images = draw(options.images)

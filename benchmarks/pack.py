@@ -49,7 +49,7 @@ RATES = (1e-4, 3e-4)
 def encoded_view(backbone: Backbone, count: int) -> ItemsInMemory:
     """Drawn images through the frozen encoder, each with one rectangle as its mask."""
     rng = np.random.default_rng(0)
-    encoder = FrozenEncoder(backbone, "fp32", "auto")
+    encoder = FrozenEncoder(backbone, "fp32")
     architecture = backbone.architecture
     embeddings, items, bitmaps = [], [], []
     for index, image in enumerate(draw(count)):

@@ -36,7 +36,7 @@ def test_parameters_of_the_paper(blocks, count):
 
 
 def test_decoder_tuning_has_the_papers_parameters():
-    assert DecoderTuning(ARCHITECTURES["vit_b"].build_mask_decoder()).trained_parameters() == 4_058_340
+    assert DecoderTuning(ARCHITECTURES["vit_b"].build_decoder()[1]).trained_parameters() == 4_058_340
 
 
 @pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (32, 3), (64, 3), (256, 5), (1024, 5)])

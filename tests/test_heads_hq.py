@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.prompts import Prompts
-from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.backbones.sam import Small, seeded_backbone
 from casam_cache.errors import StoreError
 from casam_cache.heads.files import build_head, load_head, save_head
 from casam_cache.heads.forward import predict_low_res, run_head
@@ -37,20 +37,17 @@ def view():
 
 def test_parameters_of_the_paper():
     vit_b = ARCHITECTURES["vit_b"]
-    head = HQDecoder(vit_b.build_mask_decoder(), vit_b.channels, vit_b.width)
-    assert head.added_parameters() == 1_071_104
+    head = HQDecoder(vit_b.build_decoder()[1], vit_b.channels, vit_b.width)
     assert head.trained_parameters() == 4_058_340 + 1_071_104
-    prompt_encoder = sum(p.numel() for p in vit_b.build_prompt_encoder().parameters())
+    prompt_encoder = sum(p.numel() for p in vit_b.build_decoder()[0].parameters())
     assert head.trained_parameters() + prompt_encoder == 5_135_664
-    frozen = HQDecoder(
-        vit_b.build_mask_decoder(), vit_b.channels, vit_b.width, HQOptions(train_decoder=False)
-    )
+    frozen = HQDecoder(vit_b.build_decoder()[1], vit_b.channels, vit_b.width, HQOptions(train_decoder=False))
     assert frozen.trained_parameters() == 1_071_104
 
 
 def test_it_is_built_for_the_small_models_dimensions():
-    small = known_model("small").architecture
-    head = HQDecoder(small.build_mask_decoder(), small.channels, small.width)
+    small = Small.architecture_of(Small.own_checkpoint())
+    head = HQDecoder(small.build_decoder()[1], small.channels, small.width)
     early = torch.zeros(1, small.width, small.grid, small.grid)
     assert head.compress(early).shape == (1, small.channels // 8, 4 * small.grid, 4 * small.grid)
 

@@ -134,13 +134,14 @@ def test_training_decodes_as_the_package_does(
     train: ModuleType, scripts: dict[str, ModuleType], tmp_path: Path
 ) -> None:
     from casam_cache.backbones.prompts import Prompts
+    from casam_cache.backbones.sam import Small
 
     trainer = train.Trainer(_settings(train, size=64), ARCHITECTURE, torch.device("cpu"))
     batch = train.to_tensors(scripts["prompts"].draw_batch(0, 0, 64, 2, 3), torch.device("cpu"))
     with torch.no_grad():
         embeddings = trainer.sam.encode(batch["images"], batch["valid"])
         mine, quality = trainer.sam.decode(embeddings, batch["points"], batch["labels"])
-        backbone = build_backbone("small", ARCHITECTURE, trainer.sam.state_dict(), "")
+        backbone = Small.of_state(ARCHITECTURE, trainer.sam.state_dict())
         points, labels = batch["points"].flatten(0, 1), batch["labels"].flatten(0, 1)
         sparse, dense = backbone.embed_prompts(Prompts(points=points, labels=labels, packed=True))
         index = torch.arange(2).repeat_interleave(3)
