@@ -49,7 +49,7 @@ def test_encoder_equals_segment_anything(window: int, form: str) -> None:
     encode = FrozenEncoder(backbone, attention=form)
     assert encode.settings["attention"] == form
     with torch.no_grad():
-        reference = upstream_sam(backbone).image_encoder(encode.preprocess(pixels, sizes))
+        reference = upstream_sam(backbone).image_encoder(backbone.normalise(pixels, sizes))
     assert relative_difference(encode(pixels, sizes)["embedding"], reference) <= TOLERANCE
 
 

@@ -155,7 +155,7 @@ def test_the_winner_is_kept_and_used_again(
         raced.append(batch_size)
         return "augmented"
 
-    monkeypatch.setattr(task, "attention_for", attention_for)
+    monkeypatch.setattr(race, "attention_for", attention_for)
     store = Path(encode(discs, "--batch-size", "4", "--dtype", "int8")["tasks"][0]["store"])
     assert EmbeddingStore.open(store).identity["attention"] == "augmented"
     used: list[str] = []
@@ -163,7 +163,7 @@ def test_the_winner_is_kept_and_used_again(
     class Encoder(FrozenEncoder):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            used.append(self.settings["attention"])
+            used.append(self.settings.get("attention", "auto"))
 
     monkeypatch.setattr(task, "FrozenEncoder", Encoder)
     add_image(discs)
@@ -178,7 +178,7 @@ def test_a_store_of_before_goes_on_without_it(
     casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(task, "_attention_of", lambda *_: {})
+        patch.setattr(task, "_settings_of", lambda *_: {})
         store = Path(encode(discs)["tasks"][0]["store"])
     before = EmbeddingStore.open(store).identity
     assert "attention" not in before
