@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from upstream_sam import TINY
 
-from casam_cache.backbones import registry
+from casam_cache.backbones import sam
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.checkpoints import check_state, expected_shapes, looks_like, read_checkpoint
 from casam_cache.backbones.registry import load_backbone
@@ -39,7 +39,7 @@ def tiny_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights.mkdir()
     metadata = {"architecture": json.dumps(TINY.to_json())}
     save_file({"unused": torch.zeros(1)}, weights / "small.safetensors", metadata=metadata)
-    monkeypatch.setattr(registry, "WEIGHTS", weights)
+    monkeypatch.setattr(sam, "WEIGHTS", weights)
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
 
 
