@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ class BackboneContract:
         backbone = self.made()
         for mode in ("longest", "stretch"):
             for image in _images(backbone):
-                geometry = Geometry.fit(*image.shape[:2], backbone.image_size, backbone.patch_size, mode)
+                height, width = image.shape[:2]
+                geometry = Geometry.fit(height, width, backbone.image_size, backbone.patch_size, mode)
                 prepared = backbone.prepare(image, geometry)
                 assert prepared.dtype == np.uint8
                 assert prepared.shape == (geometry.input_height, geometry.input_width, 3)
@@ -157,7 +158,7 @@ class BackboneContract:
                 masks = logits.shape[1] if multimask else 1
                 assert logits.shape == (3, masks, backbone.low_res, backbone.low_res)
                 assert iou.shape == (3, masks)
-                (logits.square().mean() + iou.mean()).backward()  # type: ignore[no-untyped-call]
+                (logits.square().mean() + iou.mean()).backward()
                 assert embedding.grad is not None, "no gradient reaches the embedding"
                 assert all(part.abs().max() > 0 for part in embedding.grad), "an image's embedding gets none"
 
@@ -215,7 +216,9 @@ def _images(backbone: Backbone) -> list[np.ndarray]:
 
 def _batch(backbone: Backbone, images: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     prepared = [
-        backbone.prepare(image, Geometry.fit(*image.shape[:2], backbone.image_size, backbone.patch_size))
+        backbone.prepare(
+            image, Geometry.fit(image.shape[0], image.shape[1], backbone.image_size, backbone.patch_size)
+        )
         for image in images
     ]
     pixels, sizes = stack_inputs(prepared, backbone.image_size)
@@ -225,7 +228,7 @@ def _batch(backbone: Backbone, images: list[np.ndarray]) -> tuple[Tensor, Tensor
 def _encoded(
     backbone: Backbone,
     images: list[np.ndarray],
-    settings: Mapping[str, object] | None = None,
+    settings: Mapping[str, Any] | None = None,
     names: list[str] | None = None,
 ) -> dict[str, Tensor]:
     encoder = FrozenEncoder(backbone, "fp32", **(settings or {}))
