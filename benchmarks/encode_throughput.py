@@ -28,6 +28,7 @@ from common import begin, matmul_gflops, measured_with, model_options, provenanc
 from peers import SIDES, Side, peers
 
 from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.attention import choose_form
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
@@ -55,14 +56,12 @@ def draw(count: int, height: int = 768, width: int = 1024) -> list[np.ndarray]:
 
 def ours(encoder: FrozenEncoder, images: list[np.ndarray]) -> torch.Tensor:
     """Resize, stack and encode one batch: float32 (B, C, g, g)."""
-    architecture = encoder.architecture
+    backbone = encoder.backbone
     resized = [
-        resize_for_encoder(
-            image, Geometry.fit(*image.shape[:2], architecture.image_size, architecture.patch_size)
-        )
+        resize_for_encoder(image, Geometry.fit(*image.shape[:2], backbone.image_size, backbone.patch_size))
         for image in images
     ]
-    pixels, sizes = stack_inputs(resized, architecture.image_size)
+    pixels, sizes = stack_inputs(resized, backbone.image_size)
     return encoder(torch.from_numpy(pixels), torch.from_numpy(sizes))["embedding"]
 
 
@@ -123,7 +122,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         "precision": options.precision,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "attention": encoder.attention,
+        "attention": choose_form(options.attention, backbone.device),
         "weights": weights,
         "images": len(images),
         "batch": options.batch,

@@ -53,7 +53,7 @@ Read = Callable[[int, np.ndarray], None]
 def real_embeddings(count: int) -> np.ndarray:
     """float16 (count, C, g, g): the bundled model's embeddings of phantoms of every look."""
     encoder = FrozenEncoder(load_backbone("small"))
-    architecture = encoder.architecture
+    architecture = encoder.backbone
     found = []
     for index in range(count):
         turn = index // len(TASKS)
