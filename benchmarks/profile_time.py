@@ -127,7 +127,7 @@ def sides(options: argparse.Namespace, device: torch.device) -> dict[str, dict[s
 
     def upstream_encoder() -> Tensor:
         with torch.inference_mode():
-            found: Tensor = sam.image_encoder(encoder.preprocess(shown, sizes))
+            found: Tensor = sam.image_encoder(backbone.normalise(shown, sizes))
             return found
 
     return {
