@@ -97,7 +97,7 @@ def sides(options: argparse.Namespace, device: torch.device) -> dict[str, dict[s
         sparse, dense = (part.expand(options.batch, *part.shape[1:]).contiguous() for part in (sparse, dense))
         place = sam.prompt_encoder.get_dense_pe()
     pixels = torch.zeros((options.batch, 3, side, side), device=device)
-    sizes = torch.full((options.batch, 2), side)
+    sizes = torch.full((options.batch, 2), side, device=device)
     shown = pixels.to(torch.uint8)
     head = build_head("alignment", None, backbone, seed=0).to(device).train()
     target = torch.zeros((options.batch, 4 * grid, 4 * grid), device=device)
