@@ -33,10 +33,10 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
     """One row of the results."""
     backbone, weights = load(options, device)
     images = draw(1)
-    exact = ours(FrozenEncoder(backbone, "fp32", REFERENCE), images)
+    exact = ours(FrozenEncoder(backbone, "fp32", attention=REFERENCE), images)
     differences = {}
     for form in FORMS:
-        found = ours(FrozenEncoder(backbone, options.precision, form), images)
+        found = ours(FrozenEncoder(backbone, options.precision, attention=form), images)
         differences[form] = float((found - exact).abs().max() / exact.abs().max())
     if max(differences.values()) > TOLERANCE[options.precision]:
         sys.exit(f"the forms differ by {max(differences.values()):.1e} of the largest value: no figures")

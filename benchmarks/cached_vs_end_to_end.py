@@ -24,10 +24,9 @@ import torch
 from common import begin, measured_with, model_options, provenance, record, synchronise
 from encode_throughput import draw, load, ours
 
-from casam_cache.backbones.cost import encoder_flops
-from casam_cache.backbones.decoder import Prompts, embed_prompts
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head
 from casam_cache.heads.forward import run_head
@@ -50,16 +49,16 @@ class Side:
         self.backbone, self.embed = backbone, embed
         self.head: Head = build_head("alignment", None, backbone, seed=0).to(backbone.device).train()
         self.optimiser = torch.optim.Adam(self.head.trained(), lr=1e-4, fused=True)
-        side = backbone.architecture.image_size
+        side = backbone.image_size
         boxes = torch.tensor([[side * 0.2, side * 0.2, side * 0.7, side * 0.6]])
         with torch.no_grad():
-            self.sparse, self.dense = embed_prompts(backbone, Prompts(boxes=boxes).to(backbone.device))
+            self.sparse, self.dense = backbone.embed_prompts(Prompts(boxes=boxes).to(backbone.device))
 
     def step(self, number: int) -> None:
         """One optimiser step."""
         embedding = self.embed(number).float()
         count, device = len(embedding), embedding.device
-        low = 4 * self.backbone.architecture.grid
+        low = self.backbone.low_res
         target = torch.zeros((count, low, low), dtype=torch.bool, device=device)
         target[:, low // 4 : low // 2, low // 4 : low // 2] = True
         weight = torch.ones((count, low, low), device=device)
@@ -76,7 +75,7 @@ class Side:
 def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One row of the results."""
     backbone, weights = load(options, device)
-    encoder = FrozenEncoder(backbone, options.precision, "auto")
+    encoder = FrozenEncoder(backbone, options.precision)
     batches = [draw(options.batch) for _ in range(options.steps)]
 
     def encoded(number: int) -> torch.Tensor:
@@ -100,7 +99,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         sys.exit("the two sides ended with different weights: no figures")
     seconds = {name: float(found.mean()) for name, found in best.items()}
     whole = training_flops(sides["cached"].head, backbone)
-    step = whole - encoder_flops(backbone.architecture)
+    step = whole - backbone.encoder_flops()
     return {
         "model": options.model,
         "precision": options.precision,

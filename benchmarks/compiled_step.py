@@ -26,7 +26,7 @@ from common import measured_with, provenance, run_on_phantoms
 from encode_throughput import load
 from epoch_from_store import encoded
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.files import build_head
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.loop import FitResult, fit_head

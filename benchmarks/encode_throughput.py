@@ -28,10 +28,12 @@ from common import begin, matmul_gflops, measured_with, model_options, provenanc
 from peers import SIDES, Side, peers
 
 from casam_cache.backbones.architecture import ARCHITECTURES
-from casam_cache.backbones.cost import encoder_flops
+from casam_cache.backbones.attention import choose_form
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import Backbone, load_backbone, seeded_backbone
+from casam_cache.backbones.registry import load_backbone
+from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.geometry import Geometry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -54,14 +56,12 @@ def draw(count: int, height: int = 768, width: int = 1024) -> list[np.ndarray]:
 
 def ours(encoder: FrozenEncoder, images: list[np.ndarray]) -> torch.Tensor:
     """Resize, stack and encode one batch: float32 (B, C, g, g)."""
-    architecture = encoder.architecture
+    backbone = encoder.backbone
     resized = [
-        resize_for_encoder(
-            image, Geometry.fit(*image.shape[:2], architecture.image_size, architecture.patch_size)
-        )
+        resize_for_encoder(image, Geometry.fit(*image.shape[:2], backbone.image_size, backbone.patch_size))
         for image in images
     ]
-    pixels, sizes = stack_inputs(resized, architecture.image_size)
+    pixels, sizes = stack_inputs(resized, backbone.image_size)
     return encoder(torch.from_numpy(pixels), torch.from_numpy(sizes))["embedding"]
 
 
@@ -104,7 +104,7 @@ def load(options: argparse.Namespace, device: torch.device) -> tuple[Backbone, s
 def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One row of the results."""
     backbone, weights = load(options, device)
-    encoder = FrozenEncoder(backbone, options.precision, options.attention)
+    encoder = FrozenEncoder(backbone, options.precision, attention=options.attention)
     others, packages = peers(backbone, options.precision == "bf16")
     sides = {"ours": lambda batch: ours(encoder, batch), **others}
     images = draw(options.images)
@@ -114,7 +114,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         seconds, difference = take_turns(sides, batches, options.repeat, device)
     if not difference <= TOLERANCE[options.precision]:
         sys.exit(f"the sides differ by {difference:.1e} of the largest value: no figures")
-    gflop = encoder_flops(backbone.architecture) / 1e9
+    gflop = backbone.encoder_flops() / 1e9
     speed = {name: len(images) / clock for name, (clock, _) in seconds.items()}
     processor = {name: value / len(images) for name, (_, value) in seconds.items()}
     return {
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         "precision": options.precision,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "attention": encoder.attention,
+        "attention": choose_form(options.attention, backbone.device),
         "weights": weights,
         "images": len(images),
         "batch": options.batch,

@@ -23,7 +23,7 @@ import torch
 from common import measured_with, provenance, run_on_phantoms
 from encode_throughput import load
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.datasets.phantoms import TASKS, write_phantoms
 from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.options import EncodeOptions

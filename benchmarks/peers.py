@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from casam_cache.backbones.sam import Backbone, backbone_state
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.sam import backbone_state
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from upstream_sam import declare_torchvision_operators, predictor, upstream_sam

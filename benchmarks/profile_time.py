@@ -28,8 +28,8 @@ from encode_throughput import draw, load, ours
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from casam_cache.backbones.decoder import Prompts, embed_prompts
 from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.heads.files import build_head
 from casam_cache.heads.forward import run_head
 
@@ -90,14 +90,14 @@ def sides(options: argparse.Namespace, device: torch.device) -> dict[str, dict[s
     encoder, sam = FrozenEncoder(backbone, options.precision), upstream_sam(backbone).to(device)
     images = draw(options.batch)
     embedding = ours(encoder, images).float()
-    side, grid = backbone.architecture.image_size, backbone.architecture.grid
+    side, grid = backbone.image_size, backbone.grid
     box = torch.tensor([[side * 0.2, side * 0.2, side * 0.7, side * 0.6]], device=device)
     with torch.no_grad():
-        sparse, dense = embed_prompts(backbone, Prompts(boxes=box))
+        sparse, dense = backbone.embed_prompts(Prompts(boxes=box))
         sparse, dense = (part.expand(options.batch, *part.shape[1:]).contiguous() for part in (sparse, dense))
         place = sam.prompt_encoder.get_dense_pe()
     pixels = torch.zeros((options.batch, 3, side, side), device=device)
-    sizes = torch.full((options.batch, 2), side)
+    sizes = torch.full((options.batch, 2), side, device=device)
     shown = pixels.to(torch.uint8)
     head = build_head("alignment", None, backbone, seed=0).to(device).train()
     target = torch.zeros((options.batch, 4 * grid, 4 * grid), device=device)
@@ -127,7 +127,7 @@ def sides(options: argparse.Namespace, device: torch.device) -> dict[str, dict[s
 
     def upstream_encoder() -> Tensor:
         with torch.inference_mode():
-            found: Tensor = sam.image_encoder(encoder.preprocess(shown, sizes))
+            found: Tensor = sam.image_encoder(backbone.normalise(shown, sizes))
             return found
 
     return {

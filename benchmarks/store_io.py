@@ -38,7 +38,7 @@ from common import RESULTS, merge_rows, provenance
 
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import load_backbone
+from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets.phantoms import TASKS, draw_phantom
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore, ItemResult, StoreWriter
@@ -53,7 +53,7 @@ Read = Callable[[int, np.ndarray], None]
 def real_embeddings(count: int) -> np.ndarray:
     """float16 (count, C, g, g): the bundled model's embeddings of phantoms of every look."""
     encoder = FrozenEncoder(load_backbone("small"))
-    architecture = encoder.architecture
+    architecture = encoder.backbone
     found = []
     for index in range(count):
         turn = index // len(TASKS)

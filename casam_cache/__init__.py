@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from casam_cache.backbones.sam import Backbone
+    from casam_cache.backbones.base import Backbone
     from casam_cache.bench.bench import Bench
     from casam_cache.bench.fit import FitReport, fit_task
     from casam_cache.bench.predict import Prediction, Predictor

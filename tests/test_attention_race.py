@@ -54,7 +54,7 @@ def test_forms_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Encoder(FrozenEncoder):
         def __call__(self, *arguments: Any) -> Any:
-            if self.attention not in fits:
+            if self.settings["attention"] not in fits:
                 raise torch.cuda.OutOfMemoryError("too large")
             return super().__call__(*arguments)
 
@@ -71,10 +71,10 @@ def test_forms_that_compute_something_else_or_cannot_run_are_left_out(
 ) -> None:
     class Encoder(FrozenEncoder):
         def __call__(self, *arguments: Any) -> Any:
-            if self.attention == "flex":
+            if self.settings["attention"] == "flex":
                 raise NotImplementedError("no kernel")  # a RuntimeError
             found = super().__call__(*arguments)
-            if self.attention == "cudnn":
+            if self.settings["attention"] == "cudnn":
                 found["embedding"] = found["embedding"] * 1.01
             return found
 
@@ -117,7 +117,9 @@ def test_an_encoder_that_runs_in_no_form_says_why(monkeypatch: pytest.MonkeyPatc
 def test_forms_for_cuda_stay_there() -> None:
     backbone = seeded_backbone(TINY, 7)
     for form, used in (("flex", "bias"), ("cudnn", "bias"), ("augmented", "augmented")):
-        assert FrozenEncoder.of(backbone, {"precision": "fp32", "attention": form}).attention == used
+        assert (
+            FrozenEncoder.of(backbone, {"precision": "fp32", "attention": form}).settings["attention"] == used
+        )
 
 
 def test_only_cuda_races(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +142,7 @@ def encoded(path: Path, form: str) -> np.ndarray:
     image = np.asarray(Image.open(path).convert("RGB"))
     geometry = Geometry.fit(*image.shape[:2], TINY.image_size, TINY.patch_size)
     pixels, sizes = stack_inputs([resize_for_encoder(image, geometry)], TINY.image_size)
-    encoder = FrozenEncoder(seeded_backbone(TINY, 7), "fp32", form)
+    encoder = FrozenEncoder(seeded_backbone(TINY, 7), "fp32", attention=form)
     return encoder(torch.from_numpy(pixels), torch.from_numpy(sizes), ["embedding"])["embedding"][0].numpy()
 
 
@@ -153,7 +155,7 @@ def test_the_winner_is_kept_and_used_again(
         raced.append(batch_size)
         return "augmented"
 
-    monkeypatch.setattr(task, "attention_for", attention_for)
+    monkeypatch.setattr(race, "attention_for", attention_for)
     store = Path(encode(discs, "--batch-size", "4", "--dtype", "int8")["tasks"][0]["store"])
     assert EmbeddingStore.open(store).identity["attention"] == "augmented"
     used: list[str] = []
@@ -161,7 +163,7 @@ def test_the_winner_is_kept_and_used_again(
     class Encoder(FrozenEncoder):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            used.append(self.attention)
+            used.append(self.settings.get("attention", "auto"))
 
     monkeypatch.setattr(task, "FrozenEncoder", Encoder)
     add_image(discs)
@@ -176,7 +178,7 @@ def test_a_store_of_before_goes_on_without_it(
     casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(task, "_attention_of", lambda *_: {})
+        patch.setattr(task, "_settings_of", lambda *_: {})
         store = Path(encode(discs)["tasks"][0]["store"])
     before = EmbeddingStore.open(store).identity
     assert "attention" not in before

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,19 @@ from upstream_sam import TINY, relative_difference
 
 from casam_cache.backbones import sam as sam_module
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
-from casam_cache.backbones.decoder import (
-    Prompts,
-    concatenate_prompts,
-    decode,
-    decode_prompts,
-    embed_prompts,
-    upscale,
-)
-from casam_cache.backbones.encoder import FrozenEncoder, early_block, feature_identity, feature_shape
-from casam_cache.backbones.preprocess import preprocessing_identity, resize_for_encoder, stack_inputs
-from casam_cache.backbones.registry import MODELS, known_model, model_names
-from casam_cache.backbones.sam import (
-    Backbone,
-    backbone_state,
-    build_backbone,
-    load_decoder,
-    save_decoder,
-    seeded_backbone,
-)
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
+from casam_cache.backbones.prompts import Prompts, concatenate_prompts, upscale
+from casam_cache.backbones.registry import BACKBONES, load_backbone, weights_here
+from casam_cache.backbones.sam import SamBackbone, Small, ViTB, ViTH, ViTL, backbone_state, seeded_backbone
+from casam_cache.backbones.vit import PreparedViT, early_block
 from casam_cache.errors import CheckpointError, OptionError
 from casam_cache.fingerprint import canonical_json
 from casam_cache.geometry import Geometry
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
+def backbone() -> SamBackbone:
     return seeded_backbone(TINY, seed=4)
 
 
@@ -57,20 +45,30 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_registry_names_the_official_files() -> None:
-    assert model_names() == ["small", "vit_b", "vit_l", "vit_h"]
-    for name in ("vit_b", "vit_l", "vit_h"):
-        model = known_model(name)
-        assert model.url is not None
-        assert model.sha256 is not None
+    assert BACKBONES.names() == ["small", "vit_b", "vit_h", "vit_l"]
+    for model in (ViTB, ViTL, ViTH):
+        assert BACKBONES.get(model.name) is model
         assert len(model.sha256) == 64
-        assert model.url == f"https://dl.fbaipublicfiles.com/segment_anything/{model.filename}"
-        assert model.architecture == ARCHITECTURES[name]
-    assert MODELS["small"].url is None
+        assert model.url() == f"https://dl.fbaipublicfiles.com/segment_anything/{model.filename}"
+        assert model.architecture_of(Path(model.filename)) == ARCHITECTURES[model.name]
+
+
+def test_what_would_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path))
+    fetch = ViTB.to_fetch(None)
+    assert fetch is not None
+    assert (fetch.filename, fetch.features["embedding"]) == (ViTB.filename, (256, 64, 64))
+    assert ViTB.to_fetch(tmp_path / "mine.pth") is None
+    assert Small.to_fetch(None) is None
+    assert weights_here()["vit_b"].startswith("not here yet, from https://")
+    (tmp_path / ViTB.filename).touch()
+    assert ViTB.to_fetch(None) is None
+    assert weights_here()["vit_b"] == str(tmp_path / ViTB.filename)
 
 
 def test_unknown_model_lists_what_there_is() -> None:
     with pytest.raises(OptionError, match="small, vit_b, vit_h, vit_l"):
-        known_model("vit_z")
+        load_backbone("vit_z")
 
 
 def test_names_and_preprocessing_need_no_torch() -> None:
@@ -87,26 +85,24 @@ def test_bundled_model_follows_its_file(tmp_path: Path, monkeypatch: pytest.Monk
     import hashlib
     import json
 
-    from casam_cache.backbones import registry
-
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(sam_module, "WEIGHTS", tmp_path)
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(CheckpointError, match=r"small\.safetensors is missing"):
-        sam_module.load_backbone("small")
+        load_backbone("small")
     own = seeded_backbone(TINY, seed=9)
     path = tmp_path / "small.safetensors"
     save_file(backbone_state(own), path, metadata={"architecture": json.dumps(TINY.to_json())})
     with pytest.raises(CheckpointError, match="SHA256SUMS"):
-        sam_module.load_backbone("small")
+        load_backbone("small")
     (tmp_path / "SHA256SUMS").write_text(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  small.safetensors\n"
     )
-    loaded = sam_module.load_backbone("small")
+    loaded = load_backbone("small")
     assert (loaded.name, loaded.architecture, loaded.checkpoint) == ("small", TINY, path)
     assert loaded.fingerprint == own.fingerprint
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  small.safetensors\n")
     with pytest.raises(CheckpointError, match="damaged"):
-        sam_module.load_backbone("small")
+        load_backbone("small")
 
 
 def test_architecture_survives_json() -> None:
@@ -118,7 +114,7 @@ def test_architecture_survives_json() -> None:
 # -------------------------------------------------------------------------------------------------------
 
 
-def test_backbone_is_frozen_and_seeded(backbone: Backbone) -> None:
+def test_backbone_is_frozen_and_seeded(backbone: SamBackbone) -> None:
     for module in (backbone.encoder, backbone.prompt_encoder, backbone.mask_decoder):
         assert module is not None
         assert not module.training
@@ -132,23 +128,23 @@ def test_backbone_is_frozen_and_seeded(backbone: Backbone) -> None:
 def test_reference_parameter_count() -> None:
     """The official mask decoder has 4,058,340 parameters, the paper's 4.06 M; the prompt encoder 6,220."""
     with torch.device("meta"):
-        decoder = ARCHITECTURES["vit_b"].build_mask_decoder()
-        prompt_encoder = ARCHITECTURES["vit_b"].build_prompt_encoder()
+        decoder = ARCHITECTURES["vit_b"].build_decoder()[1]
+        prompt_encoder = ARCHITECTURES["vit_b"].build_decoder()[0]
     assert sum(p.numel() for p in decoder.parameters()) == 4_058_340
     assert sum(p.numel() for p in prompt_encoder.parameters()) == 6_220
 
 
-def test_decoder_file(tmp_path: Path, backbone: Backbone) -> None:
+def test_decoder_file(tmp_path: Path, backbone: SamBackbone) -> None:
     path = tmp_path / "decoder.safetensors"
-    save_decoder(backbone, path)
-    loaded = load_decoder(path)
+    backbone.save_decoder(path)
+    loaded = Small.load_decoder(path)
     assert loaded.encoder is None
     assert (loaded.name, loaded.architecture, loaded.fingerprint) == ("seeded", TINY, backbone.fingerprint)
     assert loaded.neck == backbone.neck
     for name, tensor in backbone_state(loaded).items():
         assert torch.equal(tensor, backbone_state(backbone)[name])
     first = path.read_bytes()
-    save_decoder(loaded, path)
+    loaded.save_decoder(path)
     assert path.read_bytes() == first
     assert [file.name for file in tmp_path.iterdir()] == ["decoder.safetensors"]
     # Others of the group read the store too: as readable as any new file, unlike a file of tempfile's.
@@ -157,15 +153,15 @@ def test_decoder_file(tmp_path: Path, backbone: Backbone) -> None:
 
     path.write_bytes(first[:-3] + bytes([first[-3] ^ 1]) + first[-2:])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_decoder(path)
+        Small.load_decoder(path)
     path.write_bytes(first[: len(first) // 2])
     with pytest.raises(CheckpointError, match="truncated"):
-        load_decoder(path)
+        Small.load_decoder(path)
     save_file({"weight": torch.ones(2)}, path)
     with pytest.raises(CheckpointError, match="not a decoder file"):
-        load_decoder(path)
+        Small.load_decoder(path)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        load_decoder(tmp_path / "absent.safetensors")
+        Small.load_decoder(tmp_path / "absent.safetensors")
 
 
 # --- preprocessing
@@ -178,7 +174,7 @@ def test_stretch_fills_the_square() -> None:
     assert resize_for_encoder(image, geometry).shape == (TINY.image_size, TINY.image_size, 3)
 
 
-def test_wrong_images_are_refused(backbone: Backbone) -> None:
+def test_wrong_images_are_refused(backbone: SamBackbone) -> None:
     geometry = Geometry.fit(50, 30, 64, 8)
     for wrong in (
         np.zeros((50, 30), np.uint8),
@@ -188,15 +184,13 @@ def test_wrong_images_are_refused(backbone: Backbone) -> None:
         with pytest.raises(ValueError, match="expected a uint8 image"):
             resize_for_encoder(wrong, geometry)
     with pytest.raises(ValueError, match="expected uint8"):
-        FrozenEncoder(backbone).preprocess(
-            torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32, 32]])
-        )
+        FrozenEncoder(backbone)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32, 32]]))
 
 
 def test_preprocessing_identity_tells_what_changes_an_embedding() -> None:
     told = {
-        canonical_json(preprocessing_identity(*choice))
-        for choice in (
+        canonical_json(seeded_backbone(replace(TINY, image_size=size), 0).preprocessing_identity(*choice))
+        for size, *choice in (
             (64, "longest", "auto"),
             (64, "stretch", "auto"),
             (128, "longest", "auto"),
@@ -210,22 +204,22 @@ def test_preprocessing_identity_tells_what_changes_an_embedding() -> None:
 # --------------------------------------------------------------------------------------------------------
 
 
-def test_feature_shapes(backbone: Backbone, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_feature_shapes(backbone: SamBackbone, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     names = ["embedding", "early", "tokens"]
     found = FrozenEncoder(backbone)(*batch, names)
     assert list(found) == names
     for name in names:
-        assert found[name].shape == (3, *feature_shape(name, TINY))
+        assert found[name].shape == (3, *backbone.feature_shape(name))
         assert found[name].dtype == torch.float32
         assert found[name].is_contiguous()
-        canonical_json(feature_identity(name, TINY))
-    assert feature_identity("early", ARCHITECTURES["vit_b"]) == {"after_block": 2}
+        canonical_json(backbone.feature_identity(name))
+    assert early_block(ARCHITECTURES["vit_b"]) == 2
     with pytest.raises(OptionError, match="available: early, embedding, tokens"):
         FrozenEncoder(backbone)(*batch, ["embeddings"])
 
 
 def test_tokens_never_alter_the_embedding(
-    backbone: Backbone, batch: tuple[torch.Tensor, torch.Tensor]
+    backbone: SamBackbone, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     encode = FrozenEncoder(backbone)
     alone = encode(*batch)["embedding"]
@@ -236,7 +230,7 @@ def test_tokens_never_alter_the_embedding(
 
 
 def test_tokens_are_seeded_and_see_the_image(
-    backbone: Backbone, batch: tuple[torch.Tensor, torch.Tensor]
+    backbone: SamBackbone, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     first, again = (FrozenEncoder(backbone)(*batch, ["tokens"])["tokens"] for _ in range(2))
     assert torch.equal(first, again)
@@ -245,17 +239,19 @@ def test_tokens_are_seeded_and_see_the_image(
     torch.testing.assert_close(alone[0], first[1])
 
 
-def test_tokens_follow_their_definition(backbone: Backbone, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_tokens_follow_their_definition(
+    backbone: SamBackbone, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     """The docstring's formula, written out head by head in float64."""
     encode = FrozenEncoder(backbone)
     double = seeded_backbone(TINY, seed=4)
     assert double.encoder is not None
     model = double.encoder.double()
-    tokens = encode._tokens.double().expand(3, -1, -1)
+    tokens = PreparedViT(backbone.encoder, TINY, "bias").tokens.double().expand(3, -1, -1)
     width, heads = TINY.width, TINY.heads
     size = width // heads
     with torch.no_grad():
-        grid = model.patch_embed(encode.preprocess(*batch).double()) + model.pos_embed
+        grid = model.patch_embed(backbone.normalise(*batch).double()) + model.pos_embed
         for block in model.blocks:
             everyone = torch.cat([block.norm1(grid).reshape(3, -1, width), block.norm1(tokens)], dim=1)
             query, key, value = block.attn.qkv(everyone).split(width, dim=2)
@@ -272,7 +268,7 @@ def test_tokens_follow_their_definition(backbone: Backbone, batch: tuple[torch.T
 
 
 def test_early_alone_stops_after_its_block(
-    backbone: Backbone, batch: tuple[torch.Tensor, torch.Tensor]
+    backbone: SamBackbone, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     ran: list[int] = []
     handles = [
@@ -286,7 +282,7 @@ def test_early_alone_stops_after_its_block(
 
 
 def test_bf16_keeps_normalisation_in_float32(
-    backbone: Backbone, batch: tuple[torch.Tensor, torch.Tensor]
+    backbone: SamBackbone, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     seen: list[torch.dtype] = []
     assert backbone.encoder is not None
@@ -303,9 +299,13 @@ def test_bf16_keeps_normalisation_in_float32(
         assert 0 < relative_difference(ours, exact[name]) < 0.05
 
 
-def test_encoder_needs_an_encoder_and_a_known_precision(backbone: Backbone) -> None:
+def test_encoder_needs_an_encoder_and_a_known_precision(backbone: SamBackbone) -> None:
+    decoding = copy.copy(backbone)
+    decoding.encoder = None
     with pytest.raises(ValueError, match="without its encoder"):
-        FrozenEncoder(dataclasses.replace(backbone, encoder=None))
+        FrozenEncoder(decoding)
+    with pytest.raises(ValueError, match="no settings"):
+        FrozenEncoder(backbone, atention="bias")
     with pytest.raises(OptionError, match="fp32, bf16"):
         FrozenEncoder(backbone, "fp16")
 
@@ -324,20 +324,20 @@ def boxes(count: int) -> Prompts:
     return Prompts(boxes=torch.tensor([[3.0, 4.0, 30.0, 50.0]]) + torch.arange(count)[:, None])
 
 
-def test_gradients_reach_embeddings_and_a_decoder_that_trains(backbone: Backbone) -> None:
+def test_gradients_reach_embeddings_and_a_decoder_that_trains(backbone: SamBackbone) -> None:
     features = embeddings(2).requires_grad_()
-    sparse, dense = embed_prompts(backbone, boxes(3))
-    low_res, iou = decode(backbone, features, torch.tensor([0, 1, 1]), sparse, dense, False)
-    assert low_res.shape == (3, 1, TINY.low_res, TINY.low_res)
+    sparse, dense = backbone.embed_prompts(boxes(3))
+    low_res, iou = backbone.decode(features, torch.tensor([0, 1, 1]), sparse, dense, False)
+    assert low_res.shape == (3, 1, 4 * TINY.grid, 4 * TINY.grid)
     assert iou.shape == (3, 1)
     (low_res.square().mean() + iou.mean()).backward()
     assert features.grad is not None
     assert all(gradient.abs().max() > 0 for gradient in features.grad)
     assert all(parameter.grad is None for parameter in backbone.mask_decoder.parameters())
 
-    trained = build_backbone("trained", TINY, backbone_state(backbone), "0", parts=("decoder",))
+    trained = Small.of_state(TINY, backbone_state(backbone))
     trained.mask_decoder.requires_grad_(True)
-    low_res, iou = decode(trained, embeddings(2), torch.tensor([0, 1, 1]), sparse, dense, True)
+    low_res, iou = trained.decode(embeddings(2), torch.tensor([0, 1, 1]), sparse, dense, True)
     (low_res.square().mean() + iou.mean()).backward()
     assert all(parameter.grad is not None for parameter in trained.mask_decoder.transformer.parameters())
 
@@ -345,55 +345,55 @@ def test_gradients_reach_embeddings_and_a_decoder_that_trains(backbone: Backbone
 def test_positions_cached_in_inference_mode_serve_training() -> None:
     fresh = seeded_backbone(TINY, seed=7)
     with torch.inference_mode():
-        decode(fresh, embeddings(1), None, *embed_prompts(fresh, boxes(1)), False)
+        fresh.decode(embeddings(1), None, *fresh.embed_prompts(boxes(1)), False)
     fresh.mask_decoder.requires_grad_(True)
     features = embeddings(1).requires_grad_()
-    decode(fresh, features, None, *embed_prompts(fresh, boxes(1)), False)[0].sum().backward()
+    fresh.decode(features, None, *fresh.embed_prompts(boxes(1)), False)[0].sum().backward()
     assert features.grad is not None
 
 
-def test_dense_prompts_occupy_no_memory(backbone: Backbone) -> None:
-    _, dense = embed_prompts(backbone, boxes(5))
+def test_dense_prompts_occupy_no_memory(backbone: SamBackbone) -> None:
+    _, dense = backbone.embed_prompts(boxes(5))
     assert dense.shape == (5, TINY.channels, TINY.grid, TINY.grid)
     assert dense.untyped_storage().nbytes() == 4 * TINY.channels
 
 
-def test_decoding_under_bf16_autocast_returns_float32(backbone: Backbone) -> None:
-    exact = decode(backbone, embeddings(2), None, *embed_prompts(backbone, boxes(2)), False)
+def test_decoding_under_bf16_autocast_returns_float32(backbone: SamBackbone) -> None:
+    exact = backbone.decode(embeddings(2), None, *backbone.embed_prompts(boxes(2)), False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        sparse, dense = embed_prompts(backbone, boxes(2))
-        fast = decode(backbone, embeddings(2).bfloat16(), None, sparse, dense, False)
-    assert torch.equal(sparse, embed_prompts(backbone, boxes(2))[0])
+        sparse, dense = backbone.embed_prompts(boxes(2))
+        fast = backbone.decode(embeddings(2).bfloat16(), None, sparse, dense, False)
+    assert torch.equal(sparse, backbone.embed_prompts(boxes(2))[0])
     for ours, reference in zip(fast, exact, strict=True):
         assert ours.dtype == torch.float32
         assert 0 < relative_difference(ours, reference) < 0.1
 
 
-def test_single_point_and_box_share_a_batch(backbone: Backbone) -> None:
+def test_single_point_and_box_share_a_batch(backbone: SamBackbone) -> None:
     point = Prompts(points=torch.tensor([[[9.0, 8.0]]]), labels=torch.ones(1, 1).long())
     mixed = concatenate_prompts([boxes(2), point])
     assert len(mixed) == 3
     assert mixed.token_count == 2
     assert len(concatenate_prompts([mixed, boxes(1)])) == 4
-    sparse, _ = embed_prompts(backbone, mixed)
-    assert torch.equal(sparse[:2], embed_prompts(backbone, boxes(2))[0])
-    assert torch.equal(sparse[2:], embed_prompts(backbone, point)[0])
+    sparse, _ = backbone.embed_prompts(mixed)
+    assert torch.equal(sparse[:2], backbone.embed_prompts(boxes(2))[0])
+    assert torch.equal(sparse[2:], backbone.embed_prompts(point)[0])
     both = Prompts(boxes=boxes(1).boxes, points=point.points, labels=point.labels)
     with pytest.raises(ValueError, match="cannot share a batch"):
         concatenate_prompts([boxes(1), both])
-    masked = Prompts(boxes=boxes(1).boxes, masks=torch.zeros(1, 1, TINY.low_res, TINY.low_res))
+    masked = Prompts(boxes=boxes(1).boxes, masks=torch.zeros(1, 1, 4 * TINY.grid, 4 * TINY.grid))
     with pytest.raises(ValueError, match="with and without a mask"):
         concatenate_prompts([boxes(1), masked])
 
 
-def test_no_prompt(backbone: Backbone) -> None:
+def test_no_prompt(backbone: SamBackbone) -> None:
     prompts = Prompts(count=2)
     assert (len(prompts), prompts.token_count) == (2, 0)
-    low_res, _ = decode_prompts(backbone, embeddings(2), [None], [prompts], True)
-    assert low_res.shape == (2, 3, TINY.low_res, TINY.low_res)
+    low_res, _ = backbone.decode(embeddings(2), None, *backbone.embed_prompts(prompts), True)
+    assert low_res.shape == (2, 3, 4 * TINY.grid, 4 * TINY.grid)
 
 
-def test_prompts_that_do_not_fit_are_refused(backbone: Backbone) -> None:
+def test_prompts_that_do_not_fit_are_refused(backbone: SamBackbone) -> None:
     with pytest.raises(ValueError, match="need labels"):
         Prompts(points=torch.zeros(1, 1, 2))
     with pytest.raises(ValueError, match="do not match"):
@@ -401,10 +401,10 @@ def test_prompts_that_do_not_fit_are_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="as many"):
         Prompts(boxes=torch.zeros(2, 4), points=torch.zeros(1, 1, 2), labels=torch.zeros(1, 1))
     with pytest.raises(ValueError, match="image_index"):
-        decode(backbone, embeddings(2), None, *embed_prompts(backbone, boxes(3)), False)
+        backbone.decode(embeddings(2), None, *backbone.embed_prompts(boxes(3)), False)
 
 
-def test_prompts_move(backbone: Backbone) -> None:
+def test_prompts_move(backbone: SamBackbone) -> None:
     moved = concatenate_prompts([boxes(2)]).to("cpu")
     assert moved.packed
     assert len(moved) == 2

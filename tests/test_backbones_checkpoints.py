@@ -12,23 +12,23 @@ import torch
 from safetensors.torch import save_file
 from upstream_sam import TINY
 
-from casam_cache.backbones import registry
+from casam_cache.backbones import sam
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.checkpoints import check_state, expected_shapes, looks_like, read_checkpoint
-from casam_cache.backbones.fingerprints import known_fingerprint
-from casam_cache.backbones.sam import Backbone, backbone_state, load_backbone, seeded_backbone
+from casam_cache.backbones.registry import load_backbone
+from casam_cache.backbones.sam import SamBackbone, backbone_state, seeded_backbone
 from casam_cache.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
+def backbone() -> SamBackbone:
     return seeded_backbone(TINY, seed=4)
 
 
 @pytest.fixture
-def state(backbone: Backbone) -> State:
+def state(backbone: SamBackbone) -> State:
     return backbone_state(backbone)
 
 
@@ -39,7 +39,7 @@ def tiny_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights.mkdir()
     metadata = {"architecture": json.dumps(TINY.to_json())}
     save_file({"unused": torch.zeros(1)}, weights / "small.safetensors", metadata=metadata)
-    monkeypatch.setattr(registry, "WEIGHTS", weights)
+    monkeypatch.setattr(sam, "WEIGHTS", weights)
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -67,7 +67,7 @@ WRITERS: dict[str, Callable[[State, Path], None]] = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_container_gives_the_same_backbone(
-    name: str, tmp_path: Path, backbone: Backbone, state: State
+    name: str, tmp_path: Path, backbone: SamBackbone, state: State
 ) -> None:
     path = tmp_path / name
     WRITERS[name](state, path)
@@ -76,16 +76,6 @@ def test_every_container_gives_the_same_backbone(
     assert loaded.checkpoint == path
     for key, tensor in backbone_state(loaded).items():
         assert torch.equal(tensor, state[key])
-    assert known_fingerprint(path) == backbone.fingerprint
-
-
-def test_parts(tmp_path: Path, state: State, backbone: Backbone) -> None:
-    torch.save(state, tmp_path / "sam.pth")
-    loaded = load_backbone("small", tmp_path / "sam.pth", parts=("decoder",))
-    assert loaded.encoder is None
-    assert loaded.fingerprint == backbone.fingerprint
-    with pytest.raises(ValueError, match="parts"):
-        load_backbone("small", tmp_path / "sam.pth", parts=("decorder",))
 
 
 def test_half_precision_weights_are_widened(tmp_path: Path, state: State) -> None:
@@ -113,38 +103,6 @@ def test_loading_leaves_the_callers_random_numbers_alone(tmp_path: Path, state: 
     torch.manual_seed(1)
     load_backbone("small", tmp_path / "sam.pth")
     assert torch.equal(torch.rand(1), expected)
-
-
-# known fingerprints
-
-
-def test_fingerprint_of_a_safetensors_file_needs_no_load(
-    tmp_path: Path, state: State, backbone: Backbone
-) -> None:
-    save_file(state, tmp_path / "sam.safetensors")
-    assert known_fingerprint(tmp_path / "sam.safetensors") == backbone.fingerprint
-
-
-def test_fingerprint_is_forgotten_when_the_file_changes(
-    tmp_path: Path, state: State, backbone: Backbone
-) -> None:
-    path = tmp_path / "sam.pth"
-    torch.save(state, path)
-    assert known_fingerprint(path) is None
-    load_backbone("small", path)
-    assert known_fingerprint(path) == backbone.fingerprint
-    torch.save({**state, "pixel_std": torch.ones(3)}, path)
-    assert known_fingerprint(path) is None
-    assert known_fingerprint(tmp_path / "absent.pth") is None
-
-
-def test_cache_folder_that_cannot_be_written_only_costs_time(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "file"))
-    torch.save(state, tmp_path / "sam.pth")
-    load_backbone("small", tmp_path / "sam.pth")
 
 
 # bad input

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
-from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.heads.alignment import AlignmentLayer, LayerNorm2d, gate_kernel
@@ -36,7 +36,7 @@ def test_parameters_of_the_paper(blocks, count):
 
 
 def test_decoder_tuning_has_the_papers_parameters():
-    assert DecoderTuning(ARCHITECTURES["vit_b"].build_mask_decoder()).trained_parameters() == 4_058_340
+    assert DecoderTuning(ARCHITECTURES["vit_b"].build_decoder()[1]).trained_parameters() == 4_058_340
 
 
 @pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (32, 3), (64, 3), (256, 5), (1024, 5)])
@@ -156,7 +156,7 @@ def test_decoder_tuning_copies_the_decoder_and_is_used(backbone):
         for parameter in head.trained():
             parameter.mul_(1.1)
     assert not torch.allclose(predict_low_res(head, backbone, embedding, prompts)[0], frozen[0])
-    expected = decode(backbone, embedding, None, *embed_prompts(backbone, prompts), False)
+    expected = backbone.decode(embedding, None, *backbone.embed_prompts(prompts), False)
     torch.testing.assert_close(expected, frozen)
     assert not any(p.requires_grad for p in backbone.mask_decoder.parameters())
 

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 from toy_sequences import with_feature
 
 from casam_cache.backbones.architecture import ARCHITECTURES
-from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
-from casam_cache.backbones.registry import known_model
-from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.backbones.prompts import Prompts
+from casam_cache.backbones.sam import Small, seeded_backbone
 from casam_cache.errors import StoreError
 from casam_cache.heads.files import build_head, load_head, save_head
 from casam_cache.heads.forward import predict_low_res, run_head
@@ -39,20 +38,17 @@ def view():
 
 def test_parameters_of_the_paper():
     vit_b = ARCHITECTURES["vit_b"]
-    head = HQDecoder(vit_b.build_mask_decoder(), vit_b.channels, vit_b.width)
-    assert head.added_parameters() == 1_071_104
+    head = HQDecoder(vit_b.build_decoder()[1], vit_b.channels, vit_b.width)
     assert head.trained_parameters() == 4_058_340 + 1_071_104
-    prompt_encoder = sum(p.numel() for p in vit_b.build_prompt_encoder().parameters())
+    prompt_encoder = sum(p.numel() for p in vit_b.build_decoder()[0].parameters())
     assert head.trained_parameters() + prompt_encoder == 5_135_664
-    frozen = HQDecoder(
-        vit_b.build_mask_decoder(), vit_b.channels, vit_b.width, HQOptions(train_decoder=False)
-    )
+    frozen = HQDecoder(vit_b.build_decoder()[1], vit_b.channels, vit_b.width, HQOptions(train_decoder=False))
     assert frozen.trained_parameters() == 1_071_104
 
 
 def test_it_is_built_for_the_small_models_dimensions():
-    small = known_model("small").architecture
-    head = HQDecoder(small.build_mask_decoder(), small.channels, small.width)
+    small = Small.architecture_of(Small.own_checkpoint())
+    head = HQDecoder(small.build_decoder()[1], small.channels, small.width)
     early = torch.zeros(1, small.width, small.grid, small.grid)
     assert head.compress(early).shape == (1, small.channels // 8, 4 * small.grid, 4 * small.grid)
 
@@ -67,7 +63,7 @@ def test_the_mask_is_the_formula(backbone, multimask):
     head = build_head("hq-sam", None, backbone, 3)
     embedding, early = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
     index = torch.tensor([0, 1, 1])
-    sparse, dense = embed_prompts(backbone, boxes(3))
+    sparse, dense = backbone.embed_prompts(boxes(3))
     features = {"embedding": embedding, "early": early}
     aligned, low_res, iou = run_head(head, backbone, features, index, sparse, dense, multimask)
     assert aligned is embedding
@@ -98,13 +94,13 @@ def test_the_mask_is_the_formula(backbone, multimask):
 def test_a_zero_start_is_sams_own_mask_but_for_the_further_token(backbone, train_decoder):
     head = build_head("hq-sam", {"init": "zero", "train_decoder": train_decoder}, backbone, 3)
     features = {"embedding": torch.randn(2, 16, 8, 8), "early": torch.randn(2, 16, 8, 8)}
-    sparse, dense = embed_prompts(backbone, boxes(2))
+    sparse, dense = backbone.embed_prompts(boxes(2))
     low_res, _ = predict_low_res(head, backbone, features, boxes(2))
     random, _ = predict_low_res(build_head("hq-sam", None, backbone, 3), backbone, features, boxes(2))
     with torch.no_grad():
         tokens = torch.cat([head.token.expand(2, -1, -1), sparse], 1)
         # The token takes part in the decoder's self-attention wherever it stands: SAM with one more prompt token.
-        alone, _ = decode(backbone, features["embedding"], None, tokens, dense, False)
+        alone, _ = backbone.decode(features["embedding"], None, tokens, dense, False)
     torch.testing.assert_close(low_res, alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(low_res, random)
 

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 from toy_sequences import QUICK, TINY, learn, look, made, past_of, setting_of
 
-from casam_cache.backbones.decoder import decode, embed_prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
@@ -46,9 +45,9 @@ def gradients(head, backbone, loss):
         rng.permutation(1)
         is_box, corners = draw_prompt(masks.runs[index], item.geometry, QUICK, rng)
         prompts = pack_prompts(torch.tensor([is_box]), torch.from_numpy(corners)[None])
-        sparse, dense = embed_prompts(backbone, prompts)
+        sparse, dense = backbone.embed_prompts(prompts)
         aligned = head(torch.from_numpy(VIEW.feature("embedding", index).astype(np.float32))[None])
-        low_res, iou = decode(backbone, aligned, None, sparse, dense, False)
+        low_res, iou = backbone.decode(aligned, None, sparse, dense, False)
         target = torch.from_numpy(low_res_target(mask.bitmap, item.geometry))[None]
         rows, columns = map(torch.from_numpy, low_res_cover(item.geometry))
         weight = (rows[:, None] * columns)[None]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_training import QUICK, TINY, KilledError, look, same_weights, toy_view
 
-from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.config import validated
 from casam_cache.errors import OptionError
@@ -100,15 +100,15 @@ def test_tokens_stand_behind_each_images_own_prompts(backbone):
     embedding = torch.randn(2, 16, 8, 8)
     given = {"embedding": embedding, "valid": torch.ones(2, 8, 8)}
     corners = torch.tensor([[4.0, 4.0, 40.0, 40.0], [8.0, 0.0, 30.0, 50.0], [1.0, 2.0, 63.0, 60.0]])
-    sparse, dense = embed_prompts(backbone, Prompts(boxes=corners))
+    sparse, dense = backbone.embed_prompts(Prompts(boxes=corners))
     index = torch.tensor([0, 1, 1])
     aligned, low_res, iou = run_head(head, backbone, given, index, sparse, dense)
     assert aligned is embedding
     longer = torch.cat([sparse, head.prompt_tokens(given)[index]], 1)
     assert longer.shape == (3, 2 + 2 * 2, 16)
-    expected = decode(backbone, embedding, index, longer, dense, False)
+    expected = backbone.decode(embedding, index, longer, dense, False)
     torch.testing.assert_close((low_res, iou), expected)
-    assert not torch.allclose(low_res, decode(backbone, embedding, index, sparse, dense, False)[0])
+    assert not torch.allclose(low_res, backbone.decode(embedding, index, sparse, dense, False)[0])
 
 
 def setting(backbone, task, training=QUICK, seed=1):

@@ -10,17 +10,11 @@ import torch
 from upstream_sam import TINY, official_sam, predictor, relative_difference, upstream_sam
 
 from casam_cache.backbones.architecture import ARCHITECTURES
-from casam_cache.backbones.decoder import (
-    Prompts,
-    concatenate_prompts,
-    decode,
-    decode_prompts,
-    embed_prompts,
-    upscale,
-)
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import Backbone, seeded_backbone
+from casam_cache.backbones.prompts import Prompts, concatenate_prompts, upscale
+from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.geometry import Geometry
 
 TOLERANCE = 1e-5
@@ -38,7 +32,7 @@ def sam(backbone: Backbone) -> Any:
 
 
 def embed(backbone: Backbone, images: list[np.ndarray]) -> tuple[torch.Tensor, list[Geometry]]:
-    side, patch = backbone.architecture.image_size, backbone.architecture.patch_size
+    side, patch = backbone.image_size, backbone.patch_size
     geometries = [Geometry.fit(*image.shape[:2], side, patch) for image in images]
     resized = [
         resize_for_encoder(image, geometry) for image, geometry in zip(images, geometries, strict=True)
@@ -70,7 +64,7 @@ def test_preprocessed_input_is_bit_identical(backbone: Backbone, sam: Any, size:
     assert np.array_equal(ours, transformed)
     pixels, sizes = (torch.from_numpy(array) for array in stack_inputs([ours], TINY.image_size))
     expected = sam.preprocess(torch.from_numpy(transformed).permute(2, 0, 1)[None])
-    assert torch.equal(FrozenEncoder(backbone).preprocess(pixels, sizes), expected)
+    assert torch.equal(backbone.normalise(pixels, sizes), expected)
 
 
 def test_encoder(backbone: Backbone, sam: Any) -> None:
@@ -100,7 +94,7 @@ FORMS = ["box", "point", "points", "box and points", "mask", "box and mask", "no
 
 
 def prompts_of(form: str, count: int, seed: int) -> Prompts:
-    side, low = TINY.image_size, TINY.low_res
+    side, low = TINY.image_size, 4 * TINY.grid
     rng = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, 2, generator=rng).sort(dim=1).values.reshape(count, 4) * side
     number = 1 if form == "point" else 3
@@ -137,7 +131,7 @@ def test_prompt_encoder(backbone: Backbone, sam: Any, form: str) -> None:
     points = None if prompts.points is None else (prompts.points, prompts.labels)
     with torch.no_grad():
         reference = sam.prompt_encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
-    sparse, dense = embed_prompts(backbone, prompts)
+    sparse, dense = backbone.embed_prompts(prompts)
     assert sparse.shape[1] == prompts.token_count
     assert torch.equal(sparse, reference[0])
     assert torch.equal(dense, reference[1])
@@ -153,13 +147,33 @@ def test_decoder_over_images_and_prompts(backbone: Backbone, sam: Any, form: str
     several = [prompts_of(form, count, seed=index) for index, count in enumerate(counts)]
     image_index = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
     together = concatenate_prompts(several)
-    low_res, iou = decode(backbone, embeddings, image_index, *embed_prompts(backbone, together), multimask)
+    low_res, iou = backbone.decode(embeddings, image_index, *backbone.embed_prompts(together), multimask)
     references = [
         reference_decode(sam, embedding, prompts, multimask)
         for embedding, prompts in zip(embeddings, several, strict=True)
     ]
     assert relative_difference(low_res, torch.cat([masks for masks, _ in references])) <= TOLERANCE
     assert relative_difference(iou, torch.cat([scores for _, scores in references])) <= TOLERANCE
+
+
+def mixed(
+    backbone: Backbone,
+    embeddings: torch.Tensor,
+    indexes: list[torch.Tensor],
+    several: list[Prompts],
+    multimask: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of several forms, those of the same tokens in one batch; in the order given."""
+    forms = [(prompts.token_count, prompts.masks is not None) for prompts in several]
+    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for form in dict.fromkeys(forms):
+        members = [i for i, own in enumerate(forms) if own == form]
+        embedded = backbone.embed_prompts(concatenate_prompts([several[i] for i in members]))
+        index = torch.cat([indexes[i] for i in members])
+        masks, scores = backbone.decode(embeddings, index, *embedded, multimask)
+        split = zip(masks.split(2), scores.split(2), strict=True)
+        found.update(zip(members, split, strict=True))
+    return tuple(torch.cat([found[i][part] for i in range(len(several))]) for part in (0, 1))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("multimask", [False, True])
@@ -170,7 +184,7 @@ def test_mixed_forms_equal_separate_runs(backbone: Backbone, sam: Any, multimask
     forms = ["box", "points", "point", "none", "box and points", "box", "box and mask"]
     several = [prompts_of(form, 2, seed=index) for index, form in enumerate(forms)]
     indexes = [torch.tensor([index % 2, 1]) for index in range(len(forms))]
-    low_res, iou = decode_prompts(backbone, embeddings, indexes, several, multimask)
+    low_res, iou = mixed(backbone, embeddings, indexes, several, multimask)
     masks, scores = [], []
     for index, prompts in zip(indexes, several, strict=True):
         own = reference_decode(sam, embeddings[0], prompts, multimask)
@@ -205,7 +219,7 @@ def check_predictor(backbone: Backbone, sam: Any, size: tuple[int, int], seed: i
                 points=None if own_points is None else torch.from_numpy(geometry.to_input(own_points[None])),
                 labels=None if own_labels is None else torch.from_numpy(own_labels[None]),
             )
-            low_res, iou = decode(backbone, embeddings, None, *embed_prompts(backbone, prompts), multimask)
+            low_res, iou = backbone.decode(embeddings, None, *backbone.embed_prompts(prompts), multimask)
             logits = upscale(low_res[0], geometry).numpy()
             worst["low_res"] = max(
                 worst["low_res"], relative_difference(low_res[0], torch.from_numpy(expected_low))

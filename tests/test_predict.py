@@ -12,7 +12,7 @@ import torch
 from conftest import Casam
 from PIL import Image
 
-from casam_cache.backbones.decoder import Prompts, upscale
+from casam_cache.backbones.prompts import Prompts, upscale
 from casam_cache.bench.outcomes import read_outcomes
 from casam_cache.bench.predict import Predictor
 from casam_cache.encode.sources import decoder_of

@@ -93,7 +93,7 @@ def test_rate_rises_stays_and_falls(train: ModuleType) -> None:
 
 
 def test_export_is_a_checkpoint_of_the_package(train: ModuleType, tmp_path: Path) -> None:
-    from casam_cache.backbones.sam import load_backbone
+    from casam_cache.backbones.registry import load_backbone
     from casam_cache.fingerprint import digest_file
 
     train.train(_settings(train, steps=2), tmp_path / "run", ARCHITECTURE)
@@ -110,20 +110,20 @@ def test_export_is_a_checkpoint_of_the_package(train: ModuleType, tmp_path: Path
 def test_training_decodes_as_the_package_does(
     train: ModuleType, scripts: dict[str, ModuleType], tmp_path: Path
 ) -> None:
-    from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
-    from casam_cache.backbones.sam import build_backbone
+    from casam_cache.backbones.prompts import Prompts
+    from casam_cache.backbones.sam import Small
 
     trainer = train.Trainer(_settings(train, size=64), ARCHITECTURE, torch.device("cpu"))
     batch = train.to_tensors(scripts["prompts"].draw_batch(0, 0, 64, 2, 3), torch.device("cpu"))
     with torch.no_grad():
         embeddings = trainer.sam.encode(batch["images"], batch["valid"])
         mine, quality = trainer.sam.decode(embeddings, batch["points"], batch["labels"])
-        backbone = build_backbone("small", ARCHITECTURE, trainer.sam.state_dict(), "")
+        backbone = Small.of_state(ARCHITECTURE, trainer.sam.state_dict())
         points, labels = batch["points"].flatten(0, 1), batch["labels"].flatten(0, 1)
-        sparse, dense = embed_prompts(backbone, Prompts(points=points, labels=labels, packed=True))
+        sparse, dense = backbone.embed_prompts(Prompts(points=points, labels=labels, packed=True))
         index = torch.arange(2).repeat_interleave(3)
         for several, masks in ((True, slice(1, None)), (False, slice(0, 1))):
-            theirs, estimate = decode(backbone, embeddings, index, sparse, dense, several)
+            theirs, estimate = backbone.decode(embeddings, index, sparse, dense, several)
             torch.testing.assert_close(mine[:, masks], theirs, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(quality[:, masks], estimate, rtol=1e-4, atol=1e-4)
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_training import QUICK, TINY, fit, same_weights, toy_view
 
-from casam_cache.backbones.sam import Backbone, seeded_backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.files import build_head
 from casam_cache.methods.lwf import LwF, LwFOptions

@@ -249,7 +249,7 @@ def test_the_feed_unpacks_targets_and_weights(monkeypatch):
 def test_boxes_and_points_share_a_batch_as_sam_would_see_them():
     coordinates = torch.tensor([[1.0, 2.0, 30.0, 40.0], [5.0, 6.0, 5.0, 6.0]])
     prompts = pack_prompts(torch.tensor([True, False]), coordinates)
-    from casam_cache.backbones.decoder import Prompts, concatenate_prompts
+    from casam_cache.backbones.prompts import Prompts, concatenate_prompts
 
     expected = concatenate_prompts(
         [

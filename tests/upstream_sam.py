@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from casam_cache.backbones.architecture import Architecture
-from casam_cache.backbones.sam import Backbone, backbone_state
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.sam import backbone_state
 
 TINY = Architecture(
     image_size=64, patch_size=8, width=32, depth=4, heads=2, window=3, global_blocks=(1, 3), channels=16,

@@ -27,8 +27,9 @@ class Sam(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.image_encoder: Any = architecture.build_encoder()
-        self.prompt_encoder: Any = architecture.build_prompt_encoder()
-        self.mask_decoder: Any = architecture.build_mask_decoder()
+        self.prompt_encoder: Any
+        self.mask_decoder: Any
+        self.prompt_encoder, self.mask_decoder = architecture.build_decoder()
         start_encoder(self.image_encoder)
         start_decoder(self.prompt_encoder, self.mask_decoder)
 

@@ -24,10 +24,11 @@ import torch
 from baselines import BASELINES, filled_box, filled_ellipse, otsu_in_box
 from quality_table import RESOLVED, SCORES, table
 
-from casam_cache.backbones.decoder import Prompts, decode_prompts, upscale
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import Backbone, load_backbone
+from casam_cache.backbones.prompts import Prompts, concatenate_prompts, upscale
+from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import (
     Dataset,
     DatasetOptions,
@@ -150,8 +151,9 @@ def add_rows(
         points=torch.from_numpy(geometry.to_input(points))[:, None],
         labels=torch.ones(len(truths), 1, dtype=torch.long),
     )
-    single, quality = decode_prompts(backbone, embedding, [index, index], [box_prompts, point_prompts], False)
-    several, chance = decode_prompts(backbone, embedding, [index], [point_prompts], True)
+    both = backbone.embed_prompts(concatenate_prompts([box_prompts, point_prompts]))
+    single, quality = backbone.decode(embedding, torch.cat([index, index]), *both, False)
+    several, chance = backbone.decode(embedding, index, *backbone.embed_prompts(point_prompts), True)
     best = several[torch.arange(len(truths)), chance.argmax(1)]
     low_res = torch.cat([single[:, 0], best])
     boxed, pointed, chosen = (

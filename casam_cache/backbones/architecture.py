@@ -53,11 +53,6 @@ class Architecture:
         """Cells g a side of the embedding grid."""
         return self.image_size // self.patch_size
 
-    @property
-    def low_res(self) -> int:
-        """Side of the decoder's low-res masks: 4g."""
-        return 4 * self.grid
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `Architecture.from_json` reads it back.
 
@@ -98,36 +93,57 @@ class Architecture:
         )
         return encoder
 
-    def build_prompt_encoder(self) -> nn.Module:
-        """`segment_anything`'s PromptEncoder for this grid and input size."""
-        from casam_cache.backbones.upstream import PromptEncoder
+    def build_decoder(self) -> tuple[nn.Module, nn.Module]:
+        """`segment_anything`'s PromptEncoder and MaskDecoder of these dimensions."""
+        return build_decoder(
+            image_size=self.image_size, patch_size=self.patch_size, channels=self.channels,
+            depth=self.decoder_depth, heads=self.decoder_heads, mlp=self.decoder_mlp,
+            downsample=self.decoder_downsample, mask_channels=self.mask_channels, multimask=self.multimask,
+            iou_depth=self.iou_depth, iou_width=self.iou_width,
+        )  # fmt: skip
 
-        prompt_encoder: nn.Module = PromptEncoder(
-            embed_dim=self.channels,
-            image_embedding_size=(self.grid, self.grid),
-            input_image_size=(self.image_size, self.image_size),
-            mask_in_chans=self.mask_channels,
-        )
-        return prompt_encoder
 
-    def build_mask_decoder(self) -> nn.Module:
-        """`segment_anything`'s MaskDecoder: low-res masks of 4g x 4g."""
-        from casam_cache.backbones.upstream import MaskDecoder, TwoWayTransformer
+def build_decoder(
+    *,
+    image_size: int,
+    patch_size: int,
+    channels: int,
+    depth: int = 2,
+    heads: int = 8,
+    mlp: int = 2048,
+    downsample: int = 2,
+    mask_channels: int = 16,
+    multimask: int = 3,
+    iou_depth: int = 3,
+    iou_width: int = 256,
+) -> tuple[nn.Module, nn.Module]:
+    """`segment_anything`'s PromptEncoder and MaskDecoder, low-res masks of 4g x 4g; by default of SAM's dimensions.
 
-        decoder: nn.Module = MaskDecoder(
-            num_multimask_outputs=self.multimask,
-            transformer=TwoWayTransformer(
-                depth=self.decoder_depth,
-                embedding_dim=self.channels,
-                mlp_dim=self.decoder_mlp,
-                num_heads=self.decoder_heads,
-                attention_downsample_rate=self.decoder_downsample,
-            ),
-            transformer_dim=self.channels,
-            iou_head_depth=self.iou_depth,
-            iou_head_hidden_dim=self.iou_width,
-        )
-        return decoder
+    The arguments are those of `Architecture`.
+    """
+    from casam_cache.backbones.upstream import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+    grid = image_size // patch_size
+    prompt_encoder: nn.Module = PromptEncoder(
+        embed_dim=channels,
+        image_embedding_size=(grid, grid),
+        input_image_size=(image_size, image_size),
+        mask_in_chans=mask_channels,
+    )
+    mask_decoder: nn.Module = MaskDecoder(
+        num_multimask_outputs=multimask,
+        transformer=TwoWayTransformer(
+            depth=depth,
+            embedding_dim=channels,
+            mlp_dim=mlp,
+            num_heads=heads,
+            attention_downsample_rate=downsample,
+        ),
+        transformer_dim=channels,
+        iou_head_depth=iou_depth,
+        iou_head_hidden_dim=iou_width,
+    )
+    return prompt_encoder, mask_decoder
 
 
 def _official(width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Architecture:

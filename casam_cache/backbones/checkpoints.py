@@ -120,21 +120,17 @@ def _read_pickle(path: Path, start: bytes) -> Any:
         ) from error
 
 
-def empty_modules(architecture: Architecture, encoder: bool = True) -> dict[str, nn.Module]:
+def empty_modules(architecture: Architecture) -> dict[str, nn.Module]:
     """The modules of a SAM by their prefix in its state dict, their weights to be replaced.
 
     The encoder is built without memory. The small rest is not: normal_ on the meta device imports sympy, two
     seconds. It is initialised from a copy of the random state, because the caller's must not move.
     """
     with torch.random.fork_rng(devices=[]):
-        modules = {
-            PROMPT_ENCODER: architecture.build_prompt_encoder(),
-            MASK_DECODER: architecture.build_mask_decoder(),
-        }
-    if encoder:
-        with torch.device("meta"):
-            modules[ENCODER] = architecture.build_encoder()
-    return modules
+        prompt_encoder, mask_decoder = architecture.build_decoder()
+    with torch.device("meta"):
+        encoder = architecture.build_encoder()
+    return {PROMPT_ENCODER: prompt_encoder, MASK_DECODER: mask_decoder, ENCODER: encoder}
 
 
 @cache

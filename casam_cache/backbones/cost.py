@@ -5,7 +5,7 @@ from __future__ import annotations
 from casam_cache.backbones.architecture import Architecture
 
 
-def encoder_flops(architecture: Architecture) -> int:
+def vit_flops(architecture: Architecture) -> int:
     """Floating-point operations of one image's encoding, a multiplication and an addition counting as two.
 
     Matrix products and convolutions only: linear layers on the g x g cells (products with window padding are

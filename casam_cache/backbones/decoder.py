@@ -1,185 +1,215 @@
-"""SAM's prompt encoder and mask decoder, batched over images with one or more prompts each.
+"""SAM's prompt encoder and mask decoder behind any encoder, batched over images with one or more prompts each.
 
-`segment_anything`'s MaskDecoder.forward repeats *one* image for all prompts, so batches of images need a
-loop. Here each prompt says which image it belongs to. The modules and the arithmetic are upstream's.
+`segment_anything`'s MaskDecoder.forward repeats *one* image for all prompts, so batches of images need a loop. Here
+each prompt says which image it belongs to. The modules and the arithmetic are upstream's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from casam_cache.backbones.sam import Backbone
-from casam_cache.geometry import Geometry
-
-NOT_A_POINT, BACKGROUND, FOREGROUND, BOX_FIRST, BOX_SECOND = -1, 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """P prompts of one form, in input pixels (`Geometry.to_input`).
-
-    Attributes:
-        boxes: float32 (P, 4) as x0, y0, x1, y1, or None.
-        points: float32 (P, n, 2) as x, y, or None.
-        labels: int (P, n): 1 foreground, 0 background, -1 not a point.
-        masks: float32 (P, 1, 4g, 4g) low-res logits of an earlier pass, or None.
-        count: P where nothing else says it ("no prompt").
-        packed: points hold one row a token, box corners (labels 2 and 3) and SAM's padding point included.
-            This is what `concatenate_prompts` makes so that boxes and points can share a batch.
-    """
-
-    boxes: Tensor | None = None
-    points: Tensor | None = None
-    labels: Tensor | None = None
-    masks: Tensor | None = None
-    count: int = 1
-    packed: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.points is None) != (self.labels is None):
-            raise ValueError("points need labels, and labels need points")
-        if (
-            self.points is not None
-            and self.labels is not None
-            and self.points.shape[:-1] != self.labels.shape
-        ):
-            raise ValueError(
-                f"points {tuple(self.points.shape)} and labels {tuple(self.labels.shape)} do not match"
-            )
-        if len({len(given) for given in (self.boxes, self.points, self.masks) if given is not None}) > 1:
-            raise ValueError("boxes, points and masks must be as many")
-
-    def __len__(self) -> int:
-        """P, the number of prompts."""
-        return next(
-            (len(given) for given in (self.points, self.boxes, self.masks) if given is not None), self.count
-        )
-
-    @property
-    def token_count(self) -> int:
-        """Sparse tokens of a prompt: points, the padding point SAM adds where there is no box, corners."""
-        points = 0 if self.points is None else self.points.shape[1]
-        if self.packed:
-            return points
-        return points + (2 if self.boxes is not None else int(self.points is not None))
-
-    def to(self, device: torch.device | str) -> Prompts:
-        """The same prompts on another device."""
-        boxes, points, labels, masks = (
-            None if tensor is None else tensor.to(device)
-            for tensor in (self.boxes, self.points, self.labels, self.masks)
-        )
-        return replace(self, boxes=boxes, points=points, labels=labels, masks=masks)
-
-    def pack(self) -> Prompts:
-        """The same prompts with one point row a token, in upstream's order: points, padding, corners."""
-        if self.packed or (self.boxes is None and self.points is None):
-            return self
-        coordinates: list[Tensor] = []
-        labels: list[Tensor] = []
-        if self.points is not None and self.labels is not None:
-            coordinates.append(self.points.float())
-            labels.append(self.labels.long())
-            if self.boxes is None:
-                coordinates.append(self.points.new_zeros(len(self), 1, 2, dtype=torch.float32))
-                labels.append(self.labels.new_full((len(self), 1), NOT_A_POINT, dtype=torch.long))
-        if self.boxes is not None:
-            coordinates.append(self.boxes.float().reshape(-1, 2, 2))
-            corners = torch.tensor([BOX_FIRST, BOX_SECOND], device=self.boxes.device)
-            labels.append(corners.expand(len(self), 2))
-        return Prompts(
-            points=torch.cat(coordinates, 1), labels=torch.cat(labels, 1), masks=self.masks, packed=True
-        )
+from casam_cache.backbones.architecture import build_decoder
+from casam_cache.backbones.base import EMBEDDING, Backbone
+from casam_cache.backbones.checkpoints import ENCODER, MASK_DECODER, PROMPT_ENCODER
+from casam_cache.backbones.decoder_file import DecoderFile, read_decoder, write_decoder
+from casam_cache.backbones.fingerprints import weights_fingerprint
+from casam_cache.backbones.prompts import NOT_A_POINT, Prompts
 
 
-def concatenate_prompts(several: Sequence[Prompts]) -> Prompts:
-    """One batch of prompts of several forms, equal to running each on its own.
+class SamDecoding(Backbone):
+    """A backbone with SAM's prompt encoder and mask decoder; what it encodes with is its own.
 
-    Raises:
-        ValueError: their token counts differ (SAM has no masked padding token: `decode_prompts` groups them
-        instead),
-            or only some have a mask prompt.
-    """
-    packed = [prompts.pack() for prompts in several]
-    if len({prompts.token_count for prompts in packed}) > 1:
-        raise ValueError(f"prompts of {sorted({p.token_count for p in packed})} tokens cannot share a batch")
-    if len({prompts.masks is None for prompts in packed}) > 1:
-        raise ValueError("prompts with and without a mask cannot share a batch")
-    points = [p.points for p in packed if p.points is not None]
-    labels = [p.labels for p in packed if p.labels is not None]
-    masks = [p.masks for p in packed if p.masks is not None]
-    return Prompts(
-        points=torch.cat(points) if points else None,
-        labels=torch.cat(labels) if labels else None,
-        masks=torch.cat(masks) if masks else None,
-        count=sum(len(p) for p in packed),
-        packed=bool(points),
-    )
-
-
-def embed_prompts(backbone: Backbone, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """SAM's PromptEncoder, without its boolean indexing (which makes a GPU wait for the host).
-
-    Positions are encoded in float32 also under autocast: bf16 has not the digits for their phases.
-
-    Returns:
-        sparse: float32 (P, n, C), n = `prompts.token_count`.
-        dense: float32 (P, C, g, g); without mask prompts a view of one C-vector that occupies no memory.
-    """
-    encoder: Any = backbone.prompt_encoder
-    architecture = backbone.architecture
-    packed = prompts.pack()
-    count = len(packed)
-    with torch.autocast(backbone.device.type, enabled=False):
-        if packed.points is None or packed.labels is None:
-            sparse = torch.empty((count, 0, architecture.channels), device=backbone.device)
-        else:
-            side = architecture.image_size
-            position = encoder.pe_layer.forward_with_coords(packed.points.float() + 0.5, (side, side))
-            kinds = [encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]
-            labels = packed.labels.long()
-            position = torch.where((labels == NOT_A_POINT)[..., None], torch.zeros_like(position), position)
-            sparse = position + torch.cat(kinds)[labels - NOT_A_POINT]
-        if packed.masks is not None:
-            return sparse, encoder.mask_downscaling(packed.masks.float())
-        grid = architecture.grid
-        return sparse, encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(count, -1, grid, grid)
-
-
-def decode(
-    backbone: Backbone,
-    image_embeddings: Tensor,
-    image_index: Tensor | None,
-    sparse: Tensor,
-    dense: Tensor,
-    multimask: bool,
-) -> tuple[Tensor, Tensor]:
-    """SAM's MaskDecoder over P prompts on B images.
+    A subclass defines `load`, `preprocessing`, `normalise` and `encode`, and keeps this `__init__`. Its description
+    holds under "decoder" what `build_decoder` takes, or it overrides `decoder_modules`.
 
     Args:
-        backbone: whose mask decoder to use.
-        image_embeddings: (B, C, g, g).
-        image_index: int64 (P,), the image of each prompt; None when prompt i belongs to image i.
-        sparse: (P, n, C).
-        dense: (P, C, g, g), an expanded view where there is no mask prompt.
-        multimask: the three masks for ambiguous prompts instead of the single one.
-
-    Returns:
-        low_res: float32 logits (P, 3 or 1, 4g, 4g).
-        iou: float32 (P, 3 or 1), the decoder's own estimate of each mask's IoU.
+        description: see `Backbone.description`.
+        encoder: anything that `encode` calls; None where only the decoder was loaded.
+        prompt_encoder, mask_decoder: `segment_anything`'s; they say image and patch size and the channels.
+        fingerprint: of all weights; computed if all are here.
+        checkpoint: as in `Backbone`.
+        neck: as in `Backbone`.
+        name: as in `Backbone`.
+        flops: of one image's encoding; counted where the encoder is.
     """
-    decoded = decode_further(backbone, image_embeddings, image_index, sparse, dense, multimask)
-    return decoded.low_res, decoded.iou
+
+    prompt_encoder: nn.Module
+    mask_decoder: nn.Module
+
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        encoder: nn.Module | None,
+        prompt_encoder: nn.Module,
+        mask_decoder: nn.Module,
+        *,
+        fingerprint: str | None = None,
+        checkpoint: Path | None = None,
+        neck: tuple[float, float] = (0.0, 1.0),
+        name: str | None = None,
+        flops: int | None = None,
+    ) -> None:
+        self._description = dict(description)
+        self.encoder, self.prompt_encoder, self.mask_decoder = encoder, prompt_encoder, mask_decoder
+        for module in self._modules().values():
+            module.eval().requires_grad_(False)
+        upstream: Any = prompt_encoder
+        self.image_size, self.channels = upstream.input_image_size[0], upstream.embed_dim
+        self.patch_size = self.image_size // upstream.image_embedding_size[0]
+        self.checkpoint, self.neck, self.name = checkpoint, neck, name or type(self).name
+        if fingerprint is None:
+            if encoder is None:
+                raise ValueError("without the encoder the fingerprint of all weights must be given")
+            weights = ((key, tensor.cpu().float().numpy()) for key, tensor in backbone_state(self).items())
+            fingerprint = weights_fingerprint(weights)
+        self.fingerprint = fingerprint
+        self._flops = flops
+        self._dense_pe: dict[torch.device, Tensor] = {}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return copy.deepcopy(self._description)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.mask_decoder.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the modules (in place, as `nn.Module.to` does) and returns a backbone that holds them."""
+        moved = copy.copy(self)
+        if self.encoder is not None:
+            moved.encoder = self.encoder.to(device)
+        moved.prompt_encoder = self.prompt_encoder.to(device)
+        moved.mask_decoder = self.mask_decoder.to(device)
+        return moved
+
+    def encoder_flops(self) -> int:
+        """Counted by torch on an empty image: matrix products and convolutions only."""
+        if self._flops is None:
+            side = self.image_size
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                self.encode(torch.zeros((1, 3, side, side), device=self.device), (EMBEDDING,))
+            self._flops = counter.get_total_flops()
+        return self._flops
+
+    def dense_pe(self) -> Tensor:
+        """Positional encoding of the embedding grid, float32 (1, C, g, g), computed once a device."""
+        device = self.device
+        if device not in self._dense_pe:
+            # An inference tensor could not be saved for a backward pass, and bf16 would ruin the phases.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+                self._dense_pe[device] = self.prompt_encoder.get_dense_pe()  # type: ignore[operator]
+        return self._dense_pe[device]
+
+    def prepare_decoding(self) -> None:
+        self.dense_pe()
+
+    def embed_prompts(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """SAM's PromptEncoder, without its boolean indexing (which makes a GPU wait for the host).
+
+        Positions are encoded in float32 also under autocast: bf16 has not the digits for their phases.
+
+        Returns:
+            sparse: float32 (P, n, C), n = `prompts.token_count`.
+            dense: float32 (P, C, g, g); without mask prompts a view of one C-vector that occupies no memory.
+        """
+        encoder: Any = self.prompt_encoder
+        packed = prompts.pack()
+        count = len(packed)
+        with torch.autocast(self.device.type, enabled=False):
+            if packed.points is None or packed.labels is None:
+                sparse = torch.empty((count, 0, self.channels), device=self.device)
+            else:
+                side = self.image_size
+                position = encoder.pe_layer.forward_with_coords(packed.points.float() + 0.5, (side, side))
+                kinds = [encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]
+                labels = packed.labels.long()
+                position = torch.where(
+                    (labels == NOT_A_POINT)[..., None], torch.zeros_like(position), position
+                )
+                sparse = position + torch.cat(kinds)[labels - NOT_A_POINT]
+            if packed.masks is not None:
+                return sparse, encoder.mask_downscaling(packed.masks.float())
+            grid = self.grid
+            return sparse, encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(count, -1, grid, grid)
+
+    def decode(
+        self,
+        embedding: Tensor,
+        image_index: Tensor | None,
+        sparse: Tensor,
+        dense: Tensor,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's MaskDecoder: three masks a prompt with `multimask`, else one; see `Backbone.decode`."""
+        decoded = decode_further(self, embedding, image_index, sparse, dense, multimask)
+        return decoded.low_res, decoded.iou
+
+    @classmethod
+    def decoder_modules(cls, description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
+        """Prompt encoder and mask decoder of a description, their weights to be replaced."""
+        return build_decoder(**description["decoder"])
+
+    def save_decoder(self, path: Path) -> None:
+        """Writes prompt encoder and mask decoder, the description and the fingerprint of *all* weights into one file.
+
+        Training from a store needs this file (16 MB for the official models), not the checkpoint. It appears by one
+        rename, and equal backbones give equal bytes.
+        """
+        state = {
+            key: tensor.cpu().contiguous()
+            for key, tensor in backbone_state(self).items()
+            if not key.startswith(ENCODER)
+        }
+        about = DecoderFile(self.name, self._description, self.fingerprint, self.neck, self.encoder_flops())
+        write_decoder(path, about, state)
+
+    @classmethod
+    def load_decoder(cls, path: Path, device: torch.device | str = "cpu") -> Self:
+        about, state = read_decoder(path)
+        with torch.random.fork_rng(devices=[]):
+            prompt_encoder, mask_decoder = cls.decoder_modules(about.description)
+        load_state(prompt_encoder, state, PROMPT_ENCODER)
+        load_state(mask_decoder, state, MASK_DECODER)
+        return cls(
+            about.description, None, prompt_encoder, mask_decoder, fingerprint=about.fingerprint,
+            neck=about.neck, name=about.name, flops=about.encoder_flops,
+        ).to(device)  # fmt: skip
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {PROMPT_ENCODER: self.prompt_encoder, MASK_DECODER: self.mask_decoder}
+        return modules if self.encoder is None else {ENCODER: self.encoder, **modules}
+
+
+def backbone_state(backbone: SamDecoding) -> dict[str, Tensor]:
+    """The tensors of the parts that are loaded, under the names of `segment_anything`'s Sam state dict."""
+    return {
+        f"{prefix}{name}": tensor.detach()
+        for prefix, module in backbone._modules().items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Puts those of the named tensors that begin with `prefix` into a module, copied as float32."""
+    own = {
+        key.removeprefix(prefix): tensor.detach().to(torch.float32, copy=True).contiguous()
+        for key, tensor in state.items()
+        if key.startswith(prefix)
+    }
+    module.load_state_dict(own, strict=True, assign=True)
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecoderOutput:
     """What SAM's mask decoder gives, and what a decoder built on it reads.
 
     Attributes:
@@ -196,21 +226,21 @@ class Decoded:
 
 
 def decode_further(
-    backbone: Backbone,
+    backbone: SamDecoding,
     image_embeddings: Tensor,
     image_index: Tensor | None,
     sparse: Tensor,
     dense: Tensor,
     multimask: bool,
     further: Tensor | None = None,
-) -> Decoded:
+) -> DecoderOutput:
     """SAM's MaskDecoder with m further output tokens beside its own.
 
     Gradients flow to the embeddings, the prompt embeddings, and to decoder parameters that ask for them.
     Under bf16 autocast normalisation and the final product of mask tokens and pixels stay float32.
 
     Args:
-        backbone: whose mask decoder to use.
+        backbone: whose SAM mask decoder to use.
         image_embeddings: (B, C, g, g).
         image_index: int64 (P,), the image of each prompt; None when prompt i belongs to image i.
         sparse: (P, n, C).
@@ -239,61 +269,7 @@ def decode_further(
         low_res = (hyper.float() @ upscaled.float().flatten(2)).unflatten(2, upscaled.shape[2:])
     iou = decoder.iou_prediction_head(queries[:, 0])[:, chosen.start : chosen.stop]
     behind = queries[:, 1 + decoder.num_mask_tokens : len(own)]
-    return Decoded(low_res, iou.float(), upscaled, behind)
-
-
-def decode_prompts(
-    backbone: Backbone,
-    image_embeddings: Tensor,
-    image_indexes: Sequence[Tensor | None],
-    several: Sequence[Prompts],
-    multimask: bool,
-) -> tuple[Tensor, Tensor]:
-    """Embed and decode prompts of any mixture of forms: one pass for each number of tokens.
-
-    Args:
-        backbone: whose prompt encoder and mask decoder to use.
-        image_embeddings: (B, C, g, g).
-        image_indexes: for each group of prompts, the image of each of its prompts (see `decode`).
-        several: the groups of prompts.
-        multimask: see `decode`.
-
-    Returns:
-        low_res (P, 3 or 1, 4g, 4g) and iou (P, 3 or 1), the groups one after the other.
-    """
-    forms = [(prompts.token_count, prompts.masks is not None) for prompts in several]
-    low_res: list[Tensor | None] = [None] * len(several)
-    iou: list[Tensor | None] = [None] * len(several)
-    for form in dict.fromkeys(forms):
-        members = [i for i, own in enumerate(forms) if own == form]
-        sparse, dense = embed_prompts(backbone, concatenate_prompts([several[i] for i in members]))
-        index = torch.cat([_index(image_indexes[i], len(several[i]), backbone.device) for i in members])
-        masks, scores = decode(backbone, image_embeddings, index, sparse, dense, multimask)
-        sizes = [len(several[i]) for i in members]
-        for i, own_masks, own_scores in zip(members, masks.split(sizes), scores.split(sizes), strict=True):
-            low_res[i], iou[i] = own_masks, own_scores
-    return torch.cat([m for m in low_res if m is not None]), torch.cat([s for s in iou if s is not None])
-
-
-def _index(stated: Tensor | None, count: int, device: torch.device) -> Tensor:
-    return torch.arange(count, device=device) if stated is None else stated
-
-
-def upscale(low_res: Tensor, geometry: Geometry) -> Tensor:
-    """Sam.postprocess_masks: logits at the image's own size.
-
-    Args:
-        low_res: float32 (P, 4g, 4g) logits of prompts on one image.
-        geometry: how that image was put into the input.
-
-    Returns:
-        float32 logits (P, H, W); a mask is where they are above 0.
-    """
-    side = geometry.image_size
-    full = F.interpolate(low_res[:, None], (side, side), mode="bilinear", align_corners=False)
-    valid = full[..., : geometry.input_height, : geometry.input_width]
-    size = (geometry.height, geometry.width)
-    return F.interpolate(valid, size, mode="bilinear", align_corners=False)[:, 0]
+    return DecoderOutput(low_res, iou.float(), upscaled, behind)
 
 
 def normalise_in_float(sequence: nn.Module, features: Tensor) -> Tensor:

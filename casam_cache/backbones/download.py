@@ -12,7 +12,7 @@ from typing import IO, Any
 from casam_cache.errors import CheckpointError
 from casam_cache.folders import CACHE_VARIABLE, cache_folder
 
-Progress = Callable[[int, int], None]
+DownloadProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total); the total is 0 while the server has not said it."""
 
 _BLOCK = 1 << 17  # what a dropped connection loses at most
@@ -21,7 +21,7 @@ _TIMEOUT = (15.0, 60.0)  # seconds to connect, seconds without a byte
 
 
 def download(
-    url: str, sha256: str, filename: str, folder: Path | None = None, progress: Progress | None = None
+    url: str, sha256: str, filename: str, folder: Path | None = None, progress: DownloadProgress | None = None
 ) -> Path:
     """The file at `url`, from the cache folder or downloaded into it.
 
@@ -88,7 +88,7 @@ def download(
 class _ResumingDownloader:
     """A pooch downloader that appends to a part file of its own and hands it over when it is whole."""
 
-    def __init__(self, part: Path, progress: Progress | None) -> None:
+    def __init__(self, part: Path, progress: DownloadProgress | None) -> None:
         self.part = part
         self.progress = progress
 

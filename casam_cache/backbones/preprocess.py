@@ -5,12 +5,10 @@ only, because the worker processes that decode images run it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from casam_cache.backbones.architecture import PIXEL_MEAN, PIXEL_STD
 from casam_cache.geometry import Geometry
 
 
@@ -53,22 +51,3 @@ def stack_inputs(images: Sequence[np.ndarray], image_size: int) -> tuple[np.ndar
     for square, image in zip(pixels, images, strict=True):
         square[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
     return pixels, np.array([image.shape[:2] for image in images], dtype=np.int64).reshape(-1, 2)
-
-
-def preprocessing_identity(image_size: int, resize: str, intensity: str) -> dict[str, Any]:
-    """Everything between an image file and the encoder's input that changes an embedding, as JSON data.
-
-    Args:
-        image_size: S, pixels.
-        resize: one of `casam_cache.geometry.RESIZE_MODES`.
-        intensity: how other bit depths became 8 bit, as the dataset reader names it.
-    """
-    return {
-        "image_size": image_size,
-        "resize": resize,
-        "interpolation": "pillow-bilinear",
-        "padding": "zero after normalisation, bottom and right",
-        "mean": list(PIXEL_MEAN),
-        "std": list(PIXEL_STD),
-        "intensity": intensity,
-    }

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from casam_cache.backbones.attention import AUTO, FORMS, choose_form
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 
 REPEAT = 3
@@ -52,7 +52,7 @@ def race(
     Raises:
         CasamError: where a batch of that size fits in no form.
     """
-    side = backbone.architecture.image_size
+    side = backbone.image_size
     drawn = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, 3, side, side), dtype=torch.uint8, generator=drawn)
     sizes = torch.full((batch_size, 2), side)
@@ -60,7 +60,7 @@ def race(
     refused: list[str] = []
     exact: torch.Tensor | None = None
     for form in (REFERENCE, *(name for name in FORMS if name != REFERENCE)):
-        encoder = FrozenEncoder(backbone, precision, form)
+        encoder = FrozenEncoder(backbone, precision, attention=form)
 
         def run(encoder: FrozenEncoder = encoder) -> torch.Tensor:
             return encoder(pixels, sizes)["embedding"]
@@ -98,7 +98,7 @@ def fitting_batch(
     Raises:
         CasamError: where not even one image fits.
     """
-    side = encoder.architecture.image_size
+    side = encoder.backbone.image_size
     size = most
     while size:
         try:

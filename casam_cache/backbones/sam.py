@@ -1,18 +1,20 @@
-"""A frozen SAM: its three modules, its dimensions and the fingerprint of its weights."""
+"""Segment Anything, with the ViT encoders it was published with and the small one of this package."""
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casam_cache.backbones.architecture import Architecture
+from casam_cache.backbones.architecture import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD, Architecture
+from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form
+from casam_cache.backbones.base import EMBEDDING, Fetch, Forward
 from casam_cache.backbones.checkpoints import (
     ENCODER,
     MASK_DECODER,
@@ -22,159 +24,250 @@ from casam_cache.backbones.checkpoints import (
     expected_shapes,
     read_checkpoint,
 )
+from casam_cache.backbones.cost import vit_flops
+from casam_cache.backbones.decoder import SamDecoding, backbone_state, load_state
 from casam_cache.backbones.download import download
-from casam_cache.backbones.fingerprints import remember_fingerprint, weights_fingerprint
-from casam_cache.backbones.registry import known_model, stated_architecture
+from casam_cache.backbones.encoder import inside
+from casam_cache.backbones.fingerprints import weights_fingerprint
+from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import canonical_json, digest_file, generator
+from casam_cache.fingerprint import digest_file, generator
+from casam_cache.folders import cache_folder
 
-PARTS = ("encoder", "decoder")
-_DECODER_FORMAT = "casam-decoder/2"
+__all__ = ["SamBackbone", "Small", "ViTB", "ViTH", "ViTL", "backbone_state", "seeded_backbone"]
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything"
+REINSTALL = "reinstall the package: pip install --force-reinstall --no-deps casam-cache"
 
 
-@dataclass
-class Backbone:
-    """A SAM in eval mode without gradients; the fingerprint names all its weights, also those of parts not
-    loaded.
+class SamBackbone(SamDecoding):
+    """A SAM of any dimensions.
 
     Attributes:
-        name: what the store calls it: the `--model` it was loaded as.
         architecture: its dimensions.
-        fingerprint: SHA-256 over all weights (`weights_fingerprint`).
-        checkpoint: the file it came from, None for weights made here.
-        encoder: (B, 3, S, S) -> (B, C, g, g), None where only the decoder was loaded.
-        prompt_encoder, mask_decoder: `segment_anything`'s.
-        neck: mean and standard deviation over the channels of a typical embedding cell (`neck_scale`).
     """
 
-    name: str
-    architecture: Architecture
-    fingerprint: str
-    checkpoint: Path | None
-    encoder: nn.Module | None
-    prompt_encoder: nn.Module
-    mask_decoder: nn.Module
-    neck: tuple[float, float] = (0.0, 1.0)
-    _dense_pe: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    settings = ("attention",)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the decoder is."""
-        return next(self.mask_decoder.parameters()).device
+    def __init__(self, description: Mapping[str, Any], *modules: Any, **others: Any) -> None:
+        self.architecture = Architecture.from_json(dict(description))
+        super().__init__(description, *modules, **others)
 
-    def to(self, device: torch.device | str) -> Backbone:
-        """Move the modules (in place, as `nn.Module.to` does) and return a backbone that holds them."""
-        return replace(
-            self,
-            encoder=None if self.encoder is None else self.encoder.to(device),
-            prompt_encoder=self.prompt_encoder.to(device),
-            mask_decoder=self.mask_decoder.to(device),
-        )
+    @classmethod
+    def architecture_of(cls, path: Path) -> Architecture:
+        """The dimensions that a checkpoint file is expected to have.
 
-    def dense_pe(self) -> Tensor:
-        """Positional encoding of the embedding grid, float32 (1, C, g, g), computed once a device."""
-        device = self.device
-        if device not in self._dense_pe:
-            # An inference tensor could not be saved for a backward pass, and bf16 would ruin the phases.
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-                self._dense_pe[device] = self.prompt_encoder.get_dense_pe()  # type: ignore[operator]
-        return self._dense_pe[device]
+        Raises:
+            CheckpointError: only the file could say it, and does not.
+        """
+        raise NotImplementedError
 
+    @classmethod
+    def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
+        """The file of the model's own weights, verified.
 
-def load_backbone(
-    model: str,
-    checkpoint: Path | None = None,
-    *,
-    parts: Sequence[str] = PARTS,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> Backbone:
-    """Load a backbone by name: from a file, from the package (small), or downloaded and verified.
+        Raises:
+            CheckpointError: it cannot be had, or its SHA-256 is wrong.
+        """
+        raise NotImplementedError
 
-    Args:
-        model: a name of the registry.
-        checkpoint: a .pth, .pt or .safetensors file of that architecture; by default the bundled or official
-            one. A safetensors file may state its own architecture, which then counts for `small`.
-        parts: without "encoder", the encoder is read for the fingerprint but not kept in memory; prompt
-            encoder and mask decoder are always there.
-        device: where to put it.
-        progress: of a download, called with (bytes done, bytes in total).
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path | None,
+        *,
+        device: torch.device | str = "cpu",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """From a .pth, .pt or .safetensors file of that architecture; see `Backbone.load`."""
+        path = checkpoint if checkpoint is not None else cls.own_checkpoint(progress)
+        state = read_checkpoint(path)
+        architecture = cls.architecture_of(path)
+        check_state(state, architecture, path, cls.name)
+        return cls.of_state(architecture, state, checkpoint=path).to(device)
 
-    Raises:
-        OptionError: unknown model.
-        CheckpointError: the checkpoint is missing, damaged, unsafe, or of another architecture.
-    """
-    known = known_model(model)
-    path = checkpoint if checkpoint is not None else local_or_downloaded(model, progress)
-    state = read_checkpoint(path)
-    architecture = (stated_architecture(path) if known.bundled else None) or known.architecture
-    check_state(state, architecture, path, model)
-    fingerprint = weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items())
-    remember_fingerprint(path, fingerprint)
-    return build_backbone(model, architecture, state, fingerprint, checkpoint=path, parts=parts).to(device)
+    @classmethod
+    def of_state(cls, architecture: Architecture, state: Mapping[str, Tensor], **others: Any) -> Self:
+        """From tensors under the names of `segment_anything`'s Sam state dict, which are copied as float32.
 
+        Args:
+            architecture: what they fit.
+            state: all tensors of it.
+            others: see `SamDecoding`.
+        """
+        modules = empty_modules(architecture)
+        for prefix, module in modules.items():
+            load_state(module, state, prefix)
+        return cls(
+            architecture.to_json(), modules[ENCODER], modules[PROMPT_ENCODER], modules[MASK_DECODER],
+            fingerprint=weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items()),
+            neck=neck_scale(state), **others,
+        )  # fmt: skip
 
-def local_or_downloaded(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The bundled or official checkpoint file of a model, verified.
+    @classmethod
+    def decoder_modules(cls, description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
+        return Architecture.from_json(dict(description)).build_decoder()
 
-    Raises:
-        CheckpointError: it cannot be had, or its SHA-256 is wrong.
-    """
-    known = known_model(model)
-    if known.url is not None and known.sha256 is not None:
-        return download(known.url, known.sha256, known.filename, progress=progress)
-    path = known.bundled_path()
-    if digest_file(path) != known.bundled_sha256():
-        raise CheckpointError(
-            f"the bundled checkpoint {path} is damaged: another SHA-256 than SHA256SUMS states",
-            "reinstall the package: pip install --force-reinstall --no-deps casam-cache",
-        )
-    return path
+    def features(self) -> Mapping[str, tuple[int, ...]]:
+        """`embedding` (C, g, g), `early` (width, g, g) and `tokens` (width,); see `vit.PreparedViT`."""
+        return feature_shapes(self.architecture)
 
+    def feature_identity(self, name: str) -> dict[str, Any]:
+        if name == "early":
+            return {"after_block": early_block(self.architecture)}
+        if name == "tokens":
+            return {
+                "tokens": TOKENS,
+                "seed": TOKEN_SEED,
+                "read": TOKEN_READ,
+                "attend": "all image tokens of the block's input and themselves, without relative positions",
+            }
+        return {}
 
-def build_backbone(
-    name: str,
-    architecture: Architecture,
-    state: Mapping[str, Tensor],
-    fingerprint: str,
-    *,
-    checkpoint: Path | None = None,
-    parts: Sequence[str] = PARTS,
-    neck: tuple[float, float] | None = None,
-) -> Backbone:
-    """A frozen backbone from named tensors, which are copied as float32.
-
-    Args:
-        name: as in `Backbone`.
-        architecture: as in `Backbone`.
-        state: tensors under the names of `segment_anything`'s Sam state dict; parts not asked for may be
-            absent.
-        fingerprint: as in `Backbone`.
-        checkpoint: as in `Backbone`.
-        parts: as for `load_backbone`.
-        neck: as in `Backbone`; by default from the encoder's tensors, which `state` must then hold.
-    """
-    if not set(parts) <= set(PARTS):
-        raise ValueError(f"parts are of {PARTS}, not {tuple(parts)}")
-    modules = empty_modules(architecture, encoder="encoder" in parts)
-    for prefix, module in modules.items():
-        own = {
-            key.removeprefix(prefix): tensor.detach().to(torch.float32, copy=True).contiguous()
-            for key, tensor in state.items()
-            if key.startswith(prefix)
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            "interpolation": "pillow-bilinear",
+            "padding": "zero after normalisation, bottom and right",
+            "mean": list(PIXEL_MEAN),
+            "std": list(PIXEL_STD),
         }
-        module.load_state_dict(own, strict=True, assign=True)
-        module.eval().requires_grad_(False)
-    return Backbone(
-        name,
-        architecture,
-        fingerprint,
-        checkpoint,
-        modules.get(ENCODER),
-        modules[PROMPT_ENCODER],
-        modules[MASK_DECODER],
-        neck_scale(state) if neck is None else neck,
-    )
+
+    def normalise(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """Sam.preprocess for a batch: normalise, and *then* set the padding to zero."""
+        mean, deviation = _mean_and_deviation(pixels.device)
+        valid = inside(sizes, pixels.shape[-1])
+        return torch.where(valid[:, None], (pixels - mean) / deviation, torch.zeros((), device=pixels.device))
+
+    def encode(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        return self.encoding({})(images, names)
+
+    def encoding(self, settings: Mapping[str, Any]) -> Forward:
+        """With `attention`, a form of `attention.FORMS`, or "auto" for the device's.
+
+        Forms differ in rounding only, but bits that must be reproduced need the same one.
+        """
+        assert self.encoder is not None
+        form = choose_form(settings.get("attention", AUTO), self.device)
+        return PreparedViT(self.encoder, self.architecture, form).run
+
+    def choose_settings(self, precision: str, batch_size: int) -> dict[str, Any]:
+        """On CUDA the form of attention that wins a race, else the device's own."""
+        from casam_cache.backbones.race import attention_for
+
+        return {"attention": attention_for(self, precision, batch_size)}
+
+    def settings_of(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Forms made for CUDA are not used elsewhere, where they cost gigabytes: other devices have other last bits."""
+        attention = identity.get("attention", AUTO)
+        if attention in CUDA_FORMS and self.device.type != "cuda":
+            attention = AUTO
+        return {"attention": choose_form(attention, self.device)}
+
+    def encoder_flops(self) -> int:
+        return vit_flops(self.architecture)
+
+
+class Small(SamBackbone):
+    """The bundled stand-in for demos and CPUs, not a medical-grade SAM.
+
+    A safetensors file given as --checkpoint may state its own architecture.
+    """
+
+    name = "small"
+    filename = "small.safetensors"
+
+    @classmethod
+    def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
+        path = WEIGHTS / cls.filename
+        if not path.is_file():
+            raise CheckpointError(f"the bundled checkpoint {path} is missing", REINSTALL)
+        if digest_file(path) != _bundled_sha256(cls.filename):
+            raise CheckpointError(
+                f"the bundled checkpoint {path} is damaged: another SHA-256 than SHA256SUMS states", REINSTALL
+            )
+        return path
+
+    @classmethod
+    def architecture_of(cls, path: Path) -> Architecture:
+        own = WEIGHTS / cls.filename
+        stated = stated_architecture(path) or stated_architecture(own)
+        if stated is None:
+            raise CheckpointError(f"{own} does not state its architecture", REINSTALL)
+        return stated
+
+    @classmethod
+    def weights_here(cls) -> str:
+        path = WEIGHTS / cls.filename
+        return str(path) if path.is_file() else "missing from the package"
+
+
+class _Official(SamBackbone):
+    """A model with weights of Meta's.
+
+    Attributes:
+        filename: of the checkpoint, in the download cache.
+        sha256: of that file, not the MD5 whose first digits its name carries.
+    """
+
+    filename: ClassVar[str]
+    sha256: ClassVar[str]
+
+    @classmethod
+    def url(cls) -> str:
+        return f"{OFFICIAL}/{cls.filename}"
+
+    @classmethod
+    def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
+        return download(cls.url(), cls.sha256, cls.filename, progress=progress)
+
+    @classmethod
+    def architecture_of(cls, path: Path) -> Architecture:
+        return ARCHITECTURES[cls.name]
+
+    @classmethod
+    def to_fetch(cls, checkpoint: Path | None) -> Fetch | None:
+        if checkpoint is not None or (cache_folder() / cls.filename).is_file():
+            return None
+        return Fetch(cls.filename, feature_shapes(ARCHITECTURES[cls.name]))
+
+    @classmethod
+    def weights_here(cls) -> str:
+        path = cache_folder() / cls.filename
+        return str(path) if path.is_file() else f"not here yet, from {cls.url()}"
+
+
+class ViTB(_Official):
+    """Segment Anything ViT-B, 91 M parameters."""
+
+    name = "vit_b"
+    filename = "sam_vit_b_01ec64.pth"
+    sha256 = "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
+
+
+class ViTL(_Official):
+    """Segment Anything ViT-L, 308 M parameters."""
+
+    name = "vit_l"
+    filename = "sam_vit_l_0b3195.pth"
+    sha256 = "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+
+
+class ViTH(_Official):
+    """Segment Anything ViT-H, 636 M parameters."""
+
+    name = "vit_h"
+    filename = "sam_vit_h_4b8939.pth"
+    sha256 = "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+
+
+def feature_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    grid, width = architecture.grid, architecture.width
+    return {
+        EMBEDDING: (architecture.channels, grid, grid),
+        "early": (width, grid, grid),
+        "tokens": (width,),
+    }
 
 
 def neck_scale(state: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -188,22 +281,7 @@ def neck_scale(state: Mapping[str, Tensor]) -> tuple[float, float]:
     return float(bias.mean()), float((weight.square().mean() + bias.var(unbiased=False)).sqrt())
 
 
-def backbone_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The tensors of the parts that are loaded, under the names of `segment_anything`'s Sam state dict."""
-    modules = {
-        ENCODER: backbone.encoder,
-        PROMPT_ENCODER: backbone.prompt_encoder,
-        MASK_DECODER: backbone.mask_decoder,
-    }
-    return {
-        f"{prefix}{name}": tensor.detach()
-        for prefix, module in modules.items()
-        if module is not None
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def seeded_backbone(architecture: Architecture, seed: int, name: str = "seeded") -> Backbone:
+def seeded_backbone(architecture: Architecture, seed: int, name: str = "seeded") -> SamBackbone:
     """A backbone with random weights, for tests and timings without a checkpoint.
 
     Every tensor is random, also those that upstream initialises to zero (position embeddings, relative
@@ -226,76 +304,39 @@ def seeded_backbone(architecture: Architecture, seed: int, name: str = "seeded")
             state[key] = 0.5 * values
         else:
             state[key] = values / float(np.sqrt(np.prod(shape[1:])))
-    fingerprint = weights_fingerprint((key, tensor.numpy()) for key, tensor in state.items())
-    return build_backbone(name, architecture, state, fingerprint)
+    return Small.of_state(architecture, state, name=name)
 
 
-def save_decoder(backbone: Backbone, path: Path) -> None:
-    """Write prompt encoder and mask decoder, the architecture and the fingerprint of *all* weights into one
-    file.
-
-    Training from a store needs this file (16 MB for the official models), not the checkpoint. It appears by
-    one rename, and equal backbones give equal bytes.
-    """
-    from safetensors.torch import save
-
-    state = {
-        key: tensor.cpu().contiguous() for key, tensor in backbone_state(backbone).items() if _decodes(key)
-    }
-    about = {
-        "format": _DECODER_FORMAT,
-        "name": backbone.name,
-        "architecture": backbone.architecture.to_json(),
-        "fingerprint": backbone.fingerprint,
-        "neck": list(backbone.neck),
-        "decoder_fingerprint": _decoder_fingerprint(state),
-    }
-    metadata = {"decoder": canonical_json(about)}  # one key: safetensors writes several in random order
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two encodes may write it at once
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(state, metadata=metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def load_decoder(path: Path, device: torch.device | str = "cpu") -> Backbone:
-    """The backbone of `save_decoder`, without encoder.
-
-    Raises:
-        CheckpointError: missing, damaged, or not such a file.
-    """
+def stated_architecture(path: Path) -> Architecture | None:
+    """The architecture in a safetensors file's metadata, None where it states none or is another format."""
     from safetensors import SafetensorError, safe_open
 
-    state = read_checkpoint(path)
-    again = "run casam encode again with the same --model and --checkpoint: it writes the file anew"
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["decoder"])
-        written = about["format"]
-        if written != _DECODER_FORMAT:
-            raise CheckpointError(
-                f"{path} is written as {written}, this release reads {_DECODER_FORMAT}", again
-            )
-        architecture = Architecture.from_json(about["architecture"])
-        name, fingerprint, expected = (about[key] for key in ("name", "fingerprint", "decoder_fingerprint"))
-        mean, deviation = about["neck"]
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a decoder file of a store", again) from error
-    if _decoder_fingerprint(state) != expected:
-        raise CheckpointError(f"the decoder file {path} is damaged", again)
-    neck = (float(mean), float(deviation))
-    return build_backbone(name, architecture, state, fingerprint, parts=("decoder",), neck=neck).to(device)
+        with safe_open(path, framework="numpy") as file:
+            stated = (file.metadata() or {}).get("architecture")
+        return None if stated is None else Architecture.from_json(json.loads(stated))
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors checkpoint: {error}", "copy or download the file again"
+        ) from error
 
 
-def _decodes(key: str) -> bool:
-    return key.startswith((PROMPT_ENCODER, MASK_DECODER))
+def _bundled_sha256(filename: str) -> str:
+    """The SHA-256 that the package's SHA256SUMS states for the bundled checkpoint."""
+    sums = WEIGHTS / "SHA256SUMS"
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    for digits, name in (line.split() for line in lines if len(line.split()) == 2):
+        if name.lstrip("*") == filename:
+            return digits
+    raise CheckpointError(f"{sums} does not state the sum of {filename}", REINSTALL)
 
 
-def _decoder_fingerprint(state: Mapping[str, Tensor]) -> str:
-    return weights_fingerprint((key, tensor.numpy()) for key, tensor in state.items())
+@functools.cache
+def _mean_and_deviation(device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        mean, deviation = (
+            torch.tensor(values, device=device).view(-1, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
+        )
+    return mean, deviation

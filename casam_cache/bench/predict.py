@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from casam_cache.backbones.decoder import Prompts, upscale
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
-from casam_cache.backbones.sam import load_backbone
+from casam_cache.backbones.preprocess import stack_inputs
+from casam_cache.backbones.prompts import Prompts, upscale
+from casam_cache.backbones.registry import load_backbone
 from casam_cache.bench.routed_model import RoutedModel
 from casam_cache.datasets import load_image
 from casam_cache.encode.sources import whole_backbone
@@ -131,9 +131,9 @@ class Predictor:
         pixels = image if isinstance(image, np.ndarray) else load_image(Path(image), self._intensity)
         height, width = pixels.shape[:2]
         _check_prompt(height, width, box, points)
-        architecture = self._backbone.architecture
-        geometry = Geometry.fit(height, width, architecture.image_size, architecture.patch_size, self._resize)
-        batch, sizes = stack_inputs([resize_for_encoder(pixels, geometry)], architecture.image_size)
+        own = self._backbone
+        geometry = Geometry.fit(height, width, own.image_size, own.patch_size, self._resize)
+        batch, sizes = stack_inputs([own.prepare(pixels, geometry)], own.image_size)
         names = [name for name in self._head.needs if name != VALID]
         encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), names)
         stored = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.bench.stages.routed import MODEL
 from casam_cache.engine.runs import read_record, stage_folder
 from casam_cache.errors import CasamError

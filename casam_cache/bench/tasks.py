@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_device
-from casam_cache.backbones.sam import Backbone
 from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import OptionError, StoreError, unknown_name
 from casam_cache.references import load_reference

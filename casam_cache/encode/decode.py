@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ class Preprocessing:
         resize: one of `casam_cache.geometry.RESIZE_MODES`.
         intensity: `auto` or `LOW,HIGH`, for images deeper than 8 bits.
         max_pixels: larger images are refused before they are decoded.
+        prepare: the backbone's `prepare`, in a form that travels to other processes.
         view: which view of the image; None for the image itself.
     """
 
@@ -34,6 +36,7 @@ class Preprocessing:
     resize: str
     intensity: str
     max_pixels: int
+    prepare: Callable[[np.ndarray, Geometry], np.ndarray] = resize_for_encoder
     view: View | None = None
 
 
@@ -78,7 +81,7 @@ def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
     )
     if preprocessing.view is not None:
         image, geometry = preprocessing.view.image(image), preprocessing.view.geometry(geometry)
-    return Decoded(sha256, resize_for_encoder(image, geometry), geometry)
+    return Decoded(sha256, preprocessing.prepare(image, geometry), geometry)
 
 
 def file_sha256(path: Path) -> bytes:

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from casam_cache.backbones.architecture import Architecture
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_devices
-from casam_cache.backbones.encoder import FrozenEncoder, feature_shape
-from casam_cache.backbones.registry import known_model
-from casam_cache.backbones.sam import load_backbone
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.registry import BACKBONES, load_backbone
 from casam_cache.datasets import read_dataset
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precision_of
-from casam_cache.folders import cache_folder
+from casam_cache.errors import unknown_name
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.quantise import stored_dtype
 from casam_cache.store.schema import EMBEDDING, ROOT, ArraySpec
@@ -27,7 +26,7 @@ from casam_cache.views import View
 
 
 @dataclass(frozen=True)
-class Estimate:
+class EncodeEstimate:
     """What `--dry-run` says of one task.
 
     Attributes:
@@ -62,7 +61,7 @@ class Estimate:
         return f"{self.task}: {self.pending} of {self.images} images to encode, {size}{time}{download} -> {self.store}"
 
 
-def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
+def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> EncodeEstimate:
     """What encoding would do and cost; the encoder is timed here if its checkpoint is on this machine.
 
     Raises:
@@ -70,23 +69,28 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
     """
     dataset = read_dataset(root, options.dataset)
     path = store_path(stores, dataset.task, options.backbone_name)
-    known = known_model(options.model)
-    download = ""
-    if options.checkpoint is None and not known.bundled and not (cache_folder() / known.filename).is_file():
-        download = known.filename
+    fetch = BACKBONES.get(options.model).to_fetch(options.checkpoint)
     arrays = (EMBEDDING, *options.extra)
     views = [View(name) for name in options.views]
     there = _encoded(path, (*arrays, *(view.array for view in views)))
     pending = sum(sample.id not in there for sample in dataset.samples)
-    architecture, seconds = known.architecture if download else None, None
-    if architecture is None:
-        architecture, per_image = _timed(path, options, arrays) if pending else (_architecture(options), 0.0)
-        seconds = per_image * pending * (1 + len(views)) if pending else None
+    seconds = None
+    if fetch is not None:
+        shapes = fetch.features
+    else:
+        device = choose_devices(options.device)[0]
+        backbone = load_backbone(options.model, options.checkpoint, device=device)
+        shapes = backbone.features()
+        if pending:
+            seconds = _per_image(path, backbone, options, arrays) * pending * (1 + len(views))
     dtype = dtype_of(options, path)
     features = (*arrays, *(EMBEDDING for _ in views))
-    specs = [_spec(feature_shape(name, architecture), dtype) for name in features]
-    item_bytes = sum(spec.item_bytes for spec in specs)
-    return Estimate(
+    for name in features:
+        if name not in shapes:
+            raise unknown_name(f"feature of {options.model}", name, list(shapes))
+    item_bytes = sum(_spec(shapes[name], dtype).item_bytes for name in features)
+    download = "" if fetch is None else fetch.filename
+    return EncodeEstimate(
         dataset.task, len(dataset.samples), pending, item_bytes * pending, seconds, download, str(path)
     )
 
@@ -106,25 +110,18 @@ def _encoded(path: Path, arrays: Sequence[str]) -> set[str]:
     return {name for name, done in zip(store.ids, committed, strict=True) if done}
 
 
-def _architecture(options: EncodeOptions) -> Architecture:
-    return load_backbone(options.model, options.checkpoint).architecture
-
-
-def _timed(path: Path, options: EncodeOptions, arrays: Sequence[str]) -> tuple[Architecture, float]:
-    """Dimensions, and seconds an image of one pass after a first one that does not count."""
-    backbone = load_backbone(options.model, options.checkpoint, device=choose_devices(options.device)[0])
-    architecture = backbone.architecture
+def _per_image(path: Path, backbone: Backbone, options: EncodeOptions, arrays: Sequence[str]) -> float:
+    """Seconds an image of one pass after a first one that does not count."""
     if (path / ROOT).exists():
         encoder = encoder_of(path, backbone)
     else:
-        encoder = FrozenEncoder(
-            backbone, precision_of(options, path, backbone.device), compiled=options.compiled
-        )
-    count, side = batch_size_of(options, [encoder]), architecture.image_size
+        precision = precision_of(options, path, backbone.device)
+        encoder = FrozenEncoder(backbone, precision, compiled=options.compiled)
+    count, side = batch_size_of(options, [encoder]), backbone.image_size
     batch = torch.zeros((count, 3, side, side), dtype=torch.uint8)
     sizes = torch.full((count, 2), side)
     for _ in range(2):
         start = time.monotonic()
         for feature in encoder(batch, sizes, arrays).values():
             feature.cpu()
-    return architecture, (time.monotonic() - start) / count
+    return (time.monotonic() - start) / count

@@ -17,7 +17,8 @@ from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import has_decoder
 from casam_cache.errors import StoreError
-from casam_cache.fingerprint import digest
+from casam_cache.fingerprint import digest, digest_file
+from casam_cache.references import is_file_reference
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.files import write_file
 
@@ -91,4 +92,7 @@ def _request(root: Path, options: EncodeOptions) -> str:
     if options.checkpoint is not None:
         status = options.checkpoint.stat()
         checkpoint = [status.st_size, status.st_mtime_ns]
-    return digest([options.what_decides(), checkpoint, [list(entry) for entry in listing(root)]])
+    decides = options.what_decides()
+    if is_file_reference(options.model):
+        decides["code"] = digest_file(Path(options.model.rpartition(":")[0]).expanduser())
+    return digest([decides, checkpoint, [list(entry) for entry in listing(root)]])

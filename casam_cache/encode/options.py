@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.errors import OptionError
+from casam_cache.references import is_file_reference
 from casam_cache.views import parse_views
 
 EXTRA_ARRAYS = ("early", "tokens")
@@ -19,9 +20,9 @@ class EncodeOptions(BaseModel):
     """Everything that decides what `casam encode` does.
 
     Attributes:
-        model: `small`, `vit_b`, `vit_l` or `vit_h`.
+        model: the name of a backbone, or `my_file.py:MyBackbone`.
         checkpoint: file with other weights of that architecture (official, MedSAM-style or safetensors).
-        name: name of the backbone's store; the model's name unless given.
+        name: name of the backbone's store; the model's name, or that of the class in a file, unless given.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; several share the work: `cuda:0,cuda:1`, or `cuda:all`.
         precision: of the encoder: `auto` (what the store has; else bf16 on CUDA, fp32 elsewhere), `fp32`, `bf16`.
         dtype: of the stored features: `auto` (what the store has, else float16), `float16`, `int8`.
@@ -69,7 +70,7 @@ class EncodeOptions(BaseModel):
             OptionError: if other weights would go by the name of the official ones, or the name is no file name.
         """
         if self.name is None:
-            return self.model
+            return self.model.rpartition(":")[2] if is_file_reference(self.model) else self.model
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise OptionError(
                 f"--name {self.name} cannot name a store", "use letters, digits, '.', '_' and '-' only"

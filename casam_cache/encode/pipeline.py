@@ -22,7 +22,8 @@ from casam_cache.store import Batch, StoreWriter
 
 BATCHES_AHEAD = 3
 _ADDING = threading.Lock()
-Progress = Callable[[int, int, str, float | None], None]
+ImageProgress = Callable[[int, int, str, float | None], None]
+"""Called with (items done, items in all, note, items/s)."""
 
 
 @dataclass
@@ -66,7 +67,7 @@ def run_pipeline(
     *,
     workers: int = 0,
     strict: bool = False,
-    progress: Progress | None = None,
+    progress: ImageProgress | None = None,
 ) -> PipelineResult:
     """Encodes `batches` and commits them.
 

@@ -11,7 +11,7 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.encode.decode import Preprocessing, decode
 from casam_cache.encode.finished import forget
-from casam_cache.encode.pipeline import Progress
+from casam_cache.encode.pipeline import ImageProgress
 from casam_cache.encode.sources import whole_backbone
 from casam_cache.encode.team import EncoderTeam
 from casam_cache.errors import DatasetError
@@ -26,7 +26,7 @@ def repair_store(
     *,
     checkpoint: Path | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: ImageProgress | None = None,
 ) -> dict[str, Any]:
     """Restores a store to the bytes it had, encoding again only the items that are damaged.
 
@@ -79,11 +79,12 @@ def _again(
     encoder: FrozenEncoder, opened: EmbeddingStore, data: Path, damage: ShardDamage, batch: Batch
 ) -> list[ItemResult]:
     preprocessing = Preprocessing(
-        encoder.architecture.image_size,
-        encoder.architecture.patch_size,
+        encoder.backbone.image_size,
+        encoder.backbone.patch_size,
         opened.identity["preprocessing"]["resize"],
         opened.identity["preprocessing"]["intensity"],
         DatasetOptions().max_pixels,
+        encoder.backbone.prepare,
     )
     for item in range(batch.start, batch.stop):
         path = data / opened.paths[item]
@@ -102,7 +103,7 @@ def _again(
             continue
         shown = replace(preprocessing, view=views[arrays[0]])
         decoded = [decode(data, opened.paths[item], shown) for item in range(batch.start, batch.stop)]
-        found = EncoderTeam([encoder]).start(decoded, arrays, encoder.architecture.image_size).results()
+        found = EncoderTeam([encoder]).start(decoded, arrays, encoder.backbone.image_size).results()
         if not merged:
             merged = found
         else:

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_devices, choose_precision
-from casam_cache.backbones.encoder import FrozenEncoder, feature_identity, feature_shape
-from casam_cache.backbones.preprocess import preprocessing_identity
-from casam_cache.backbones.race import attention_for, fitting_batch
-from casam_cache.backbones.sam import Backbone, load_backbone
+from casam_cache.backbones.encoder import FrozenEncoder
+from casam_cache.backbones.race import fitting_batch
+from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
 from casam_cache.encode.annotate import Annotated, annotate
 from casam_cache.encode.decode import Preprocessing, file_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
-from casam_cache.encode.options import EXTRA_ARRAYS, EncodeOptions
-from casam_cache.encode.pipeline import PipelineResult, Progress, run_pipeline
+from casam_cache.encode.options import EncodeOptions
+from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
 from casam_cache.encode.report import EncodeReport
-from casam_cache.encode.sources import remember_backbone
+from casam_cache.encode.sources import preparation, remember_backbone
 from casam_cache.errors import DatasetError, OptionError, StoreError
 from casam_cache.store import Batch, EmbeddingStore, StoreWriter, store_path
 from casam_cache.store.quantise import stored_dtype
@@ -36,7 +36,7 @@ def encode_task(
     stores: Path,
     options: EncodeOptions,
     *,
-    progress: Progress | None = None,
+    progress: ImageProgress | None = None,
     warn: Warn | None = None,
 ) -> EncodeReport:
     """Encodes what a dataset's store lacks and brings its annotations up to date.
@@ -76,7 +76,7 @@ def encode_task(
         forget(path)
         remember_backbone(stores, backbone)
         for name in options.extra:
-            shape = feature_shape(name, backbone.architecture)
+            shape = backbone.feature_shape(name)
             writer.add_array(name, shape, stored_dtype(shape, dtype_of(options, path)))
         embedding = writer.meta.arrays[EMBEDDING]
         for view in options.views:
@@ -98,7 +98,7 @@ def _refuse(problems: Sequence[str], root: Path) -> None:
         )
 
 
-def _downloading(progress: Progress | None) -> Callable[[int, int], None] | None:
+def _downloading(progress: ImageProgress | None) -> Callable[[int, int], None] | None:
     """Shows a checkpoint's download, in MB, where the images will be shown."""
     if progress is None:
         return None
@@ -134,7 +134,7 @@ def batch_size_of(options: EncodeOptions, encoders: Sequence[FrozenEncoder]) -> 
     if encoders[0].device.type == "cuda":
         return min(fitting_batch(encoder, (EMBEDDING, *options.extra)) for encoder in encoders)
     # On a CPU large inputs gain nothing from batches and a small one commits sooner.
-    return 8 if encoders[0].device.type != "cpu" or encoders[0].architecture.image_size < 512 else 1
+    return 8 if encoders[0].device.type != "cpu" or encoders[0].backbone.image_size < 512 else 1
 
 
 def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
@@ -142,13 +142,13 @@ def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
     return FrozenEncoder.of(backbone, EmbeddingStore.open(path).identity)
 
 
-def _attention_of(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> dict[str, str]:
-    """The attention form as a part of the identity; stores of before it was one stay as they are."""
+def _settings_of(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> dict[str, Any]:
+    """What the backbone chose when the store was begun; stores of before that was noted stay as they are."""
     stated = _identity_of(path)
     if stated is not None:
-        return {"attention": stated["attention"]} if "attention" in stated else {}
+        return {name: stated[name] for name in backbone.settings if name in stated}
     size = batch_size_of(options, [FrozenEncoder(backbone, precision)])
-    return {"attention": attention_for(backbone, precision, size)}
+    return backbone.choose_settings(precision, size)
 
 
 def _compiled(path: Path, options: EncodeOptions) -> bool:
@@ -162,7 +162,7 @@ def _check_compiles(path: Path, backbone: Backbone, options: EncodeOptions) -> N
     if not options.compiled or _identity_of(path) is not None:
         return
     encoder = FrozenEncoder(backbone, precision_of(options, path, backbone.device), compiled=True)
-    side = backbone.architecture.image_size
+    side = backbone.image_size
     try:
         encoder(torch.zeros((1, 3, side, side), dtype=torch.uint8), torch.full((1, 2), side))
     except Exception as error:  # whatever a compiler says
@@ -173,22 +173,21 @@ def _check_compiles(path: Path, backbone: Backbone, options: EncodeOptions) -> N
 
 
 def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> StoreWriter:
-    architecture = backbone.architecture
     precision = precision_of(options, path, backbone.device)
     identity = {
-        "backbone": {"weights": backbone.fingerprint, "architecture": architecture.to_json()},
-        "preprocessing": preprocessing_identity(architecture.image_size, options.resize, options.intensity),
+        "backbone": backbone.identity,
+        "preprocessing": backbone.preprocessing_identity(options.resize, options.intensity),
         "precision": precision,
-        "extra": {name: feature_identity(name, architecture) for name in EXTRA_ARRAYS},
-        **_attention_of(path, backbone, options, precision),
+        "extra": {name: backbone.feature_identity(name) for name in backbone.features() if name != EMBEDDING},
+        **_settings_of(path, backbone, options, precision),
         **({"compiled": True} if _compiled(path, options) else {}),
     }
     return StoreWriter.open_or_create(
         path,
         identity,
-        embedding_shape=feature_shape(EMBEDDING, architecture),
-        image_size=architecture.image_size,
-        patch_size=architecture.patch_size,
+        embedding_shape=backbone.feature_shape(EMBEDDING),
+        image_size=backbone.image_size,
+        patch_size=backbone.patch_size,
         dtype=dtype_of(options, path),
     )
 
@@ -200,7 +199,7 @@ def _encode_missing(
     others: Sequence[torch.device],
     options: EncodeOptions,
     previously: dict[str, tuple[int, int]],
-    progress: Progress | None,
+    progress: ImageProgress | None,
     warn: Warn | None,
 ) -> PipelineResult:
     """Plans the new items, uncommits the changed ones where asked, and encodes all that is pending."""
@@ -227,13 +226,13 @@ def _encode_missing(
     total = PipelineResult()
     if not passes:
         return total
-    architecture = backbone.architecture
     preprocessing = Preprocessing(
-        architecture.image_size,
-        architecture.patch_size,
+        backbone.image_size,
+        backbone.patch_size,
         options.resize,
         options.intensity,
         options.dataset.max_pixels,
+        preparation(writer.path.parent.parent, backbone),
     )
     names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)

@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head, draw_uniform
 from casam_cache.heads.options import AlignmentOptions
 
@@ -68,7 +68,7 @@ class AlignmentLayer(Head):
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
         """See `Head.build`."""
         assert isinstance(options, AlignmentOptions)
-        return cls(backbone.architecture.channels, options, seed, backbone.neck)
+        return cls(backbone.channels, options, seed, backbone.neck)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g) -> (B, C, g, g)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -10,8 +9,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from casam_cache.backbones.decoder import decode
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 
 
@@ -32,7 +30,7 @@ class Head(nn.Module):
         needs: what it reads of an image: `embedding` always; `early`, `tokens` of the store; `valid`, which cells of
             the grid hold image, float32 0 or 1 (B, g, g).
         options: the validated options the head was built from.
-        mask_decoder: its own mask decoder (the type of the backbone's), or None.
+        mask_decoder: its own mask decoder (the type that `Backbone.decoder_to_copy` gives), or None.
     """
 
     name: ClassVar[str]
@@ -80,7 +78,7 @@ class Head(nn.Module):
             dense: prompt embeddings (P, C, g, g).
             multimask: three masks a prompt instead of one.
         """
-        return decode(backbone_for(self, backbone), aligned, image_index, sparse, dense, multimask)
+        return backbone_for(self, backbone).decode(aligned, image_index, sparse, dense, multimask)
 
     @classmethod
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
@@ -106,11 +104,7 @@ class Head(nn.Module):
 
 def backbone_for(head: Head, backbone: Backbone) -> Backbone:
     """The backbone a head decodes with: the frozen one, or one that holds the head's own mask decoder."""
-    if head.mask_decoder is None:
-        return backbone
-    own = copy.copy(backbone)
-    own.mask_decoder = head.mask_decoder
-    return own
+    return backbone if head.mask_decoder is None else backbone.with_decoder(head.mask_decoder)
 
 
 def draw_uniform(module: nn.Module, fan_in: int, *belongs_to: str | int) -> None:

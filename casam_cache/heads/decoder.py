@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import DecoderOptions
 
@@ -35,7 +35,7 @@ class DecoderTuning(Head):
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
         """See `Head.build`."""
         assert isinstance(options, DecoderOptions)
-        return cls(backbone.mask_decoder, options)
+        return cls(backbone.decoder_to_copy(cls.name), options)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g), returned as it is: what changes is the decoder behind."""

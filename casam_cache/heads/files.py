@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.config import validated
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from casam_cache.backbones.decoder import Prompts, embed_prompts
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.heads.base import Head, backbone_for
 
 __all__ = ["backbone_for", "predict_low_res", "run_head"]
@@ -71,7 +71,7 @@ def predict_low_res(
         `casam_cache.backbones.decoder` brings logits to the image's size; a mask is where they exceed 0.
     """
     device = backbone.device
-    sparse, dense = embed_prompts(backbone, prompts.to(device))
+    sparse, dense = backbone.embed_prompts(prompts.to(device))
     named = {"embedding": features} if isinstance(features, torch.Tensor) else features
     moved = {name: tensor.to(device).float() for name, tensor in named.items()}
     index = None if image_index is None else image_index.to(device)

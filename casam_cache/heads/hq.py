@@ -34,8 +34,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from casam_cache.backbones.decoder import decode_further
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.decoder import SamDecoding, decode_further
 from casam_cache.fingerprint import generator
 from casam_cache.heads.alignment import LayerNorm2d
 from casam_cache.heads.base import Head, backbone_for, draw_uniform
@@ -91,9 +91,8 @@ class HQDecoder(Head):
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
         """See `Head.build`."""
         assert isinstance(options, HQOptions)
-        return cls(
-            backbone.mask_decoder, backbone.architecture.channels, backbone.architecture.width, options, seed
-        )
+        decoder, width = backbone.decoder_to_copy(cls.name), backbone.feature_shape("early")[0]
+        return cls(decoder, backbone.channels, width, options, seed)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g), returned as it is: what changes is the decoder behind."""
@@ -120,26 +119,18 @@ class HQDecoder(Head):
             dense: (P, C, g, g).
             multimask: three candidate masks, all with the same correction.
         """
-        decoded = decode_further(
-            backbone_for(self, backbone), aligned, image_index, sparse, dense, multimask, self.token
-        )
+        own = backbone_for(self, backbone)
+        assert isinstance(own, SamDecoding)
+        decoded = decode_further(own, aligned, image_index, sparse, dense, multimask, self.token)
         fused = self.embed(aligned) + self.compress(features["early"])  # (B, C / 8, 4g, 4g)
-        own = fused if image_index is None else fused.index_select(0, image_index)
-        pixels = self.refine(decoded.upscaled) + own  # (P, C / 8, 4g, 4g)
+        fused = fused if image_index is None else fused.index_select(0, image_index)
+        pixels = self.refine(decoded.upscaled) + fused  # (P, C / 8, 4g, 4g)
         weights = decoded.further[:, 0]  # (P, C)
         for index, layer in enumerate(self.mlp):
             weights = layer(F.relu(weights) if index else weights)
         with torch.autocast(pixels.device.type, enabled=False):
             added = torch.einsum("pc,pcyx->pyx", weights.float(), pixels.float())
         return decoded.low_res + added[:, None], decoded.iou
-
-    def added_parameters(self) -> int:
-        """Parameters beside SAM's decoder; 1,071,104 at ViT-B's dimensions."""
-        return sum(
-            parameter.numel()
-            for name, parameter in self.named_parameters()
-            if not name.startswith("mask_decoder.")
-        )
 
     def _draw(self, seed: int, channels: int, width: int) -> None:
         """Torch's default distributions, each tensor from a generator of its own."""

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.heads.alignment import AlignmentLayer
 from casam_cache.heads.base import Head
@@ -78,7 +78,7 @@ class PromptPool(Head):
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
         """See `Head.build`."""
         assert isinstance(options, PromptPoolOptions)
-        return cls(backbone.architecture.channels, options, seed, backbone.neck)
+        return cls(backbone.channels, options, seed, backbone.neck)
 
     @property
     def keys(self) -> torch.Tensor:

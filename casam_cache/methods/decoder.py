@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head
 from casam_cache.heads.options import DecoderOptions

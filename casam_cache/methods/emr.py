@@ -23,7 +23,7 @@ from typing import Literal
 
 import torch
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.routed import Routed, Routing

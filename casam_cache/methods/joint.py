@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions

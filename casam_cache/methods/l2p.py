@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head
 from casam_cache.heads.options import PromptPoolOptions

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.methods.base import Method
 from casam_cache.methods.memory import Memory

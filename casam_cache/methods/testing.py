@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from casam_cache.backbones.architecture import Architecture
-from casam_cache.backbones.encoder import FEATURES
-from casam_cache.backbones.sam import Backbone, seeded_backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.decoder import SamDecoding
+from casam_cache.backbones.sam import SamBackbone, seeded_backbone
 from casam_cache.config import parse_assignments, validated
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
@@ -105,7 +106,8 @@ class MethodContract:
         """`needs` names arrays of `casam encode`, the embedding among them."""
         method = self.made()
         assert "embedding" in method.needs
-        assert set(method.needs) <= set(FEATURES), f"stores have {', '.join(FEATURES)}"
+        stored = _backbone().features()
+        assert set(method.needs) <= set(stored), f"stores have {', '.join(stored)}"
         head = method.build(_backbone(), 0)
         assert set(head.needs) <= {*method.needs, "valid"}, "the head reads what the method does not need"
 
@@ -296,11 +298,11 @@ class _KilledError(Exception):
     """Ends a fit after its first epoch."""
 
 
-def _backbone() -> Backbone:
+def _backbone() -> SamBackbone:
     return seeded_backbone(TINY, 0)
 
 
-def _parts(backbone: Backbone) -> tuple[torch.nn.Module, torch.nn.Module]:
+def _parts(backbone: SamDecoding) -> tuple[torch.nn.Module, torch.nn.Module]:
     return backbone.prompt_encoder, backbone.mask_decoder
 
 

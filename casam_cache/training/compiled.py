@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.compiling import compile_fixed, compiler_error
-from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 
 
@@ -27,7 +27,7 @@ class CompiledStep:
     """
 
     def __init__(self, run: Callable[..., Any], backbone: Backbone) -> None:
-        backbone.dense_pe()
+        backbone.prepare_decoding()
         self._graphs = backbone.device.type == "cuda"
         self._run = compile_fixed(run, graphs=self._graphs)
 

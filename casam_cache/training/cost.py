@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from casam_cache.backbones.cost import encoder_flops
-from casam_cache.backbones.decoder import Prompts, embed_prompts
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.prompts import Prompts
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
 from casam_cache.training.items import VALID
@@ -16,7 +15,7 @@ from casam_cache.training.items import VALID
 def training_flops(head: Head, backbone: Backbone) -> int:
     """Floating-point operations of one training pass on one image with one box prompt.
 
-    The frozen encoder forward (`encoder_flops`), then head and decoder forward and, if anything is trained, backward.
+    The frozen encoder forward, then head and decoder forward and, if anything is trained, backward.
     A multiplication and an addition count as two; matrix products and convolutions only. From the cache, the encoder's
     share is paid once for all passes.
 
@@ -24,18 +23,16 @@ def training_flops(head: Head, backbone: Backbone) -> int:
         head: with its trained parameters requiring gradients.
         backbone: whose decoder it uses.
     """
-    architecture = backbone.architecture
-    grid, device = architecture.grid, backbone.device
-    shapes = {
-        "embedding": (1, architecture.channels, grid, grid),
-        "early": (1, architecture.width, grid, grid),
-        "tokens": (1, architecture.width),
+    grid, device = backbone.grid, backbone.device
+    features = {
+        name: torch.zeros((1, *backbone.feature_shape(name)), device=device)
+        for name in head.needs
+        if name != VALID
     }
-    features = {name: torch.zeros(shapes[name], device=device) for name in head.needs if name in shapes}
     if VALID in head.needs:
         features[VALID] = torch.ones((1, grid, grid), dtype=torch.bool, device=device)
-    side = float(architecture.image_size - 1)
-    sparse, dense = embed_prompts(backbone, Prompts(boxes=torch.tensor([[0.0, 0.0, side, side]])).to(device))
+    side = float(backbone.image_size - 1)
+    sparse, dense = backbone.embed_prompts(Prompts(boxes=torch.tensor([[0.0, 0.0, side, side]])).to(device))
     # What a process computes once and keeps, such as the positional encoding, does not count.
     with torch.no_grad():
         run_head(head, backbone, features, None, sparse, dense)
@@ -45,4 +42,4 @@ def training_flops(head: Head, backbone: Backbone) -> int:
         if trained:
             (low_res.sum() + iou.sum()).backward()
     head.zero_grad(set_to_none=True)
-    return encoder_flops(architecture) + counter.get_total_flops()
+    return backbone.encoder_flops() + counter.get_total_flops()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from casam_cache.backbones.decoder import Prompts, upscale
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.prompts import Prompts, upscale
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import predict_low_res
 from casam_cache.metrics.base import Metric

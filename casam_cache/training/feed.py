@@ -11,15 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from casam_cache.backbones.decoder import (
-    BOX_FIRST,
-    BOX_SECOND,
-    FOREGROUND,
-    NOT_A_POINT,
-    Prompts,
-    embed_prompts,
-)
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.prompts import BOX_FIRST, BOX_SECOND, FOREGROUND, NOT_A_POINT, Prompts
 from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.residency import Embeddings
 from casam_cache.training.step import Pairs
@@ -47,7 +40,7 @@ class Feed:
         is_box = torch.from_numpy(np.concatenate([batch.is_box for batch in batches]))
         corners = torch.from_numpy(np.concatenate([batch.coordinates for batch in batches]))
         with torch.no_grad():
-            sparse, dense = embed_prompts(self._backbone, pack_prompts(is_box, corners).to(device))
+            sparse, dense = self._backbone.embed_prompts(pack_prompts(is_box, corners).to(device))
         sizes = [len(batch.masks) for batch in batches]
         joined = [
             np.concatenate([batch.masks for batch in batches]),

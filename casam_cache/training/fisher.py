@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head
 from casam_cache.training.epochs import TrainingMasks, VisitBatch

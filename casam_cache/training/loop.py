@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_precision
-from casam_cache.backbones.sam import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.training.epochs import TrainingMasks, Visit, VisitBatch
 from casam_cache.training.feed import Feed

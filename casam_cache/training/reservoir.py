@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from casam_cache.backbones.decoder import embed_prompts
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head
@@ -52,7 +51,7 @@ class Reservoir:
         self._backbone = backbone
         self._rows = {(row.item.task, row.item.id): row for items in sources for row in items.rows}
         self._seed, self._task = seed, task
-        side = 4 * backbone.architecture.grid
+        side = backbone.low_res
         device = backbone.device
         self.entries: list[tuple[str, str]] = []
         self._keys = np.full(size, np.inf)
@@ -116,7 +115,7 @@ class Reservoir:
         chosen = torch.from_numpy(slots).to(device)
         is_box, corners = torch.from_numpy(self._is_box[slots]), torch.from_numpy(self._coordinates[slots])
         with torch.no_grad():
-            sparse, dense = embed_prompts(self._backbone, pack_prompts(is_box, corners).to(device))
+            sparse, dense = self._backbone.embed_prompts(pack_prompts(is_box, corners).to(device))
         if self._features is None:
             features = {name: self._read(name, slots.tolist()) for name in self._needs}
         else:

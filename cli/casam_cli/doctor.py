@@ -34,7 +34,7 @@ def examine() -> dict[str, Any]:
     import torch
 
     from casam_cache.backbones.devices import choose_device, choose_precision, describe_device
-    from casam_cache.backbones.registry import local_checkpoints
+    from casam_cache.backbones.registry import weights_here
 
     device = choose_device("auto")
     return {
@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "mps": bool(torch.backends.mps.is_available()),
-        "checkpoints": local_checkpoints(),
+        "checkpoints": weights_here(),
         "will_use": {
             "device": describe_device(device),
             "encoder precision": choose_precision("auto", device),

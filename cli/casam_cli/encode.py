@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def encode(
     path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
     store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
-    model: str = typer.Option("small", help="small | vit_b | vit_l | vit_h"),
+    model: str = typer.Option("small", help="small | vit_b | vit_l | vit_h, or FILE.py:CLASS"),
     checkpoint: Path | None = typer.Option(None, help="Weights of that architecture: .pth or .safetensors."),
     name: str | None = typer.Option(None, help="Name of the backbone's store, for another checkpoint."),
     device: str = typer.Option(

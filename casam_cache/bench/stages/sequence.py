@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from casam_cache.backbones.sam import Backbone
+from casam_cache.backbones.base import Backbone
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import HeadStage
 from casam_cache.bench.stages.trained import TrainedStage, train_items
