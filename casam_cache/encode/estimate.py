@@ -68,7 +68,7 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> Estimate:
     Raises:
         CasamError: the dataset, the store or the checkpoint cannot be used.
     """
-    dataset = read_dataset(root, options.dataset)
+    dataset = read_dataset(root, options.dataset, reader=options.reader)
     path = store_path(stores, dataset.task, options.backbone_name)
     known = known_model(options.model)
     download = ""
