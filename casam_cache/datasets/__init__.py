@@ -5,6 +5,7 @@ from casam_cache.datasets.base import Reader
 from casam_cache.datasets.check import CheckReport, TaskReport, check, check_dataset
 from casam_cache.datasets.contact_sheet import contact_sheet, overlay
 from casam_cache.datasets.images import image_size, load_image, parse_intensity
+from casam_cache.datasets.labels import decide_mode
 from casam_cache.datasets.masks import interior_point, mask_box, split_labels
 from casam_cache.datasets.readers import find_reader, find_tasks, read_dataset, task_name
 from casam_cache.datasets.sample import (
@@ -34,6 +35,7 @@ __all__ = [
     "check",
     "check_dataset",
     "contact_sheet",
+    "decide_mode",
     "draw_splits",
     "find_reader",
     "find_tasks",

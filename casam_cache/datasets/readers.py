@@ -17,13 +17,13 @@ from casam_cache.errors import DatasetError
 from casam_cache.references import file_sha256
 
 
-def find_reader(path: Path, name: str | None = None) -> Reader | None:
+def find_reader(path: Path, name: str | Reader | None = None) -> Reader | None:
     """The reader of a dataset folder, None where it is no dataset.
 
     Args:
         path: the folder.
-        name: of the reader, or `FILE.py:Class`; None looks for the one that recognises the folder, the built-in one
-            first. A reader from a file is only used where it is named.
+        name: of the reader, or `FILE.py:Class`, or the reader itself. None takes the one that recognises the folder,
+            the built-in one first; never one from a file.
 
     Raises:
         DatasetError: several readers recognise it.
@@ -35,10 +35,10 @@ def find_reader(path: Path, name: str | None = None) -> Reader | None:
     from casam_cache.datasets.registry import READERS  # pydantic: decoding processes do without
 
     if name is not None:
-        named = READERS.get(name)()
+        named = name if isinstance(name, Reader) else READERS.get(name)()
         return named if named.recognises(path) else None
-    others = {name: cls for name, cls in READERS.all().items() if cls is not FolderReader}
-    found = [cls() for cls in others.values() if file_sha256(cls) is None and cls().recognises(path)]
+    installed = [cls() for cls in READERS.all().values() if file_sha256(cls) is None]
+    found = [reader for reader in installed if reader.recognises(path)]
     if len(found) > 1:
         names = [reader.name for reader in found]
         raise DatasetError(
@@ -68,7 +68,7 @@ def task_name(path: Path | str) -> str:
     return name
 
 
-def find_tasks(path: Path | str, reader: str | None = None) -> list[Path]:
+def find_tasks(path: Path | str, reader: str | Reader | None = None) -> list[Path]:
     """The dataset folders that `path` means, sorted by name: itself, or those directly in it.
 
     Args:
@@ -105,7 +105,7 @@ def find_tasks(path: Path | str, reader: str | None = None) -> list[Path]:
     )
     if reader is not None:
         raise DatasetError(
-            f"{path}: no dataset of the reader {reader} here; {seen}",
+            f"{path}: no dataset of the reader '{reader if isinstance(reader, str) else reader.name}' here; {seen}",
             "name another folder, or another --reader",
         )
     raise DatasetError(f"{path}: no dataset here; {seen}", f"{EXPECTED}; or give a folder of such folders")
@@ -115,7 +115,7 @@ def read_dataset(
     path: Path | str,
     options: DatasetOptions | None = None,
     progress: FilesDone | None = None,
-    reader: str | None = None,
+    reader: str | Reader | None = None,
 ) -> Dataset:
     """Read one dataset folder: samples, splits, how its masks are to be read, and every problem found.
 
