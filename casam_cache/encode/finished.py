@@ -37,12 +37,12 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
         options: what is asked now; device, workers and batch size do not matter to a finished store.
     """
     store = store_path(stores, task_name(root), options.backbone_name)
-    request = _Request.of(root, options)
     try:
         memory = json.loads(memory_path(store).read_text())
         metadata = (store / "zarr.json").read_bytes()
     except (OSError, ValueError):
         return None
+    request = _Request.of(root, options)
     if (
         request is None
         or memory.get("request") != request.digest
