@@ -87,7 +87,6 @@ class TaskReport:
         return sum(problem.severity == "error" for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
         return {**asdict(self), "errors": self.errors, "warnings": len(self.problems) - self.errors}
 
 
@@ -100,18 +99,14 @@ class CheckReport:
 
     @property
     def errors(self) -> int:
-        """Number of problems that cost something, over all tasks."""
         return sum(task.errors for task in self.tasks)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
         return {"tasks": [task.to_json() for task in self.tasks], "errors": self.errors}
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What reading one sample whole has shown."""
-
     size: tuple[int, int] | None = None
     kind: str = ""
     digest: str = ""
@@ -191,7 +186,6 @@ def check_dataset(dataset: Dataset, progress: ImagesDone | None = None) -> TaskR
 
 
 def _look(sample: Sample, dataset: Dataset) -> _Look:
-    """Read one sample whole."""
     reader, root, name = dataset.reader, dataset.root, sample.source
     problems: list[Problem] = []
     try:
@@ -256,7 +250,6 @@ def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
 
 
 def _splits(dataset: Dataset, looks: Sequence[_Look]) -> dict[str, SplitReport]:
-    """Counts by split, in the order of `SPLITS`."""
     reports: dict[str, SplitReport] = {}
     for split in SPLITS:
         chosen = [
@@ -279,7 +272,6 @@ def _class_report(class_id: int, shares: list[tuple[int, float]]) -> ClassReport
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Smallest, largest and most common (height, width)."""
     if not sizes:
         return {}
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))

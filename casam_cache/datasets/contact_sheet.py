@@ -217,7 +217,6 @@ def _fit(image: np.ndarray, masks: list[Mask], colours: list[tuple[int, int, int
 
 
 def _note(sample: Sample, masks: list[Mask], mode: str) -> str:
-    """What the masks of a sample are, in a few words."""
     if not sample.labelled:
         return "no mask"
     if not masks:

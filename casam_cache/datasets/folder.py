@@ -128,7 +128,6 @@ class _Part:
         return False
 
     def refuse(self, sample: str, paths: Sequence[str], what: str) -> None:
-        """Report files that claim one name."""
         paths = sorted(paths)
         self.problems.append(Problem(paths[0], f"{what}: {' and '.join(paths)}", "keep one", sample=sample))
 
@@ -278,7 +277,6 @@ def _split(
 def _from_table(
     root: Path, found: list[_Found], options: DatasetOptions, problems: list[Problem]
 ) -> tuple[list[_Found], list[str], list[SplitName]]:
-    """Match the images with the rows of `split.csv`."""
     path = root / SPLIT_CSV
     known = {one.id for one in found}
     reported = {problem.sample for problem in problems if problem.sample}
@@ -360,7 +358,6 @@ def _file_problems(
 def _value_problems(
     scans: list[MaskScan], values: MaskValues, mode: str, options: DatasetOptions
 ) -> list[Problem]:
-    """What is odd about the values of all masks together."""
     problems = []
     if mode == "classes" and options.masks is None and len(values.foreground) > MANY_CLASSES:
         problems.append(

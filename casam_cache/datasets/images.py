@@ -46,7 +46,6 @@ class Pixels:
 
     @property
     def bits(self) -> int:
-        """Bits a channel: 1, 8, 16 or 32."""
         return 1 if self.mode == "1" else self.array.dtype.itemsize * 8
 
 
@@ -254,7 +253,6 @@ def _rawmode(args: Any) -> str:
 
 
 def _with_rawmode(args: Any, rawmode: str) -> Any:
-    """A decoder's arguments with another raw mode."""
     return (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
 
 

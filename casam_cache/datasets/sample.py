@@ -151,7 +151,6 @@ class DatasetOptions:
                 ) from None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, for identities and records."""
         return asdict(self)
 
 
@@ -196,5 +195,4 @@ class Dataset:
         return self.read_by
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """The samples of one split, sorted by id."""
         return tuple(sample for sample in self.samples if sample.split == name)

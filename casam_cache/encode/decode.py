@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Preprocessing:
         resize: one of `casam_cache.geometry.RESIZE_MODES`.
         intensity: `auto` or `LOW,HIGH`, for images deeper than 8 bits.
         max_pixels: larger images are refused before they are decoded.
-        reader: supplies the pixels.
         view: which view of the image; None for the image itself.
+        reader: supplies the pixels.
     """
 
     image_size: int
@@ -38,8 +38,8 @@ class Preprocessing:
     resize: str
     intensity: str
     max_pixels: int
-    reader: Reader
     view: View | None = None
+    reader: Reader = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,10 @@ def phantoms(
 @data_app.command()
 def scenes(
     out: Path = typer.Argument(..., help="Image file to write; it must not exist."),
-    seed: int = typer.Option(0, help="Seed of the series of scenes."),
-    first: int = typer.Option(0, min=0, help="Number of the first scene in the series."),
-    count: int = typer.Option(40, min=1, help="Number of scenes to draw."),
-    size: int = typer.Option(192, min=32, help="Long side of each scene, in pixels."),
+    seed: int = typer.Option(0, help="Of the series of scenes."),
+    first: int = typer.Option(0, min=0, help="Number of the first scene."),
+    count: int = typer.Option(40, min=1, help="How many scenes."),
+    size: int = typer.Option(192, min=32, help="Long side of a scene, pixels."),
     json_: bool = console.JsonOption,
 ) -> None:
     """Draw a contact sheet of the scenes that the small SAM is trained on, each above its objects."""
