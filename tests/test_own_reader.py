@@ -201,6 +201,20 @@ def test_repair_needs_the_reader_named_again(casam: Casam, encode: Encode, volum
     assert shard.read_bytes() == whole
 
 
+def test_a_store_does_not_name_a_file_to_run(
+    casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(discs)
+    store = casam.folder / "casam_store" / "discs" / "tiny.zarr"
+    damage(store)
+    (casam.folder / "evil.py").write_text("open('run', 'w')\n")
+    told = {"name": "evil.py:Evil", "revision": 1}
+    monkeypatch.setattr("casam_cache.encode.repair.recorded_reader", lambda store: told)
+    casam("store", "repair", store, discs)
+    refused(casam, "evil.py:Evil", "--reader")
+    assert not (casam.folder / "run").exists()
+
+
 def test_a_name_in_a_store_that_leaves_the_dataset_is_refused(
     casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

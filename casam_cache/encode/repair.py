@@ -18,6 +18,7 @@ from casam_cache.encode.pipeline import Progress
 from casam_cache.encode.sources import whole_backbone
 from casam_cache.encode.team import EncoderTeam
 from casam_cache.errors import DatasetError, OptionError
+from casam_cache.references import is_file_reference
 from casam_cache.store import Batch, EmbeddingStore, ItemResult
 from casam_cache.store.repair import ShardDamage, mend, open_for_repair, replace_items
 from casam_cache.views import view_of
@@ -77,7 +78,7 @@ def _reader(opened: EmbeddingStore, data: Path, name: str | None) -> Reader:
     """The reader that the images were read with; the store's word does not run a user's file."""
     recorded = recorded_reader(opened)
     if name is None and recorded:
-        if isinstance(recorded["revision"], str):
+        if isinstance(recorded["revision"], str) or is_file_reference(str(recorded["name"])):
             raise OptionError(
                 f"{opened.path} was read with a reader of your own, '{recorded['name']}'",
                 "name its file: --reader FILE.py:CLASS",
