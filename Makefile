@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-slow lint format clean help
+# Tests are run by one process a core, each with one thread: tiny models gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+.PHONY: demo test test-slow lint format docs package clean help
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,14 +25,18 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
+$(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
 demo: $(VENV)/.runtime  ## the main job on what the package ships: draw phantoms, encode, fit, table and pictures
 	$(BIN)/casam demo --out casam_demo
 
-test: $(VENV)/.dev  ## the test suite, under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"  # tiny models gain nothing from more threads
+test: $(VENV)/.dev  ## the test suite, about two minutes on two cores
+	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.dev  ## the slower tests: ViT-B parity, many kills, the whole demo
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.dev  ## the slower tests: ViT-B parity, many kills, the demo from a wheel
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
@@ -40,6 +47,14 @@ lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 format: $(VENV)/.dev  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs  ## the documentation site, build/site; every warning is an error, nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+package: $(VENV)/.dev  ## wheel and source distribution in dist/, checked as an index would
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

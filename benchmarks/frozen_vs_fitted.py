@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from casam_cache import __version__, fit_task
-from casam_cache.report.tables import fit_lines
+from casam_cache.report.fit_table import fit_table
+from casam_cache.report.formats import to_markdown, to_text
 from casam_cache.store import find_stores
 
 
@@ -46,10 +47,10 @@ def main() -> None:
         )  # fmt: skip
         reports.append(report)
         print(
-            f"{task}: IoU {report.frozen.iou.mean:.4f} -> {report.test.iou.mean:.4f}, run {report.run}",
+            f"{task}: IoU {report.frozen['iou'].mean:.4f} -> {report.test['iou'].mean:.4f}, run {report.run}",
             flush=True,
         )
-    lines = fit_lines(reports)
+    table = fit_table(reports)
     made = {
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.monotonic() - start, 1),
@@ -64,10 +65,10 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     notes = [f"{name}: {value}" for name, value in made.items()]
-    options.out.with_suffix(".md").write_text("\n".join([*lines, "", *notes]) + "\n")
+    options.out.with_suffix(".md").write_text("\n".join([to_markdown(table), *notes]) + "\n")
     results = [{**r.to_json(), "run": Path(r.run).name, "outcomes": Path(r.outcomes).name} for r in reports]
     options.out.with_suffix(".json").write_text(json.dumps({**made, "results": results}, indent=1) + "\n")
-    print("\n".join(lines))
+    print(to_text(table))
 
 
 if __name__ == "__main__":

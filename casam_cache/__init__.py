@@ -15,39 +15,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from casam_cache.backbones.sam import Backbone
+    from casam_cache.bench.bench import Bench
     from casam_cache.bench.fit import FitReport, fit_task
     from casam_cache.bench.predict import Prediction, Predictor
-    from casam_cache.datasets import DatasetOptions
+    from casam_cache.bench.recipe import Recipe
+    from casam_cache.datasets import DatasetOptions, Reader
     from casam_cache.encode.dataset import encode_dataset
     from casam_cache.encode.options import EncodeOptions
     from casam_cache.encode.report import EncodeReport
     from casam_cache.errors import CasamError
+    from casam_cache.heads.base import Head
+    from casam_cache.methods.base import Method
     from casam_cache.store import EmbeddingStore
+    from casam_cache.training.options import TrainingOptions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "Backbone",
+    "Bench",
     "CasamError",
     "DatasetOptions",
     "EmbeddingStore",
     "EncodeOptions",
     "EncodeReport",
     "FitReport",
+    "Head",
+    "Method",
     "Prediction",
     "Predictor",
+    "Reader",
+    "Recipe",
+    "TrainingOptions",
     "encode_dataset",
     "fit_task",
 ]
 
 _HOMES = {
+    "Backbone": "backbones.sam",
+    "Bench": "bench.bench",
     "CasamError": "errors",
     "DatasetOptions": "datasets",
     "EmbeddingStore": "store",
     "EncodeOptions": "encode.options",
     "EncodeReport": "encode.report",
     "FitReport": "bench.fit",
+    "Head": "heads.base",
+    "Method": "methods.base",
     "Prediction": "bench.predict",
     "Predictor": "bench.predict",
+    "Reader": "datasets",
+    "Recipe": "bench.recipe",
+    "TrainingOptions": "training.options",
     "encode_dataset": "encode.dataset",
     "fit_task": "bench.fit",
 }
@@ -57,3 +77,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'casam_cache' has no attribute '{name}'")
     return getattr(import_module(f"casam_cache.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,8 @@
-"""Options by name and type: `key=value` assignments checked against pydantic models."""
+"""Options by name and type: `key=value` settings checked against pydantic models."""
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,28 +13,61 @@ from pydantic import BaseModel, ValidationError
 
 from casam_cache.errors import OptionError
 
+_FORM = "expected key=value, or key=value1,value2"
 
-def parse_assignments(assignments: Sequence[str], models: Sequence[type[BaseModel]]) -> list[BaseModel]:
-    """One validated instance of each model from `key=value` texts; every key belongs to exactly one model.
 
-    Values are read as YAML, so that `blocks=2`, `learning_rate=1e-4` and `relu=post` mean what they look like.
+def parse_settings(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each key in `key=value` texts, for every command that has `--set`.
+
+    Values are YAML scalars, so that `blocks=2`, `learning_rate=1e-4`, `relu=post` and `shrinkage=null` mean what they
+    look like; commas are between the values of a grid. What a key may be, and whether it may have several values, is
+    for the command to say: `single_values`, `parse_assignments`.
 
     Raises:
-        OptionError: for text without "=", an unknown key (lists what there is), a key given twice, or a value of the
+        OptionError: for text without "=", a missing key or value, or a key given twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key, parts = key.strip(), [part.strip() for part in value.split(",")]
+        if not (key and equals and all(parts)):
+            raise OptionError(f"--set {text}: {_FORM}", "for none, write key=null")
+        if key in found:
+            raise OptionError(
+                f"option '{key}' is given twice", f"give it once; a grid of values is {key}=value1,value2"
+            )
+        found[key] = [_scalar(part) for part in parts]
+    return found
+
+
+def single_values(settings: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The one value of every key.
+
+    Raises:
+        OptionError: a key has several.
+    """
+    for key, values in settings.items():
+        if len(values) > 1:
+            shown = ",".join(map(str, values))
+            raise OptionError(
+                f"--set {key}={shown}: one fit takes one value", f"casam bench --set {key}={shown} runs each"
+            )
+    return {key: values[0] for key, values in settings.items()}
+
+
+def parse_assignments(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> list[BaseModel]:
+    """One validated instance of each model from `key=value` texts; every key belongs to exactly one model.
+
+    Raises:
+        OptionError: as `parse_settings`; for several values, an unknown key (lists what there is), or a value of the
             wrong type.
     """
     owner = {name: model for model in models for name in model.model_fields}
     values: dict[type[BaseModel], dict[str, Any]] = {model: {} for model in models}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals:
-            raise OptionError(f"--set {text}: expected key=value", _listing(models))
+    for key, value in single_values(parse_settings(texts)).items():
         if key not in owner:
             raise OptionError(f"unknown option '{key}'", _listing(models))
-        if key in values[owner[key]]:
-            raise OptionError(f"option '{key}' is given twice", "give it once")
-        values[owner[key]][key] = _read_value(value)
+        values[owner[key]][key] = value
     return [validated(model, values[model]) for model in models]
 
 
@@ -53,17 +87,18 @@ def _complaint(place: Sequence[int | str], message: str, value: Any) -> str:
     return f"wrong value for {'.'.join(map(str, place))}: {message}, not {value!r}"
 
 
-def _read_value(text: str) -> Any:
+def _scalar(text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
     if isinstance(value, str):
         try:
-            return float(value)  # YAML 1.1 reads 1e-4, without a dot, as text
+            number = float(value)  # YAML 1.1 reads 1e-4, without a dot, as text
         except ValueError:
             return value
-    return value
+        return number if math.isfinite(number) else value
+    return value if value is None or isinstance(value, bool | int | float) else text
 
 
 def _listing(models: Sequence[type[BaseModel]]) -> str:

@@ -67,6 +67,15 @@ def load_class(text: str, kind: type) -> type:
     return found
 
 
+def load_reference(text: str) -> None:
+    """Runs the file of `my_file.py:Class`, so that its classes are known by their names.
+
+    Raises:
+        CasamError: there is no such file, or it cannot be run.
+    """
+    _note(load_file(Path(text.rpartition(":")[0])))
+
+
 def classes_of(module: ModuleType, kind: type) -> list[type]:
     """The classes of a `kind` that a module defines itself."""
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -145,15 +146,22 @@ class Registry(Generic[T]):
     def _of_files(self) -> dict[str, type[T]]:
         """Finished classes of the user's files, those of the last file first."""
         found: dict[str, type[T]] = {}
+        installed = self._installed()  # no file takes the place of one of these
         for module in loaded_files():
             for cls in classes_of(module, self._base):
                 named = isinstance(getattr(cls, "name", None), str)
-                if named and not inspect.isabstract(cls):
+                if named and not inspect.isabstract(cls) and self._name(cls) not in installed:
                     found.setdefault(self._name(cls), cls)
         return found
 
     def _installed(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=self.group)}
+        return _entries(self.group)
+
+
+@lru_cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    """Read once: finding them takes milliseconds, and names are looked up for every configuration of a bench."""
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def revision_of(cls: type) -> int | str:

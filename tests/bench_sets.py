@@ -100,7 +100,7 @@ def plan(
 
 def small(method: str) -> dict[str, Any]:
     """Options that make a method quick."""
-    fields = REGISTRY.get(method).Options.model_fields
+    fields = REGISTRY.get(method).options_model().model_fields
     return {name: value for name, value in SMALL.items() if name in fields}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,30 @@ import pytest
 from PIL import Image
 
 from casam_cache.backbones.architecture import Architecture
+from casam_cache.references import loaded_files
 
 TINY = Architecture(
     image_size=64, patch_size=8, width=32, depth=2, heads=2, window=3, global_blocks=(1,), channels=16,
     decoder_heads=2, decoder_mlp=32, mask_channels=4, iou_width=16,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the cache folder of whoever runs the tests; also not in processes it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASAM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_files() -> Iterator[None]:
+    """A class of a file that a test loaded is known to no other test, whichever process and order they run in."""
+    before = {module.__name__ for module in loaded_files()}
+    yield
+    for module in loaded_files():
+        if module.__name__ not in before:
+            del sys.modules[module.__name__]
 
 
 @pytest.fixture(scope="session")

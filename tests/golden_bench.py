@@ -80,9 +80,16 @@ def compute(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def _rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept = [{"label": row["label"], **{key: row[key] for key in KEPT if key in row}} for row in rows]
+    kept = [{"label": row["label"], **{key: _known(row[key]) for key in KEPT if key in row}} for row in rows]
     plain: list[dict[str, Any]] = json.loads(json.dumps(kept))
     return plain
+
+
+def _known(value: Any) -> Any:
+    """Without Dice, which results have had only since these numbers were kept."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _known(entry) for key, entry in value.items() if key not in ("dice", "frozen_dice")}
 
 
 def _losses(runs: Path) -> list[list[Any]]:

@@ -93,9 +93,10 @@ def test_a_recipe_prints_every_key_of_the_contract(
     assert casam.code == 0
     for words in (
         "method",
-        "Last-IoU",
-        "FF-BIoU",
-        "OOD acc",
+        "BIoU",
+        "Last ↑",
+        "FF ↓",
+        "unseen sets",
         "3 tasks, 2 orders, 1 seed",
         "oracle box",
         "images",
@@ -366,8 +367,8 @@ def test_stores_of_other_weights_under_one_name(
 
 def test_a_damaged_result_says_what_to_remove(bench: Bench, casam: Casam, tmp_path: Path) -> None:
     before = finished(tmp_path / "runs")
-    found = next((tmp_path / "runs").glob("evaluate/*/outcomes.parquet"))
-    for path in (tmp_path / "runs").glob("evaluate/*/outcomes.parquet"):
+    found = next((tmp_path / "runs").glob("evaluate/*/outcomes.csv"))
+    for path in (tmp_path / "runs").glob("evaluate/*/outcomes.csv"):
         path.write_bytes(b"")
     bench("frozen", json=False)
     wrong(casam, "outcomes in", "remove")

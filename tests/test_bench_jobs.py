@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_sets import BENCH, METHODS, Reference, facts, finished, one_thread, plan, small
-
 from casam_cache.bench.node import run_nodes
 from casam_cache.bench.run import BUSY_SECONDS
+
 from casam_cache.errors import CasamError, StoreError
 
 KILLS = 20
@@ -42,7 +42,7 @@ def same_bits(runs: Path, reference: Reference) -> None:
         "memory.safetensors",
         "features.safetensors",
         "router.safetensors",
-        "outcomes.parquet",
+        "outcomes.csv",
     )
     files = [path for path in reference.runs.glob("*/*/**/*") if path.name in names]
     assert len(files) > 50

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from bench_sets import (
     BENCH,
@@ -24,9 +24,9 @@ from bench_sets import (
     plan,
     row_of,
 )
-
 from casam_cache.bench.routed_work import read_features
 from casam_cache.bench.sources import backbone_of
+
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment
 from casam_cache.routers.files import load_router
@@ -62,12 +62,13 @@ def alignment_fit(reference: Reference, task: str) -> Path:
 
 
 def outcomes(reference: Reference, head: str, task: str) -> dict[str, list[tuple[float, float]]]:
-    """(IoU, BIoU) of the masks of each test image under a head, from its Parquet file."""
+    """(IoU, BIoU) of the masks of each test image under a head, from its file."""
     folder = stage(reference.runs, "evaluate", task=task, split="test", head=head)
-    table = pyarrow.parquet.read_table(folder / "outcomes.parquet").to_pydict()
     found: dict[str, list[tuple[float, float]]] = {}
-    for item, iou, biou in zip(table["item"], table["iou"], table["biou"], strict=True):
-        found.setdefault(item, []).append((iou, biou))
+    with (folder / "outcomes.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            iou, biou = (float(line[name] or "nan") for name in ("iou", "biou"))
+            found.setdefault(line["item"], []).append((iou, biou))
     return found
 
 
@@ -174,7 +175,7 @@ def test_naive_is_one_head_taken_through_the_tasks(reference: Reference) -> None
             cells = []
             for other in order:
                 scored = evaluate(head, backbone, view(reference, other))
-                cells.append(mean(list(zip(scored.iou, scored.biou, strict=True)), 0))
+                cells.append(mean(list(zip(scored.scores["iou"], scored.scores["biou"], strict=True)), 0))
             matrix.append(cells)
         row = row_of(reference.results, "naive", order)
         assert row["matrix"]["iou"] == matrix

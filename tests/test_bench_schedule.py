@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from casam_cache.bench.lines import closure
 from casam_cache.bench.node import Node, Place, Work, takes_many
 from casam_cache.bench.run import TOGETHER, PlanProgress, _Schedule, missing, run_plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from casam_cache.bench.stages import Runs, Stage
 
 PLACE = Place("stores", "tiny", "cpu")

@@ -22,11 +22,11 @@ from bench_sets import (
     one_thread,
     plan,
 )
+from casam_cache.bench.node import Node
 from PIL import Image
 
 from casam_cache.bench.bench import Bench, distinct
 from casam_cache.bench.fit import fit_task
-from casam_cache.bench.node import Node
 
 TRAINED = ("fit", "joint", "learn", "memory")
 

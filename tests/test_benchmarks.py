@@ -6,25 +6,32 @@ import json
 import os
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from casam_cache.datasets import phantoms
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+OF_STORES = ("store_io", "scaling")  # the others run a model
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a benchmark of that name into a folder of its own; returns its JSON."""
+def results(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a benchmark of that name, with the tiny model, into a folder of its own; returns its JSON."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(phantoms, "write_phantoms", partial(phantoms.write_phantoms, scale=0.25))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def run(name: str, *options: object) -> dict[str, Any]:
         out = tmp_path / "results"
+        if name not in OF_STORES:
+            options = (*options, "--device", "cpu", "--checkpoint", tiny_checkpoint)
         monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{name}.py"), *map(str, options), "--out", str(out)])
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
         (found,) = out.glob(f"{name}*.json")
@@ -76,12 +83,14 @@ def test_scaling(results: Any) -> None:
 
 
 def test_encode_throughput(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = ("encode_throughput", "--device", "cpu", "--repeat", 1, "--images", 1)
-    (row,) = results(*short)["rows"]
-    assert row["images_per_second"].keys() >= {"ours", "segment_anything"}
-
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import common
     import peers
 
+    monkeypatch.setattr(common, "matmul_gflops", partial(common.matmul_gflops, rows=64, width=64))
+    short = ("encode_throughput", "--repeat", 1, "--images", 1)
+    (row,) = results(*short)["rows"]
+    assert row["images_per_second"].keys() >= {"ours", "segment_anything"}
     monkeypatch.setitem(peers.SIDES, "segment_anything", _encodes_something_else(peers.segment_anything))
     with pytest.raises(SystemExit, match="the sides differ"):
         results(*short)
@@ -119,25 +128,23 @@ def test_the_encoder_of_transformers_has_our_weights(monkeypatch: pytest.MonkeyP
 
 
 def test_store_precision(results: Any, tmp_path: Path) -> None:
-    from casam_cache.datasets.phantoms import TASKS, write_phantoms
-
-    write_phantoms(tmp_path / "all", seed=0, images_per_task=6)
+    phantoms.write_phantoms(tmp_path / "all", seed=0, images_per_task=6)
     one = tmp_path / "one" / "tasks"
     one.mkdir(parents=True)
-    (tmp_path / "all" / "tasks" / TASKS[0].name).rename(one / TASKS[0].name)
-    (row,) = results("store_precision", "--device", "cpu", "--data", one.parent)["rows"]
+    (tmp_path / "all" / "tasks" / phantoms.TASKS[0].name).rename(one / phantoms.TASKS[0].name)
+    (row,) = results("store_precision", "--data", one.parent)["rows"]
     for kind in ("bf16", "int8"):
         assert 0 < row[kind]["largest"] < 0.1  # another store, and yet nearly the same
 
 
 def test_attention_race(results: Any) -> None:
-    (row,) = results("attention_race", "--device", "cpu", "--repeat", 1)["rows"]
+    (row,) = results("attention_race", "--repeat", 1)["rows"]
     assert row["seconds_per_image"].keys() == {"augmented", "bias", "cudnn", "flex", "materialised"}
     assert row["used"] == "bias"
 
 
 def test_profile(results: Any) -> None:
-    rows = results("profile_time", "--device", "cpu", "--repeat", 1, "--batch", 2)["rows"]
+    rows = results("profile_time", "--repeat", 1, "--batch", 2)["rows"]
     assert [row["part"] for row in rows] == ["encode", "fit"]
     for row in rows:
         assert row["difference"] < 1e-4
@@ -146,33 +153,12 @@ def test_profile(results: Any) -> None:
 
 
 def test_epoch_from_store(results: Any) -> None:
-    (row,) = results("epoch_from_store", "--device", "cpu", "--repeat", 1, "--images", 6, "--batch", 2)[
-        "rows"
-    ]
+    (row,) = results("epoch_from_store", "--repeat", 1, "--images", 6, "--batch", 2)["rows"]
     assert row["samples"] >= 2
     assert row["share"] == pytest.approx(row["seconds"]["memory"] / row["seconds"]["store"], rel=0.02)
 
 
-def test_pack(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = ("--packs", 2, "--images", 2, "--batch", 2, "--epochs", 1, "--repeat", 1, "--device", "cpu")
-    (row,) = results("pack", *short)["rows"]
-    assert row["pack"] == 2
-    assert max(row["first_step_difference"].values()) < 1e-5
-    assert row["seconds_per_step_of_all"].keys() == {"alone", "pack"}
-    assert row["heads_alone_seconds"].keys() == {"branches", "grouped"}
-
-    from casam_cache.training import pack
-
-    def of_other_seeds(asked: Any, *more: Any) -> Any:
-        return fit([pack.PackRequest(one.head, one.options, one.seed + 5) for one in asked], *more)
-
-    fit = pack.fit_pack
-    monkeypatch.setattr(pack, "fit_pack", of_other_seeds)
-    with pytest.raises(SystemExit, match="computes something else than alone"):
-        results("pack", *short)
-
-
-STEPS = ("compiled_step", "--device", "cpu", "--repeat", 3, "--images", 6, "--batch", 2)
+STEPS = ("compiled_step", "--repeat", 3, "--images", 6, "--batch", 2)
 
 
 def test_a_compiled_step_that_learns_something_else_gives_no_figures(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_training import QUICK, TINY, KilledError, same_weights, toy_view
 from torch.nn import functional as F
+from toy_sequences import with_feature
 
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.decoder import Prompts, decode, embed_prompts
@@ -15,8 +16,8 @@ from casam_cache.heads.files import build_head, load_head, save_head
 from casam_cache.heads.forward import predict_low_res, run_head
 from casam_cache.heads.hq import HQDecoder
 from casam_cache.heads.options import HQOptions
-from casam_cache.training.data import ItemsInMemory
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.items import Items
 from casam_cache.training.loop import fit_head
 from casam_cache.training.residency import place_features
 
@@ -26,9 +27,9 @@ def backbone():
     return seeded_backbone(TINY, 0)
 
 
-def with_early(view: ItemsInMemory, seed: int = 5) -> ItemsInMemory:
+def with_early(view: Items, seed: int = 5) -> Items:
     early = np.random.default_rng(seed).standard_normal((len(view), 16, 8, 8)).astype(np.float16)
-    return ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, {"early": early})
+    return with_feature(view, "early", early)
 
 
 @pytest.fixture
@@ -162,8 +163,8 @@ def test_what_memory_holds_is_shared_out_embedding_first(view):
         placed = place_features(view, range(7), cpu, names, "auto", limit)
         assert [placed[name].residency for name in names] == expected
         batches = {name: list(placed[name].batches([[3, 0], [6]])) for name in names}
-        np.testing.assert_array_equal(batches["early"][0].numpy(), view.further["early"][[3, 0]])
-        np.testing.assert_array_equal(batches["embedding"][1].numpy(), view.embeddings[[6]])
+        np.testing.assert_array_equal(batches["early"][0].numpy(), [view.feature("early", i) for i in (3, 0)])
+        np.testing.assert_array_equal(batches["embedding"][1][0].numpy(), view.feature("embedding", 6))
 
 
 def test_saved_evaluated_and_batched_alike(backbone, view, tmp_path):

@@ -47,7 +47,7 @@ def gradients(head, backbone, loss):
         is_box, corners = draw_prompt(masks.runs[index], item.geometry, QUICK, rng)
         prompts = pack_prompts(torch.tensor([is_box]), torch.from_numpy(corners)[None])
         sparse, dense = embed_prompts(backbone, prompts)
-        aligned = head(torch.from_numpy(VIEW.embedding(index).astype(np.float32))[None])
+        aligned = head(torch.from_numpy(VIEW.feature("embedding", index).astype(np.float32))[None])
         low_res, iou = decode(backbone, aligned, None, sparse, dense, False)
         target = torch.from_numpy(low_res_target(mask.bitmap, item.geometry))[None]
         rows, columns = map(torch.from_numpy, low_res_cover(item.geometry))

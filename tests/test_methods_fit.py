@@ -31,7 +31,7 @@ def test_hq_sam_wants_early_features_and_says_how_to_get_them(
     assert casam.code == 0
     assert (report["method"], report["computed"], report["test"]["masks"]) == ("hq-sam", True, 2)
     described = json.loads((casam.folder / report["run"] / "head.json").read_text())
-    assert described["head"] == "hq-sam"
+    assert described["head"]["name"] == "hq-sam"
     assert described["parameters"] == report["parameters"]
 
 
@@ -46,7 +46,7 @@ def test_a_fitted_hq_sam_predicts_as_it_is_evaluated(casam: Casam, encode: Encod
     outcomes = read_outcomes(casam.folder / report["outcomes"])
     annotations = EmbeddingStore.open(casam.folder / "casam_store" / "discs" / "tiny.zarr").annotations
     predictor = Predictor(casam.folder / report["run"], device="cpu")
-    for name, expected in zip(outcomes.item, outcomes.iou, strict=True):
+    for name, expected in zip(outcomes.item, outcomes.scores["iou"], strict=True):
         row = next(r for r in range(len(annotations)) if int(annotations.item[r]) == int(name[1:]))
         (mask,) = annotations.masks_of(row)
         box = tuple(float(edge) for edge in annotations.box[mask])

@@ -18,7 +18,7 @@ from casam_cache.methods.der import DER, DarkReplay
 from casam_cache.methods.er import ER
 from casam_cache.methods.sequential import Past
 from casam_cache.training.exemplars import select_exemplars, shares
-from casam_cache.training.join import ExemplarView, JoinedItems
+from casam_cache.training.items import join, pick
 from casam_cache.training.loop import fit_head
 from casam_cache.training.losses import segmentation_loss, squared_error
 from casam_cache.training.replay import AHEAD, Replay
@@ -93,7 +93,7 @@ def test_er_keeps_images_with_masks_and_only_their_names(backbone):
 
 
 def replay(backbone, task="c", seed=0, exemplars=EXEMPLARS, options=QUICK):
-    return Replay(ExemplarView(VIEWS, exemplars), backbone, options, ("embedding",), seed, task)
+    return Replay(pick(VIEWS, exemplars), backbone, options, ("embedding",), seed, task)
 
 
 def names(pairs):
@@ -128,7 +128,7 @@ def a_step(head, backbone, pairs, index=0, epoch=0):
 def test_er_adds_the_loss_of_the_replayed_batch(backbone):
     head = build_head("alignment", {"blocks": 1, "init": "random"}, backbone, 4)
     method = made(ER, "replay=batch", "replay_weight=0.25")
-    past = Past(head, None, ExemplarView(VIEWS, EXEMPLARS), ("a", "b"))
+    past = Past(head, None, pick(VIEWS, EXEMPLARS), ("a", "b"))
     setting = setting_of(backbone, QUICK, "c")
     term = method.penalty(VIEWS["c"], past, setting).term(
         SimpleNamespace(head=head, backbone=backbone, index=5)
@@ -146,7 +146,7 @@ def test_er_concatenates_as_algorithm_3_is_written(backbone, tmp_path):
     assert learnt.fits[1].pairs == QUICK.epochs * (4 + 4)
     past = past_of(tmp_path / "0 a", backbone, VIEWS, ["a"], ["a"])
     head = made(ER).start(past, setting_of(backbone, QUICK, "b"))
-    union = JoinedItems([VIEWS["b"], past.replay], purposes=[(), ("replay", "b")])
+    union = join([VIEWS["b"], past.replay], purposes=[(), ("replay", "b")])
     fit_head(head, backbone, union, QUICK)
     assert same(head, learnt.heads[1])
     assert method.penalty(VIEWS["b"], past, setting_of(backbone, QUICK, "b")).term(None) is None
@@ -240,7 +240,7 @@ def test_every_offer_stays_equally_often(backbone):
 
 def filled(backbone, residency="auto", size=5):
     reservoir = Reservoir(
-        size, [VIEWS["c"], ExemplarView(VIEWS, EXEMPLARS)], backbone, ("embedding",), 0, "c", residency
+        size, [VIEWS["c"], pick(VIEWS, EXEMPLARS)], backbone, ("embedding",), 0, "c", residency
     )
     reservoir.offer(offered("c", [0, 2], 0, 1.0))
     past = offered("a", [0, 3], 0, 2.0)
@@ -276,7 +276,7 @@ def test_logits_that_did_not_change_cost_nothing(backbone):
     """Replayed with the same head, image and prompt, the difference is what half precision leaves."""
     head = build_head("alignment", {"blocks": 1, "init": "random"}, backbone, 4)
     pairs = replay(backbone, exemplars=EXEMPLARS).at(0)
-    reservoir = Reservoir(3, [ExemplarView(VIEWS, EXEMPLARS)], backbone, ("embedding",), 0, "c")
+    reservoir = Reservoir(3, [pick(VIEWS, EXEMPLARS)], backbone, ("embedding",), 0, "c")
     reservoir.offer(a_step(head, backbone, pairs))
     now, then, weight = reservoir.replay(head, reservoir.draw(0, 3))
     assert squared_error(now, then, weight).max() < 1e-5 * then.square().mean()
@@ -288,7 +288,7 @@ def test_the_same_numbers_wherever_features_wait(backbone):
     for residency in ("device", "stream"):
         reservoir = filled(backbone, residency)
         again = Reservoir(
-            5, [VIEWS["c"], ExemplarView(VIEWS, EXEMPLARS)], backbone, ("embedding",), 0, "c", residency
+            5, [VIEWS["c"], pick(VIEWS, EXEMPLARS)], backbone, ("embedding",), 0, "c", residency
         )
         again.restore(reservoir.state())
         assert again.entries == reservoir.entries
@@ -305,7 +305,7 @@ def test_der_goes_on_from_the_memory_of_the_task_before(backbone, tmp_path):
         (key(task, epoch, item.id), task, item.id)
         for task in "ab"
         for epoch in range(2)
-        for item in VIEWS[task].items
+        for item in VIEWS[task]
         if item.masks
     )[:6]
     assert sorted(second.tensors["keys"].tolist()) == [one for one, _, _ in offers]
@@ -333,7 +333,7 @@ def test_der_stores_what_the_model_said_at_that_step(backbone):
     torch.testing.assert_close(now.half().float(), then, rtol=2e-3, atol=1e-4)
 
 
-def test_an_entry_whose_image_is_in_no_view_is_refused(backbone):
+def test_an_entry_whose_image_is_not_there_is_refused(backbone):
     state = filled(backbone).state()
-    with pytest.raises(CasamError, match="a/image 0 is in no view"):
+    with pytest.raises(CasamError, match="a/image 0 is not among those replayed"):
         Reservoir(5, [VIEWS["c"]], backbone, ("embedding",), 0, "c").restore(state)

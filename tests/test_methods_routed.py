@@ -23,7 +23,7 @@ def backbone():
 
 def made(name, *assignments):
     found = METHODS.get(name)
-    options, _ = parse_assignments(assignments, [found.Options, TrainingOptions])
+    options, _ = parse_assignments(assignments, [found.options_model(), TrainingOptions])
     return found(options)
 
 
@@ -135,7 +135,7 @@ def test_experts_are_ordinary_fits_of_a_single_task_method(backbone, name):
 
 @pytest.mark.parametrize("name", ROUTED)
 def test_no_option_of_a_method_has_the_name_of_one_of_training(name):
-    assert not set(METHODS.get(name).Options.model_fields) & set(TrainingOptions.model_fields)
+    assert not set(METHODS.get(name).options_model().model_fields) & set(TrainingOptions.model_fields)
 
 
 def test_options_reach_the_expert():

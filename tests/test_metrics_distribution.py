@@ -1,4 +1,4 @@
-"""Equations 13 and 14, and shares of routed images."""
+"""Equations 13 and 14."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from casam_cache.metrics.distribution import feature_distance, jensen_shannon, total_variation
-from casam_cache.metrics.ood import FALLBACK, ood_accuracy, over_sets, routing_accuracy
 
 
 def test_by_hand():
@@ -81,20 +80,3 @@ def test_total_variation_bounds_the_divergence(pairs: list[tuple[int, int]]):
     assert 0 <= js <= tv * math.log(2) + 1e-9
     assert js == pytest.approx(jensen_shannon(q, p))
     assert js == pytest.approx(jensenshannon(p, q) ** 2, abs=1e-9)
-
-
-def test_routing():
-    assert routing_accuracy([0, 1, FALLBACK, 1], [0, 1, 1, 0]) == 0.5
-    assert ood_accuracy([FALLBACK, 2, FALLBACK, FALLBACK]) == 0.75
-    assert math.isnan(routing_accuracy([], []))
-    assert math.isnan(ood_accuracy([]))
-    with pytest.raises(ValueError, match="1 choices for 2"):
-        routing_accuracy([0], [0, 1])
-
-
-def test_unseen_sets_weigh_by_their_counts():
-    assert over_sets({"a": 0.5, "b": 1.0}, {"a": 30, "b": 10}) == pytest.approx(0.625)
-    assert over_sets({"a": math.nan, "b": 1.0}, {"a": 30, "b": 10}) == 1.0
-    assert math.isnan(over_sets({}, {}))
-    with pytest.raises(ValueError, match="no count for b"):
-        over_sets({"b": 1.0}, {})

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from casam_cache.bench.catalogue import TABLE_8, TASKS
 from casam_cache.errors import OptionError
-from casam_cache.report.figures import draw_figure_6
+from casam_cache.metrics.columns import facts_of
+from casam_cache.metrics.registry import STANDARD
+from casam_cache.report.figures import figure_6_picture
+from casam_cache.report.formats import to_csv, to_latex, to_markdown, to_text
 from casam_cache.report.layout import Cell, Line, Table
 from casam_cache.report.paired import paired_table
 from casam_cache.report.paper_tables import SHAPES, paper_table
@@ -75,7 +77,7 @@ def test_table_1_has_ours_above_the_papers_and_blanks_where_nothing_applies():
     assert set(line(table, "Joint training", "ours").cells) == {"last_iou", "last_biou"}
     assert line(table, "CA-SAM", "paper").cells["ff_biou"].text == "0.24"
     assert line(table, "SAM + AL(naive)", "paper").cells["last_iou"].text == "14.38"
-    assert " 0.00" not in table.text()
+    assert " 0.00" not in to_text(table)
 
 
 def test_best_and_second_best_are_of_ours_only_and_never_the_upper_bound():
@@ -260,7 +262,7 @@ def test_table_8_has_a_section_an_order():
     assert len(same.sections) == 3
 
 
-def test_figure_6_as_table_and_picture(tmp_path: Path):
+def test_figure_6_as_table_and_picture():
     rows = [
         row("alignment", 0.5 + 0.01 * blocks + 0.001 * epochs, seed=seed, options={"blocks": blocks, "epochs": epochs})
         for blocks in (1, 2) for epochs in (6, 12) for seed in (0, 1)
@@ -269,15 +271,12 @@ def test_figure_6_as_table_and_picture(tmp_path: Path):
     assert [section.title for section in table.sections] == ["Average IoU", "Average BIoU"]
     assert line(table, "2 blocks", "ours").cells["12"].text == "53.20 ± 0.00"
     assert line(table, "2 blocks", "ours").cells["12"].mark == "best"
-    draw_figure_6(rows, tmp_path / "one.svg", title="Figure 6")
-    draw_figure_6(rows, tmp_path / "two.svg", title="Figure 6")
-    drawn = (tmp_path / "one.svg").read_bytes()
-    assert drawn == (tmp_path / "two.svg").read_bytes()
+    drawn = figure_6_picture(rows, "svg", title="Figure 6")
+    assert drawn == figure_6_picture(rows, "svg", title="Figure 6")
     assert b"2 blocks" in drawn
-    draw_figure_6(rows[:2], tmp_path / "single.png")
-    assert (tmp_path / "single.png").read_bytes().startswith(b"\x89PNG")
+    assert figure_6_picture(rows[:2], "png").startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no result has"):
-        draw_figure_6([row("naive", 0.3)], tmp_path / "none.svg")
+        figure_6_picture([row("naive", 0.3)], "svg")
 
 
 def test_routers_side_by_side():
@@ -323,10 +322,10 @@ def test_a_task_without_defined_scores_is_named():
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_table_prints_in_every_format_also_without_results(name: str):
     table = report([], name)
-    assert table.text().startswith(f"results: {name}")
-    assert table.markdown().startswith("### ")
-    assert all("ours" not in line for line in table.csv().splitlines())
-    assert r"\end{table*}" in table.latex()
+    assert to_text(table).startswith(f"results: {name}")
+    assert to_markdown(table).startswith("### ")
+    assert all("ours" not in line for line in to_csv(table).splitlines())
+    assert r"\end{table*}" in to_latex(table)
     if name not in ("figure6", "routers"):
         assert any(each.source == "paper" for section in table.sections for each in section.lines)
     with pytest.raises(OptionError, match="unknown table"):
@@ -335,7 +334,7 @@ def test_every_table_prints_in_every_format_also_without_results(name: str):
 
 def test_text():
     table = report([row("er", 0.5), row("naive", 0.3), row("ca-sam", 0.7)], "table1")
-    lines = table.text().splitlines()
+    lines = to_text(table).splitlines()
     header = next(line for line in lines if line.startswith("Method"))
     assert header.split() == ["Method", "from", "Last-IoU", "↑", "Avg-IoU", "↑", "FF-IoU", "↓", "Last-BIoU", "↑",
                               "Avg-BIoU", "↑", "FF-BIoU", "↓"]  # fmt: skip
@@ -348,19 +347,19 @@ def test_text():
 
 def test_markdown():
     table = report([row("er", 0.5), row("naive", 0.3), row("my_own", 0.7)], "table1")
-    lines = table.markdown().splitlines()
+    lines = to_markdown(table).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
     assert any("**70.00**" in line and "my\\_own" in line for line in rows)
     assert any("*50.00*" in line for line in rows)
     assert "- **Best** and *second best* of ours." in lines
-    groups = report([], "table2").markdown()
+    groups = to_markdown(report([], "table2"))
     assert "DDTI IoU ↑" in groups
 
 
 def test_csv_can_be_read_back():
     rows = [row("er", last, order) for last, order in zip((0.5, 0.6, 0.7), ORDERS, strict=True)]
-    found = list(csv.DictReader(io.StringIO(report(rows, "table1").csv())))
+    found = list(csv.DictReader(io.StringIO(to_csv(report(rows, "table1")))))
     (ours,) = [entry for entry in found if entry["from"] == "ours"]
     assert float(ours["Last-IoU"]) == pytest.approx(60)
     assert float(ours["Last-IoU ±"]) == pytest.approx(24.84, abs=0.01)
@@ -370,9 +369,9 @@ def test_csv_can_be_read_back():
     assert joint["FF-IoU"] == ""
     (naive,) = [entry for entry in found if entry["Method"] == "SAM + AL(naive)"]
     assert naive["Last-BIoU"] == "13.50", "with the digits the paper prints"
-    unseen = list(csv.DictReader(io.StringIO(report([], "table2").csv())))
+    unseen = list(csv.DictReader(io.StringIO(to_csv(report([], "table2")))))
     assert unseen[1]["DDTI IoU"] == "29.66"
-    both = list(csv.DictReader(io.StringIO(report([row("alignment", 0.6)], "table3_7").csv())))
+    both = list(csv.DictReader(io.StringIO(to_csv(report([row("alignment", 0.6)], "table3_7")))))
     assert {entry["section"] for entry in both} >= {
         "Table 3: averages over the tasks",
         "Table 7: IoU of each task",
@@ -381,7 +380,7 @@ def test_csv_can_be_read_back():
 
 def test_latex_escapes_what_it_must():
     table = report([row("my_own", 0.5, label="50% & more_"), row("er", 0.4)], "table1")
-    text = table.latex()
+    text = to_latex(table)
     assert r"50\% \& more\_ & ours & \textbf{50.00}" in text
     assert r"\underline{40.00}" in text
     assert r"\multicolumn{3}{c}{IoU on Med} & \multicolumn{3}{c}{BIoU on Med}" in text
@@ -389,7 +388,7 @@ def test_latex_escapes_what_it_must():
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in body} == {7}
-    assert r"$\beta$=16.5" in report([], "table5").latex()
+    assert r"$\beta$=16.5" in to_latex(report([], "table5"))
 
 
 def test_paired_tests_as_a_table():
@@ -406,12 +405,12 @@ def test_paired_tests_as_a_table():
         "p_holm": None,
         "groups": 1,
     }
-    table = paired_table([test, undefined], title="Paired tests")
+    table = paired_table([test, undefined], facts_of(STANDARD))
     (section,) = table.sections
     assert [cell.text for cell in section.lines[0].cells.values()] == [
         "+3.12", "-0.10", "+6.00", "0.0400", "0.1200", "31",
     ]  # fmt: skip
     assert set(section.lines[1].cells) == {"difference", "groups"}
     assert section.lines[0].label == "ca-sam - er"
-    assert "ca-sam - lwf" in table.text()
-    assert paired_table([], title="Paired tests").text().startswith("Paired tests")
+    assert "ca-sam - lwf" in to_text(table)
+    assert to_text(paired_table([], facts_of(STANDARD))).startswith("Paired tests")

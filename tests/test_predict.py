@@ -72,7 +72,9 @@ def test_a_prediction_is_the_mask_that_evaluation_scores(
     )
     outcomes = read_outcomes(casam.folder / fitted["outcomes"])
     assert outcomes.item == list(scored) == ["p004", "p005"]
-    for name, value, estimate in zip(outcomes.item, outcomes.iou, outcomes.predicted_iou, strict=True):
+    for name, value, estimate in zip(
+        outcomes.item, outcomes.scores["iou"], outcomes.predicted_iou, strict=True
+    ):
         box = ",".join(f"{edge:g}" for edge in boxes[name])
         report = casam.json(
             "predict", discs / "images" / f"{name}.png", "--box", box, "--run", fitted["run"],

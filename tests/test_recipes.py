@@ -22,6 +22,7 @@ from casam_cache.training.options import TrainingOptions
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
+@pytest.mark.slow  # four processes that import torch
 def test_frozen_vs_fitted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     draw_dataset(tmp_path / "data" / "discs", images=8)
     command = [RECIPES / "frozen_vs_fitted.sh", tmp_path / "data", tmp_path / "out"]

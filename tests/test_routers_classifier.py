@@ -9,11 +9,11 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.routers.classifier import (
     Classifier,
+    ClassifierOptions,
     choose_exemplars,
     classifier_input,
     fit_classifier,
 )
-from casam_cache.routers.classifier_options import ClassifierOptions
 
 TOKENS = ClassifierOptions(classifier_epochs=5, classifier_batch_size=4, classifier_learning_rate=1e-2)
 QUERY = TOKENS.model_copy(update={"classifier": "query"})

@@ -7,21 +7,26 @@ import math
 import numpy as np
 import pytest
 
-from casam_cache.config import parse_assignments
+from casam_cache.config import parse_assignments, validated
 from casam_cache.errors import CasamError, OptionError
+from casam_cache.routers.choice import RouterChoice, RoutingOptions, router_choice, routing_model
 from casam_cache.routers.files import load_router, save_router
 from casam_cache.routers.fit import FitRequest, fit_router, fit_routers
 from casam_cache.routers.fitted import TaskRouters
-from casam_cache.routers.mahalanobis import MahalanobisScorer, shrunk
-from casam_cache.routers.options import ROUTERS, MahalanobisOptions, RouterOptions
+from casam_cache.routers.mahalanobis import Mahalanobis, MahalanobisOptions, shrunk
+from casam_cache.routers.registry import ROUTERS
 
 SMALL = {"latent": 4, "hidden": 8, "vae_steps": 40, "vae_learning_rate": 0.02}
-KINDS = [*ROUTERS, "mahalanobis-own"]
+KINDS = [*ROUTERS.names(), "mahalanobis-own"]
+
+
+def chosen(**options):
+    return router_choice(validated(routing_model(RoutingOptions), options))
 
 
 def options_of(kind, **more):
     name, _, own = kind.partition("-")
-    return RouterOptions(router=name, covariance=own or "shared", **SMALL, **more)
+    return chosen(router=name, covariance=own or "shared", **SMALL, **more)
 
 
 def features(task, count=20, channels=6):
@@ -41,7 +46,7 @@ def requests(kind, tasks="abc", channels=6):
 
 
 def same(first, second):
-    a, b = first.scorer.state(), second.scorer.state()
+    a, b = first.router.state(), second.router.state()
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
@@ -133,7 +138,7 @@ def test_routers_on_disk(kind, tmp_path):
     save_router(router, tmp_path, backbone="abc")
     loaded = load_router(tmp_path)
     same(router, loaded)
-    assert (loaded.task, loaded.seed, loaded.options, loaded.folds) == ("a", 5, router.options, 5)
+    assert (loaded.task, loaded.seed, loaded.choice, loaded.folds) == ("a", 5, router.choice, 5)
     assert loaded.thresholds() == router.thresholds()
     np.testing.assert_array_equal(loaded.score(features("b")), router.score(features("b")))
     np.testing.assert_array_equal(
@@ -142,7 +147,7 @@ def test_routers_on_disk(kind, tmp_path):
     described = json.loads((tmp_path / "router.json").read_text())
     assert described["recorded"] == {"backbone": "abc"}
     assert described["thresholds"]["conformal"] is None  # 20 scores are too few
-    assert described["stored_bytes"] == router.scorer.stored_bytes > 0
+    assert described["stored_bytes"] == router.router.stored_bytes > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,15 +157,15 @@ def test_damaged_files_are_one_clear_error(kind, tmp_path):
     save_router(fit_router(features("a"), groups(), options_of(kind), seed=5, task="a"), tmp_path)
     arrays, text = (tmp_path / "router.safetensors").read_bytes(), (tmp_path / "router.json").read_text()
     state = load(arrays)
-    narrow = {n: a[..., :3] if n.startswith("scorer.") else a for n, a in state.items()}
-    without = {n: a for n, a in state.items() if not n.startswith("scorer.")}
+    narrow = {n: a[..., :3] if n.startswith("state.") else a for n, a in state.items()}
+    without = {n: a for n, a in state.items() if not n.startswith("state.")}
     nothing = {n: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for n, a in state.items()}
     for damaged in (arrays[:-9], b"", save(narrow), save(without), save(nothing)):
         (tmp_path / "router.safetensors").write_bytes(damaged)
         with pytest.raises(CasamError, match="no readable router"):
             load_router(tmp_path)
     (tmp_path / "router.safetensors").write_bytes(arrays)
-    for damaged_text in (text[:-20], "[]", "{}", text.replace('"version": 1', '"version": 99')):
+    for damaged_text in (text[:-20], "[]", "{}", text.replace('"version": 2', '"version": 99')):
         (tmp_path / "router.json").write_text(damaged_text)
         with pytest.raises(CasamError):
             load_router(tmp_path)
@@ -172,15 +177,15 @@ def test_damaged_files_are_one_clear_error(kind, tmp_path):
 def test_bad_features_are_named():
     x = features("a")
     with pytest.raises(CasamError, match="1 training image,"):
-        fit_router(x[:1], ["g"], RouterOptions(router="centroid"), seed=0, task="a")
+        fit_router(x[:1], ["g"], chosen(router="centroid"), seed=0, task="a")
     x[3, 2] = np.nan
     with pytest.raises(CasamError, match="training image 3"):
-        fit_router(x, groups(), RouterOptions(router="centroid"), seed=0, task="a")
+        fit_router(x, groups(), chosen(router="centroid"), seed=0, task="a")
     with pytest.raises(CasamError, match="19 groups for 20"):
-        fit_router(features("a"), groups(19), RouterOptions(router="centroid"), seed=0, task="a")
+        fit_router(features("a"), groups(19), chosen(router="centroid"), seed=0, task="a")
     with pytest.raises(CasamError, match="shape"):
-        fit_router(x[0], groups(), RouterOptions(router="centroid"), seed=0, task="a")
-    good = fit_router(features("a"), groups(), RouterOptions(router="centroid"), seed=0, task="a")
+        fit_router(x[0], groups(), chosen(router="centroid"), seed=0, task="a")
+    good = fit_router(features("a"), groups(), chosen(router="centroid"), seed=0, task="a")
     with pytest.raises(CasamError, match="6 features"):
         good.score(np.zeros((1, 5), np.float32))
     with pytest.raises(CasamError, match="image 0"):
@@ -189,52 +194,53 @@ def test_bad_features_are_named():
 
 def test_routers_that_cannot_stand_side_by_side():
     one, other = (
-        fit_router(features("a"), groups(), RouterOptions(router=kind), seed=0, task="a")
+        fit_router(features("a"), groups(), chosen(router=kind), seed=0, task="a")
         for kind in ("centroid", "knn")
     )
     with pytest.raises(OptionError, match="two routers"):
         TaskRouters([one, one])
     with pytest.raises(OptionError, match="different options"):
-        TaskRouters([one, fit_router(features("b"), groups(), other.options, seed=0, task="b")])
+        TaskRouters([one, fit_router(features("b"), groups(), other.choice, seed=0, task="b")])
     with pytest.raises(OptionError, match="no router"):
         TaskRouters([]).decide(features("a")[0])
 
 
 def test_thresholds_may_differ_between_routers_of_one_fit():
-    strict = RouterOptions(router="centroid", threshold="p95", strict=True)
-    assert strict.decisive() == RouterOptions(router="centroid", beta=3).decisive()
-    assert RouterOptions(beta=3).decisive() != RouterOptions().decisive()
-    assert RouterOptions(vae_steps=9, vae_epochs=2).decisive() == RouterOptions(vae_steps=9).decisive()
+    strict = chosen(router="centroid", threshold="p95", strict=True)
+    assert strict.decisive() == chosen(router="centroid", beta=3).decisive()
+    assert chosen(beta=3).decisive() != chosen().decisive()
+    assert chosen(vae_steps=9, vae_epochs=2).decisive() == chosen(vae_steps=9).decisive()
 
 
 def test_options_by_name():
-    found = parse_assignments(["router=knn", "neighbours=1", "shrinkage=0.2"], [RouterOptions])[0]
-    assert found == RouterOptions(router="knn", neighbours=1, shrinkage=0.2)
+    model = routing_model(RoutingOptions)
+    found = router_choice(parse_assignments(["router=knn", "neighbours=1", "shrinkage=0.2"], [model])[0])
+    assert found == RouterChoice(ROUTERS.get("knn"), ROUTERS.get("knn").Options(neighbours=1))
     for wrong in ("router=tree", "neighbours=0", "shrinkage=2", "betas=1"):
         with pytest.raises(OptionError):
-            parse_assignments([wrong], [RouterOptions])
+            parse_assignments([wrong], [model])
 
 
 def test_centroid_and_neighbours_by_hand():
     x = np.array([[0, 0], [2, 0], [0, 4], [2, 4]], dtype=np.float32)
     who, at = list("abcd"), np.array([[3.0, 2.0]], dtype=np.float32)
-    centroid = fit_router(x, who, RouterOptions(router="centroid"), seed=0, task="t")
+    centroid = fit_router(x, who, chosen(router="centroid"), seed=0, task="t")
     assert centroid.score(at)[0] == pytest.approx(((3 - 1) ** 2 + 0) / 2)
     assert centroid.folds == 4
     np.testing.assert_allclose(  # mean of the other three
         centroid.held_out, [(1.0**2 * 16 / 9 + (8 / 3) ** 2) / 2] * 4
     )
-    nearest = fit_router(x, who, RouterOptions(router="knn", neighbours=3), seed=0, task="t")
+    nearest = fit_router(x, who, chosen(router="knn", neighbours=3), seed=0, task="t")
     assert nearest.score(at)[0] == pytest.approx((5 + 5 + 13) / 3 / 2)
-    assert nearest.scorer.stored_numbers == 8
-    more = fit_router(x, who, RouterOptions(router="knn", neighbours=9), seed=0, task="t")
+    assert nearest.router.stored_numbers == 8
+    more = fit_router(x, who, chosen(router="knn", neighbours=9), seed=0, task="t")
     assert more.score(at)[0] == pytest.approx((5 + 5 + 13 + 13) / 4 / 2)
 
 
 def test_mahalanobis_by_hand():
     x = np.array([[-1, 0], [1, 0], [0, -2], [0, 2]], dtype=np.float32)  # scatter diag(2, 8), 3 degrees
     at = np.array([[1.0, 2.0]], dtype=np.float32)
-    own = RouterOptions(router="mahalanobis", covariance="own", shrinkage=0)
+    own = chosen(router="mahalanobis", covariance="own", shrinkage=0)
     router = fit_router(x, list("abcd"), own, seed=0, task="t")
     squared = 1 / (2 / 3) + 4 / (8 / 3)
     log_determinant = math.log(2 / 3) + math.log(8 / 3)
@@ -286,7 +292,7 @@ def test_mean_of_moved_held_out_scores_is_exact():
 
 def test_statistics_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="fit"):
-        MahalanobisScorer(4, np.zeros(3), np.zeros((2, 2)), MahalanobisOptions())
+        Mahalanobis(4, np.zeros(3), np.zeros((2, 2)), MahalanobisOptions())
     other = fit_router(features("b", channels=5), groups(), options_of("mahalanobis"), seed=0, task="b")
     first = fit_router(features("a"), groups(), options_of("mahalanobis"), seed=0, task="a")
     with pytest.raises(OptionError, match="width"):
@@ -295,9 +301,7 @@ def test_statistics_that_do_not_fit_are_refused():
 
 def test_mixture_of_one_component_is_a_gaussian():
     x = features("a").astype(float)
-    router = fit_router(
-        x, groups(), RouterOptions(router="gmm", components=1, iterations=5), seed=0, task="a"
-    )
+    router = fit_router(x, groups(), chosen(router="gmm", components=1, iterations=5), seed=0, task="a")
     variance = x.var(axis=0)
     expected = 0.5 * (np.square(x - x.mean(axis=0)) / variance + np.log(2 * np.pi * variance)).mean(axis=1)
     np.testing.assert_allclose(router.score(x), expected, rtol=1e-4)
@@ -306,8 +310,8 @@ def test_mixture_of_one_component_is_a_gaussian():
 def test_mixture_finds_two_clusters():
     random = np.random.default_rng(0)
     x = np.concatenate([random.normal(-5, 1, (30, 3)), random.normal(5, 0.5, (10, 3))]).astype(np.float32)
-    router = fit_router(x, groups(40), RouterOptions(router="gmm"), seed=0, task="a")
-    state = router.scorer.state()
+    router = fit_router(x, groups(40), chosen(router="gmm"), seed=0, task="a")
+    state = router.router.state()
     low, high = np.argsort(state["means"][:, 0])
     np.testing.assert_allclose(state["weights"][[low, high]], [0.75, 0.25], atol=1e-6)
     np.testing.assert_allclose(state["means"][low], x[:30].mean(axis=0), atol=1e-5)
@@ -327,10 +331,10 @@ def test_features_of_each_task_pooled_its_own_way():
 def test_fold_features_are_what_folds_fit_and_score():
     x, who = features("a"), groups()
     views = np.stack([x + fold for fold in range(5)])
-    options = RouterOptions(router="centroid")
+    options = chosen(router="centroid")
     plain = fit_router(x, who, options, seed=0, task="a")
     moved = fit_router(x, who, options, seed=0, task="a", fold_features=views)
     np.testing.assert_allclose(moved.held_out, plain.held_out, rtol=1e-5)  # a shift moves mean and image
-    np.testing.assert_array_equal(moved.scorer.state()["mean"], plain.scorer.state()["mean"])
+    np.testing.assert_array_equal(moved.router.state()["mean"], plain.router.state()["mean"])
     with pytest.raises(CasamError, match="fold features"):
         fit_router(x, who, options, seed=0, task="a", fold_features=views[:3])

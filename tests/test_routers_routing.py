@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from casam_cache.errors import OptionError
-from casam_cache.routers.folds import assign_folds
-from casam_cache.routers.options import RULES
-from casam_cache.routers.routing import decision, route
-from casam_cache.routers.thresholds import conformal_place, threshold
+from casam_cache.routers.fit import assign_folds
+from casam_cache.routers.routing import FALLBACK, decision, ood_accuracy, route, routing_accuracy
+from casam_cache.routers.thresholds import RULES, conformal_place, threshold
 
 
 def test_rules_by_hand():
@@ -115,3 +114,12 @@ def test_decision_names_what_happened():
     assert far.scores == {"a": 3.0, "b": 2.5}
     with pytest.raises(ValueError, match="sorted"):
         decision(["b", "a"], np.array([3.0, 2.5]), np.array([9.0, 2.0]))
+
+
+def test_shares_of_routed_images():
+    assert routing_accuracy([0, 1, FALLBACK, 1], [0, 1, 1, 0]) == 0.5
+    assert ood_accuracy([FALLBACK, 2, FALLBACK, FALLBACK]) == 0.75
+    assert math.isnan(routing_accuracy([], []))
+    assert math.isnan(ood_accuracy([]))
+    with pytest.raises(ValueError, match="1 choices for 2"):
+        routing_accuracy([0], [0, 1])

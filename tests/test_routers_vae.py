@@ -9,10 +9,9 @@ import torch
 from casam_cache.errors import CasamError
 from casam_cache.routers import vae_training
 from casam_cache.routers.base import Job
+from casam_cache.routers.choice import RouterChoice
 from casam_cache.routers.fit import FitRequest, fit_router, fit_routers
-from casam_cache.routers.options import RouterOptions, VAEOptions
-from casam_cache.routers.vae import VAEScorer, initial_weights, shapes
-from casam_cache.routers.vae_training import fit_many
+from casam_cache.routers.vae import VAE, VAEOptions, initial_weights, shapes
 
 SMALL = {"latent": 3, "hidden": 7, "vae_batch_size": 4, "vae_epochs": 3}
 
@@ -77,7 +76,7 @@ def reference(task):
     ],
 )
 def test_stack_equals_plain_training(task):
-    trained = fit_many([task, job("b", count=30)])[0]
+    trained = VAE.fit_many([task, job("b", count=30)])[0]
     for name, expected in reference(task).items():
         np.testing.assert_allclose(trained.weights[name], expected, atol=1e-5, err_msg=name)
 
@@ -93,16 +92,16 @@ def test_equation_6_by_hand():
     weights["decode2.bias"][:] = [0, 1]
     f = np.array([[1.0, 1.0]], np.float32)  # hidden 2; mu 1, log variance 0.5; z = mu; hidden 3; fhat (3, -2)
     expected = ((1 - 3) ** 2 + (1 + 2) ** 2) / 2 + 1.0 * (1 + math.exp(0.5) - 1 - 0.5)
-    assert VAEScorer(weights, options).score(f)[0] == pytest.approx(expected, rel=1e-12)
+    assert VAE(weights, options).score(f)[0] == pytest.approx(expected, rel=1e-12)
     closed = np.array([[-5.0, 1.0]], np.float32)  # hidden 0, so mu 0, variance 1 and fhat (0, 1)
-    assert VAEScorer(weights, options).score(closed)[0] == pytest.approx(25 / 2, rel=1e-12)
+    assert VAE(weights, options).score(closed)[0] == pytest.approx(25 / 2, rel=1e-12)
 
 
 def test_kl_is_summed_or_averaged():
     x = features("a")
     weights = initial_weights(5, VAEOptions(**SMALL), 0)
     error, summed, averaged = (
-        VAEScorer(weights, VAEOptions(**SMALL, beta=beta, kl=kl)).score(x)
+        VAE(weights, VAEOptions(**SMALL, beta=beta, kl=kl)).score(x)
         for beta, kl in ((0, "sum"), (1, "sum"), (3, "mean"))
     )
     np.testing.assert_allclose(summed, averaged, rtol=1e-12)
@@ -123,25 +122,25 @@ def test_bits_do_not_depend_on_company(shape, monkeypatch):
         for task, count in zip("abcd", (11, 30, 2, 7), strict=True)
         for beta, seed in ((0.0, 0), (16.5, 0), (16.5, 1))
     ]
-    together = fit_many(wanted)
+    together = VAE.fit_many(wanted)
     order = np.random.default_rng(0).permutation(len(wanted))
-    for place, scorer in zip(order, fit_many([wanted[i] for i in order]), strict=True):
-        assert_same(scorer, together[place])
+    for place, router in zip(order, VAE.fit_many([wanted[i] for i in order]), strict=True):
+        assert_same(router, together[place])
     for place in range(len(wanted)):
-        assert_same(fit_many([wanted[place]])[0], together[place])
+        assert_same(VAE.fit_many([wanted[place]])[0], together[place])
     monkeypatch.setattr(vae_training, "STACK_FLOATS", 1)  # one model a stack
-    for scorer, expected in zip(fit_many(wanted), together, strict=True):
-        assert_same(scorer, expected)
+    for router, expected in zip(VAE.fit_many(wanted), together, strict=True):
+        assert_same(router, expected)
 
 
 def test_bits_do_not_depend_on_threads_or_torchs_generator():
     wanted = [job(task, count=40, channels=32, latent=16, hidden=64) for task in "abc"]
-    before, threads = fit_many(wanted), torch.get_num_threads()
+    before, threads = VAE.fit_many(wanted), torch.get_num_threads()
     torch.manual_seed(99)
     try:
         torch.set_num_threads(2 if threads == 1 else 1)
         changed = torch.get_num_threads()
-        after = fit_many(wanted)
+        after = VAE.fit_many(wanted)
         assert torch.get_num_threads() == changed
     finally:
         torch.set_num_threads(threads)
@@ -155,7 +154,7 @@ def test_tasks_start_alike_and_draw_apart():
         np.testing.assert_array_equal(array, initial_weights(5, VAEOptions(**SMALL, beta=1), 0)[name])
         assert not np.array_equal(array, initial_weights(5, options, 1)[name])
     x = features("a")
-    one, two = (fit_many([Job(x, options, 0, task, np.arange(11))])[0] for task in ("a", "b"))
+    one, two = (VAE.fit_many([Job(x, options, 0, task, np.arange(11))])[0] for task in ("a", "b"))
     assert not np.array_equal(one.weights["decode2.bias"], two.weights["decode2.bias"])
 
 
@@ -165,21 +164,23 @@ def test_rows_left_out_play_no_part():
     spoilt[[1, 5]] = 1000
     rows = np.array([0, 2, 3, 4, 6, 7, 8, 9, 10])
     options = VAEOptions(**SMALL, standardise="task")
-    first, second = fit_many([Job(one, options, 0, "a", rows) for one in (x, spoilt)])
+    first, second = VAE.fit_many([Job(one, options, 0, "a", rows) for one in (x, spoilt)])
     assert_same(first, second)
 
 
 def test_more_steps_learn_more():
     x = features("a", 40) + 3
     few, many = (
-        fit_many([Job(x, VAEOptions(latent=2, hidden=16, beta=0.01, vae_steps=n), 0, "a", np.arange(40))])[0]
+        VAE.fit_many(
+            [Job(x, VAEOptions(latent=2, hidden=16, beta=0.01, vae_steps=n), 0, "a", np.arange(40))]
+        )[0]
         for n in (1, 400)
     )
     assert many.score(x).mean() < 0.7 * few.score(x).mean()
 
 
 def test_standardised_scores_do_not_depend_on_units():
-    options = RouterOptions(**SMALL, standardise="task")
+    options = RouterChoice(VAE, VAEOptions(**SMALL, standardise="task"))
     x, who = features("a", 20), [str(i) for i in range(20)]
     plain = fit_router(x, who, options, seed=0, task="a")
     scaled = fit_router(x * 64 + 512, who, options, seed=0, task="a")
@@ -190,13 +191,17 @@ def test_standardised_scores_do_not_depend_on_units():
 
 def test_divergence_is_reported():
     with pytest.raises(CasamError, match="diverged"):
-        fit_many([job(vae_learning_rate=1e30)])
+        VAE.fit_many([job(vae_learning_rate=1e30)])
 
 
 def test_progress_counts_steps():
     seen = []
     fit_routers(
-        [FitRequest(features("a", 20), [str(i) for i in range(20)], RouterOptions(**SMALL), 0, "a")],
+        [
+            FitRequest(
+                features("a", 20), [str(i) for i in range(20)], RouterChoice(VAE, VAEOptions(**SMALL)), 0, "a"
+            )
+        ],
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen
@@ -206,4 +211,4 @@ def test_progress_counts_steps():
 def test_a_score_too_large_for_a_number_is_infinite():
     options = VAEOptions(latent=1, hidden=1)
     weights = {name: np.ones(shape, np.float32) for name, shape in shapes(2, options).items()}
-    assert VAEScorer(weights, options).score(np.full((1, 2), 1e30, np.float32))[0] == math.inf
+    assert VAE(weights, options).score(np.full((1, 2), 1e30, np.float32))[0] == math.inf

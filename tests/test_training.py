@@ -12,11 +12,12 @@ from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.files import build_head
-from casam_cache.training.checkpoint import FILE
-from casam_cache.training.data import Item, ItemMask, ItemsInMemory
-from casam_cache.training.evaluate import Outcomes, evaluate
+from casam_cache.training.checkpoint import FILE, read_checkpoint, write_checkpoint
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
 from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.residency import Embeddings, choose_residency
 from casam_cache.training.step import Penalty
 
@@ -32,7 +33,7 @@ def backbone():
     return seeded_backbone(TINY, 0)
 
 
-def toy_view(count: int = 7, seed: int = 0, empty: int = 1, height: int = 48) -> ItemsInMemory:
+def toy_view(count: int = 7, seed: int = 0, empty: int = 1, height: int = 48) -> Items:
     """Rectangles whose cells in the embedding point in one direction; the last image has no mask."""
     rng = np.random.default_rng(seed)
     direction = np.random.default_rng(99).standard_normal(16)
@@ -51,7 +52,7 @@ def toy_view(count: int = 7, seed: int = 0, empty: int = 1, height: int = 48) ->
         geometry = Geometry.fit(height, 64, 64, 8)
         items.append(Item(f"image {index}", "toy", f"patient {index // 2}", geometry, len(masks)))
         bitmaps.append(masks)
-    return ItemsInMemory("toy", items, embeddings.astype(np.float16), bitmaps)
+    return items_from_arrays("toy", items, embeddings.astype(np.float16), bitmaps)
 
 
 def fit(backbone, view=None, options=QUICK, **more):
@@ -63,7 +64,7 @@ def same_weights(first, second) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def look(direction: int, seed: int) -> ItemsInMemory:
+def look(direction: int, seed: int) -> Items:
     """Six images with one object each, whose cells point in the `direction` of the task's own look."""
     rng = np.random.default_rng(seed)
     towards = 2 * np.random.default_rng(direction).standard_normal(16)
@@ -78,7 +79,7 @@ def look(direction: int, seed: int) -> ItemsInMemory:
         box = np.array([x, y, x + 27, y + 23], dtype=np.float32)
         bitmaps.append([ItemMask(bitmap, 1, 1, box, box[:2] + 5)])
         items.append(Item(f"image {index}", "look", f"patient {index}", Geometry.fit(48, 64, 64, 8), 1))
-    return ItemsInMemory("look", items, embeddings.astype(np.float16), bitmaps)
+    return items_from_arrays("look", items, embeddings.astype(np.float16), bitmaps)
 
 
 def test_decoder_tuning_and_then_alignment_learn_toy_tasks(backbone):
@@ -155,14 +156,69 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(backbone, tmp_path
     assert same_weights(whole, again)
 
 
-def test_a_checkpoint_of_another_fit_or_a_damaged_one_is_refused(backbone, tmp_path):
-    fit(backbone, checkpoint_dir=tmp_path)
+def stopped_after_one_epoch(backbone, folder):
+    def stop(*_):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(backbone, checkpoint_dir=folder, on_epoch=stop)
+    return folder / FILE
+
+
+def test_a_checkpoint_of_another_fit_is_refused(backbone, tmp_path):
+    stopped_after_one_epoch(backbone, tmp_path)
     with pytest.raises(CasamError, match="other options, data or seed"):
         fit(backbone, checkpoint_dir=tmp_path, seed=2)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "no checksum", "a bit", "a folder"])
+def test_a_fit_begins_anew_where_its_checkpoint_is_damaged(backbone, tmp_path, damage):
+    path = stopped_after_one_epoch(backbone, tmp_path)
+    data, said = path.read_bytes(), []
+    damaged = {
+        "truncated": data[:100],
+        "empty": b"",
+        "no checksum": data[32:],
+        "a bit": flipped(data, 8 * 500),
+    }
+    path.unlink()
+    if damage in damaged:
+        path.write_bytes(damaged[damage])
+    else:
+        path.mkdir()
+    if damage == "a folder":
+        assert read_checkpoint(tmp_path, "key", said.append) is None
+    else:
+        result = fit(backbone, checkpoint_dir=tmp_path, warn=said.append)
+        assert result.resumed_from == 0
+        assert same_weights(result, fit(backbone))
+        assert fit(backbone, checkpoint_dir=tmp_path).resumed_from == 3
+    assert said == [f"the checkpoint in {tmp_path} is damaged: this fit begins anew"]
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_taken_for_what_was_written(tmp_path):
+    state = {"key": "k", "head": {"weight": torch.arange(64.0)}, "history": [{"loss": 0.5}], "steps": 3}
+    write_checkpoint(tmp_path, state)
     path = tmp_path / FILE
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CasamError, match="cannot resume"):
-        fit(backbone, checkpoint_dir=tmp_path)
+    data = path.read_bytes()
+    for bit in range(0, 8 * len(data), 13):
+        path.write_bytes(flipped(data, bit))
+        said = []
+        assert read_checkpoint(tmp_path, "k", said.append) is None
+        assert len(said) == 1
+    for length in range(0, len(data), 97):
+        path.write_bytes(data[:length])
+        assert read_checkpoint(tmp_path, "k") is None
+    path.write_bytes(data)
+    back = read_checkpoint(tmp_path, "k")
+    assert torch.equal(back.pop("head")["weight"], state.pop("head")["weight"])
+    assert back == state
 
 
 def test_the_same_numbers_wherever_embeddings_are_kept(backbone):
@@ -182,14 +238,12 @@ def test_residency_is_the_first_that_fits():
 
 
 def test_a_reader_that_fails_ahead_reports_where_it_is_asked(backbone):
-    class Broken(ItemsInMemory):
-        def embedding(self, index):
-            if index == 3:
-                raise CasamError("image 3 is damaged")
-            return super().embedding(index)
+    def damaged(name):
+        raise CasamError("image 3 is damaged")
 
-    view = toy_view()
-    broken = Broken(view.task, view.items, view.embeddings, view.bitmaps)
+    rows = list(toy_view().rows)
+    rows[3] = replace(rows[3], read=damaged)
+    broken = replace(toy_view(), rows=tuple(rows))
     with pytest.raises(CasamError, match="image 3 is damaged"):
         fit(backbone, broken, residency="stream")
 
@@ -272,7 +326,7 @@ def test_evaluation_does_not_depend_on_how_masks_are_batched(backbone):
         assert other.item == whole.item
         assert other.instance == whole.instance
         np.testing.assert_allclose(other.predicted_iou, whole.predicted_iou, atol=1e-5)
-        np.testing.assert_allclose(other.iou, whole.iou, atol=2e-3)
+        np.testing.assert_allclose(other.scores["iou"], whole.scores["iou"], atol=2e-3)
     assert len(seen) == len(whole)
     assert {shape for _, shape in seen} == {(48, 64)}
 
@@ -287,10 +341,11 @@ def test_progress_of_evaluation_ends_with_all_images(backbone):
 
 def test_outcomes_are_columns_that_come_back(backbone):
     outcomes = evaluate(build_head("identity", None, backbone, 0), backbone, toy_view())
-    assert Outcomes(**outcomes.columns()) == outcomes
+    assert Outcomes.from_csv(outcomes.to_csv()) == outcomes
     assert outcomes.intervals()["iou"].groups == 3
     assert outcomes.area[0] == 360
-    assert Outcomes().summary() == {"iou": None, "biou": None, "dice": None, "masks": 0, "undefined": 0}
+    empty = Outcomes(scores={"iou": [], "dice": []})
+    assert empty.summary() == {"iou": None, "dice": None, "masks": 0, "undefined": 0}
 
 
 def test_every_operation_has_a_deterministic_kernel(backbone):

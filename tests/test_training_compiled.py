@@ -21,7 +21,6 @@ from casam_cache.methods.sequential import Past, Setting
 from casam_cache.training import loop
 from casam_cache.training.compiled import CompiledStep
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.pack import PackRequest, fit_pack
 from casam_cache.training.step import Penalty
 
 PLAIN = QUICK.model_copy(
@@ -34,12 +33,6 @@ compile_for_real = torch.compile
 @pytest.fixture
 def backbone() -> Backbone:
     return seeded_backbone(TINY, 0)
-
-
-def pack(backbone: Backbone, options: TrainingOptions) -> list[float]:
-    heads = [build_head("alignment", None, backbone, seed) for seed in (0, 1)]
-    requests = [PackRequest(head, options, seed) for seed, head in enumerate(heads)]
-    return [result.history[-1].loss for result in fit_pack(requests, backbone, toy_view())]
 
 
 def test_an_option_not_used_leaves_names_as_they_were() -> None:
@@ -84,13 +77,6 @@ def test_a_compiled_fit_is_not_resumed_by_another(
     fit(backbone, options=COMPILED, checkpoint_dir=tmp_path)
     with pytest.raises(CasamError, match="belongs to a fit with other options"):
         fit(backbone, options=PLAIN, checkpoint_dir=tmp_path)
-
-
-def test_members_of_a_pack_are_compiled_together_or_not_at_all(backbone: Backbone) -> None:
-    heads = [build_head("alignment", None, backbone, seed) for seed in (0, 1)]
-    requests = [PackRequest(heads[0], PLAIN, 0), PackRequest(heads[1], COMPILED, 1)]
-    with pytest.raises(CasamError, match="different compiled"):
-        fit_pack(requests, backbone, toy_view())
 
 
 def test_a_finished_fit_keeps_nothing(backbone: Backbone) -> None:
@@ -153,6 +139,7 @@ def short_lived(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return graphs
 
 
+@pytest.mark.slow
 def test_a_step_reads_nothing_of_the_graph_before(backbone: Backbone, short_lived: list[int]) -> None:
     plain = fit(backbone, options=PLAIN)
     assert same_weights(plain, fit(seeded_backbone(TINY, 0), options=COMPILED))
@@ -171,11 +158,6 @@ def test_a_penalty_reads_outputs_while_they_are_there(backbone: Backbone, short_
     plain = distilled(PLAIN)
     assert plain.history[0].penalty > 0
     assert same_weights(plain, distilled(COMPILED))
-
-
-@pytest.mark.slow
-def test_a_pack_reads_nothing_of_the_graph_before(backbone: Backbone, short_lived: list[int]) -> None:
-    assert pack(backbone, PLAIN) == pack(seeded_backbone(TINY, 0), COMPILED)
 
 
 @pytest.mark.slow

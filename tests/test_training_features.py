@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from test_training import TINY, toy_view
+from toy_sequences import with_feature
 
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import StoreError
@@ -12,8 +13,8 @@ from casam_cache.heads.base import Head
 from casam_cache.heads.options import IdentityOptions
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
 from casam_cache.store.annotations import write_annotations
-from casam_cache.training.data import ItemsInMemory, read_feature
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.items import items_from_arrays
 from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
@@ -53,8 +54,8 @@ def store(tmp_path):
 def test_a_split_gives_any_array_of_its_own_items(store):
     view = open_split(store, "train")
     assert [view.feature("tokens", i)[0] for i in range(3)] == [10, 12, 13]
-    np.testing.assert_array_equal(view.feature("embedding", 2), view.embedding(2))
-    with pytest.raises(IndexError, match="train images of toy"):
+    assert [view.feature("embedding", i)[0, 0, 0] for i in range(3)] == [0, 2, 3]
+    with pytest.raises(IndexError, match="of the 3 of toy"):
         view.feature("tokens", 3)
     with pytest.raises(StoreError, match="--with early"):
         view.feature("early", 0)
@@ -68,17 +69,25 @@ def test_valid_cells_hold_image():
     assert Geometry.fit(40, 64, 64, 8, "stretch").valid_cells().all()
 
 
-def test_views_in_memory_hold_what_they_are_given():
-    view = toy_view()
-    further = {"tokens": np.arange(7.0)[:, None]}
-    more = ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, further)
-    assert read_feature(more, "tokens", 4) == [4]
-    assert read_feature(more, "valid", 0).sum() == 6 * 8
-    np.testing.assert_array_equal(read_feature(more, "embedding", 1), view.embeddings[1])
+def test_items_in_memory_hold_what_they_are_given():
+    described, masks = list(toy_view()), [toy_view().masks(i) for i in range(7)]
+    embeddings = np.random.default_rng(0).standard_normal((7, 4, 8, 8)).astype(np.float16)
+    items = items_from_arrays("toy", described, embeddings, masks, {"tokens": np.arange(7.0)[:, None]})
+    assert (items.task, items.embedding_shape, len(items), list(items)) == ("toy", (4, 8, 8), 7, described)
+    assert items.feature("tokens", 4) == [4]
+    assert items.feature("valid", 0).sum() == 6 * 8
+    np.testing.assert_array_equal(items.feature("embedding", 1), embeddings[1])
+    assert items.masks(2) is masks[2]
     with pytest.raises(StoreError, match="no feature 'early'"):
-        more.feature("early", 0)
+        items.feature("early", 0)
+    for read in (items.item, items.masks, lambda i: items.feature("valid", i)):
+        for index in (-1, 7):
+            with pytest.raises(IndexError, match="of the 7 of toy"):
+                read(index)
     with pytest.raises(ValueError, match="as many"):
-        ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, {"tokens": np.zeros((2, 1))})
+        items_from_arrays("toy", described, embeddings, masks, {"tokens": np.zeros((2, 1))})
+    with pytest.raises(ValueError, match="as many"):
+        items_from_arrays("toy", described, embeddings, masks[:6])
 
 
 class Reader(Head):
@@ -116,7 +125,7 @@ class Expects(Penalty):
 def test_each_step_has_every_feature_of_its_images(residency):
     backbone, view = seeded_backbone(TINY, 0), toy_view()
     tokens = np.arange(7, dtype=np.float16)[:, None]
-    view = ItemsInMemory(view.task, view.items, view.embeddings, view.bitmaps, {"tokens": tokens})
+    view = with_feature(view, "tokens", tokens)
     options = TrainingOptions(epochs=1, batch_size=4)
     for run in (
         lambda head: fit_head(head, backbone, view, options, penalty=Expects(), residency=residency),
@@ -127,6 +136,6 @@ def test_each_step_has_every_feature_of_its_images(residency):
         assert head.seen.keys() == set(range(6)), "the last image has no mask"
         for index, (embedding, valid) in head.seen.items():
             np.testing.assert_array_equal(
-                embedding.detach().numpy(), view.embeddings[index].astype(np.float32)
+                embedding.detach().numpy(), view.feature("embedding", index).astype(np.float32)
             )
-            np.testing.assert_array_equal(valid.numpy(), view.items[index].geometry.valid_cells())
+            np.testing.assert_array_equal(valid.numpy(), view.item(index).geometry.valid_cells())

@@ -1,8 +1,10 @@
-"""Views made of views: what they hold, what they keep from whom, and how joint epochs are balanced."""
+"""Items made of items: what they hold, what they keep from whom, and how joint epochs are balanced."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -21,33 +23,32 @@ from casam_cache.methods.naive import Naive, NaiveOptions
 from casam_cache.methods.sequential import Past
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
 from casam_cache.store.annotations import Annotations, write_annotations
-from casam_cache.training.data import ItemsInMemory
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
-from casam_cache.training.join import ExemplarView, JoinedItems
+from casam_cache.training.items import Row, join, pick
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.stored import open_split
 
 A, B = look("a", 1, 5, empty=1), look("b", 2, 3)
 
 
-def test_a_join_holds_each_view_in_turn():
-    joined = JoinedItems([A, B])
+def test_a_join_holds_each_part_in_turn():
+    joined = join([A, B])
     assert (joined.task, joined.embedding_shape, len(joined)) == ("a + b", (16, 8, 8), 8)
     assert [joined.item(index).task for index in range(8)] == ["a"] * 5 + ["b"] * 3
-    np.testing.assert_array_equal(joined.embedding(6), B.embedding(1))
-    np.testing.assert_array_equal(joined.feature("embedding", 4), A.embedding(4))
+    np.testing.assert_array_equal(joined.feature("embedding", 6), B.feature("embedding", 1))
+    np.testing.assert_array_equal(joined.feature("embedding", 4), A.feature("embedding", 4))
     assert joined.masks(5) is B.masks(0)
     for index in (-1, 8):
         with pytest.raises(IndexError, match="of a \\+ b"):
             joined.item(index)
 
 
-def test_views_of_other_shapes_are_not_joined():
-    small = ItemsInMemory("small", A.items, A.embeddings[:, :8], A.bitmaps)
+def test_embeddings_of_other_shapes_are_not_joined():
+    small = replace(A, embedding_shape=(8, 8, 8))
     with pytest.raises(CasamError, match="cannot be joined"):
-        JoinedItems([A, small])
+        join([A, small])
     with pytest.raises(CasamError, match="cannot be joined"):
-        JoinedItems([])
+        join([])
 
 
 def drawn(items, epoch: int = 0, options: TrainingOptions = QUICK):
@@ -62,22 +63,22 @@ def drawn(items, epoch: int = 0, options: TrainingOptions = QUICK):
 
 
 def test_joining_changes_no_random_choice():
-    assert drawn(JoinedItems([A, B])) == drawn(A) | drawn(B)
-    assert drawn(JoinedItems([B, A])) == drawn(A) | drawn(B)
+    assert drawn(join([A, B])) == drawn(A) | drawn(B)
+    assert drawn(join([B, A])) == drawn(A) | drawn(B)
 
 
 def test_a_purpose_makes_choices_of_its_own():
-    replayed = drawn(JoinedItems([A, B], purposes=[(), ("replay", "a")]))
+    replayed = drawn(join([A, B], purposes=[(), ("replay", "a")]))
     assert {name: prompts for name, prompts in replayed.items() if name[0] == "a"} == drawn(A)
     assert all(replayed[name] != prompts for name, prompts in drawn(B).items())
-    other = drawn(JoinedItems([A, B], purposes=[(), ("replay", "c")]))
+    other = drawn(join([A, B], purposes=[(), ("replay", "c")]))
     assert all(replayed[name] != other[name] for name in drawn(B))
 
 
 def test_tasks_are_visited_equally_often_and_each_visit_draws_for_itself():
     parts = [look("large", 1, 9), look("small", 2, 2), look("middle", 3, 4)]
     visits = [5 / 9, 5 / 2, 5 / 4]  # 15 images of three tasks
-    joined = JoinedItems(parts, visits)
+    joined = join(parts, visits)
     assert TrainingMasks.prepare(joined).visits == 15
     in_all: Counter[tuple[str, str]] = Counter()
     for epoch in range(36):
@@ -91,33 +92,34 @@ def test_tasks_are_visited_equally_often_and_each_visit_draws_for_itself():
         in_all.update({name: len(prompts) for name, prompts in seen.items()})
     means = {name: count / 36 for name, count in in_all.items()}
     for part, mean in zip(parts, visits, strict=True):
-        assert {name for name in means if name[0] == part.task} == {(part.task, i.id) for i in part.items}
-        assert all(means[part.task, item.id] == pytest.approx(mean, abs=0.25) for item in part.items)
+        assert {name for name in means if name[0] == part.task} == {(part.task, i.id) for i in part}
+        assert all(means[part.task, item.id] == pytest.approx(mean, abs=0.25) for item in part)
 
 
 def test_further_visits_leave_the_first_as_it_was():
-    twice = drawn(JoinedItems([B], [2]))
+    twice = drawn(join([B], [2]))
     assert all(len(twice[name]) == 2 and prompts[0] in twice[name] for name, prompts in drawn(B).items())
 
 
-def test_an_exemplar_view_holds_the_named_images_in_sorted_order():
+def test_picked_are_the_named_images_in_sorted_order():
     named = [("b", "image 2"), ("a", "image 3"), ("a", "image 0"), ("b", "image 2")]
-    view = ExemplarView({"b": B, "a": A}, named)
-    assert [(view.item(i).task, view.item(i).id) for i in range(len(view))] == sorted(set(named))
-    np.testing.assert_array_equal(view.embedding(1), A.embedding(3))
-    np.testing.assert_array_equal(view.feature("embedding", 2), B.embedding(2))
+    view = pick({"b": B, "a": A}, named)
+    assert view.task == "replay"
+    assert [(item.task, item.id) for item in view] == sorted(set(named))
+    np.testing.assert_array_equal(view.feature("embedding", 1), A.feature("embedding", 3))
+    np.testing.assert_array_equal(view.feature("embedding", 2), B.feature("embedding", 2))
     assert view.masks(0) is A.masks(0)
     for index in (-1, 3):
-        for read in (view.item, view.embedding, view.masks):
-            with pytest.raises(IndexError, match="3 exemplars"):
+        for read in (view.item, lambda i: view.feature("embedding", i), view.masks):
+            with pytest.raises(IndexError, match="of the 3 of replay"):
                 read(index)
 
 
 def test_an_exemplar_that_is_gone_is_said():
     with pytest.raises(CasamError, match="a/image 9 is not in the training split"):
-        ExemplarView({"a": A}, [("a", "image 9")])
+        pick({"a": A}, [("a", "image 9")])
     with pytest.raises(CasamError, match="needs an image"):
-        ExemplarView({"a": A}, [])
+        pick({"a": A}, [])
 
 
 # A method that looks everywhere it can.
@@ -167,7 +169,10 @@ def reachable(*roots: Any) -> list[Any]:
             waiting += [*thing.keys(), *thing.values()]
         elif isinstance(thing, (list, tuple, set, frozenset)):
             waiting += list(thing)
+        elif isinstance(thing, partial):
+            waiting += [thing.func, *thing.args, *thing.keywords.values()]
         elif callable(thing):
+            waiting.append(getattr(thing, "__self__", None))
             if type(getattr(thing, "__self__", None)).__module__.startswith("casam_cache.training"):
                 for arguments in [(i,) for i in range(-6, 9)] + [("embedding", i) for i in range(-6, 9)]:
                     try:
@@ -175,6 +180,8 @@ def reachable(*roots: Any) -> list[Any]:
                     except Exception:  # whatever keeps it out
                         continue
             continue
+        if isinstance(thing, Row):
+            waiting += [thing.read, thing.masks, thing.read("embedding"), thing.masks()]
         if type(thing).__module__.startswith("casam_cache"):
             for name in dir(thing):
                 if not name.startswith("_"):
@@ -198,7 +205,7 @@ class Cheat(Naive):
 
     def items(self, items, past, setting):
         self.found += reachable(items, past, setting)
-        return JoinedItems([items, past.replay])
+        return join([items, past.replay])
 
     def remember(self, head, items, past, penalty, setting):
         self.found += reachable(items, past, setting)
@@ -211,7 +218,7 @@ def test_a_method_that_cheats_finds_its_task_and_its_exemplars_only(tmp_path):
     backbone = seeded_backbone(TINY, 0)
     head = build_head("alignment", {"blocks": 1}, backbone, 0).eval()
     memory = Memory(exemplars=(Exemplar("one", "image 3"),))
-    past = Past(head, memory, ExemplarView(views, memory.exemplars), ("one",))
+    past = Past(head, memory, pick(views, memory.exemplars), ("one",))
     setting = setting_of(backbone, QUICK, "two")
     cheat = Cheat()
     cheat.start(past, setting)
@@ -226,4 +233,4 @@ def test_a_method_that_cheats_finds_its_task_and_its_exemplars_only(tmp_path):
     assert images == {20, 21, 23, 13}  # the training images of "two", and the exemplar
     assert not any(isinstance(thing, (EmbeddingStore, Annotations, Path)) for thing in cheat.found)
     with pytest.raises(CasamError, match="one/image 2 is not in the training split"):
-        ExemplarView(views, stolen.exemplars)
+        pick(views, stolen.exemplars)

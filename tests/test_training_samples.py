@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from casam_cache.fingerprint import generator
 from casam_cache.geometry import Geometry
-from casam_cache.training.data import Item, ItemMask, ItemsInMemory
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
 from casam_cache.training.feed import Feed, pack_prompts
+from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
 from casam_cache.training.losses import dice_loss, focal_loss, mask_iou, segmentation_loss
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.prompts import MaskRuns, draw_prompt
@@ -155,7 +155,7 @@ def test_boxes_stay_inside_the_image_and_zero_jitter_is_the_tight_box():
     assert box.tolist() == [0, 0, 31, 63]
 
 
-def view(ids: list[str], masks: int = 3) -> ItemsInMemory:
+def view(ids: list[str], masks: int = 3) -> Items:
     items, bitmaps = [], []
     for name in ids:
         own = []
@@ -167,7 +167,7 @@ def view(ids: list[str], masks: int = 3) -> ItemsInMemory:
             )
         items.append(Item(name, "t", name, Geometry.fit(64, 64, 64, 8), masks))
         bitmaps.append(own)
-    return ItemsInMemory("t", items, np.zeros((len(ids), 4, 8, 8), np.float16), bitmaps)
+    return items_from_arrays("t", items, np.zeros((len(ids), 4, 8, 8), np.float16), bitmaps)
 
 
 def choices(masks: TrainingMasks, options: TrainingOptions, epoch: int = 0, seed: int = 0) -> dict:
@@ -214,7 +214,7 @@ def test_empty_bitmaps_are_left_out():
     source = view(["a", "b"], masks=1)
     empty = ItemMask(np.zeros((64, 64), dtype=bool), 1, 0, np.zeros(4), np.zeros(2))
     masks = TrainingMasks.prepare(
-        ItemsInMemory("t", source.items, source.embeddings, [source.bitmaps[0], [empty]])
+        items_from_arrays("t", list(source), np.zeros((2, 4, 8, 8)), [source.masks(0), [empty]])
     )
     assert masks.trained == (0,)
 
@@ -240,7 +240,7 @@ def test_the_feed_unpacks_targets_and_weights(monkeypatch):
     (pairs,) = Feed(masks, {"embedding": Kept()}, Fake()).epoch(batches)
     assert pairs.image_index.tolist() == [0, 0]
     for row, target in zip(batches[0].masks, pairs.target, strict=True):
-        expected = low_res_target(source.bitmaps[0][row].bitmap, source.items[0].geometry)
+        expected = low_res_target(source.masks(0)[row].bitmap, source.item(0).geometry)
         np.testing.assert_array_equal(target.numpy(), expected)
     assert pairs.weight.shape == (2, 32, 32)
     assert pairs.weight.min() == 1

@@ -59,12 +59,13 @@ def store(tmp_path):
 
 def test_a_split_holds_its_items_and_no_failed_ones(store):
     view = open_split(store, "train")
-    assert (view.task, view.split, view.embedding_shape) == ("toy", "train", (4, 8, 8))
+    assert (view.task, view.embedding_shape) == ("toy", (4, 8, 8))
     assert [view.item(i).id for i in range(len(view))] == ["a", "c"]
     second = view.item(1)
     assert (second.group, second.masks, second.geometry) == ("patient c", 2, GEOMETRY)
-    assert view.embedding(1).dtype == np.float16
-    assert (view.embedding(1) == 2).all()
+    embedding = view.feature("embedding", 1)
+    assert embedding.dtype == np.float16
+    assert (embedding == 2).all()
     masks = view.masks(1)
     assert [mask.instance for mask in masks] == [0, 1]
     np.testing.assert_array_equal(masks[1].bitmap, bitmap_of("c", 1))
@@ -75,12 +76,10 @@ def test_a_split_holds_its_items_and_no_failed_ones(store):
 def test_no_index_reaches_another_split(store):
     view = open_split(store, "train")
     for index in (-1, 2, 100):
-        for read in (view.item, view.embedding, view.masks):
-            with pytest.raises(IndexError, match="train images of toy"):
+        for read in (view.item, lambda i: view.feature("embedding", i), view.masks):
+            with pytest.raises(IndexError, match="of the 2 of toy"):
                 read(index)
-    public = [getattr(view, name) for name in dir(view) if not name.startswith("_")]
-    assert not any(isinstance(value, EmbeddingStore) for value in public)
-    ids = {view.item(i).id for i in range(len(view))}
+    ids = {item.id for item in view}
     assert ids.isdisjoint({"b", "e"})
 
 

@@ -16,19 +16,18 @@ from casam_cache.bench.stages import Runs
 from casam_cache.errors import OptionError, StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore
-from casam_cache.training.data import Item, ItemMask, ItemsInMemory
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
+from casam_cache.training.items import Item, ItemMask, Items, add_views, items_from_arrays
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.resize import low_res_target
 from casam_cache.training.stored import open_split
-from casam_cache.training.views import ViewedItems
 from casam_cache.views import View, parse_views
 
 Encode = Callable[..., Any]
 VIEWS = parse_views("flip_h,rot90,scale50")
 
 
-def items(count: int = 12, height: int = 40, width: int = 64) -> ItemsInMemory:
+def items(count: int = 12, height: int = 40, width: int = 64) -> Items:
     """Images with two masks each; the second image has none."""
     rng = np.random.default_rng(0)
     described, masks = [], []
@@ -45,21 +44,21 @@ def items(count: int = 12, height: int = 40, width: int = 64) -> ItemsInMemory:
         masks.append(own)
     features = rng.standard_normal((1 + len(VIEWS), count, 4, 8, 8)).astype(np.float16)
     further = {view.array: features[1 + number] for number, view in enumerate(VIEWS)}
-    return ItemsInMemory("task", described, features[0], masks, {**further, "early": features[0]})
+    return items_from_arrays("task", described, features[0], masks, {**further, "early": features[0]})
 
 
 def test_every_place_has_its_own_embedding_masks_and_geometry() -> None:
     base = items()
-    viewed = ViewedItems(base, VIEWS)
+    viewed = add_views(base, VIEWS)
     assert len(viewed) == 48
     assert viewed.item(3).variants == (15, 27, 39)
     assert viewed.item(1).variants == ()
     turned = viewed.item(27)
     assert (turned.view, turned.id, turned.visits) == ("rot90", "i03", 0)
     assert turned.geometry == Geometry.fit(64, 40, 64, 8)
-    np.testing.assert_array_equal(viewed.embedding(27), base.further["view_rot90"][3])
-    np.testing.assert_array_equal(viewed.feature("embedding", 27), base.further["view_rot90"][3])
-    np.testing.assert_array_equal(viewed.feature("early", 3), base.embeddings[3])
+    np.testing.assert_array_equal(viewed.feature("embedding", 27), base.feature("view_rot90", 3))
+    np.testing.assert_array_equal(viewed.feature("early", 3), base.feature("embedding", 3))
+    np.testing.assert_array_equal(viewed.feature("valid", 27), turned.geometry.valid_cells())
     (mask, _), (original, _) = viewed.masks(27), base.masks(3)
     np.testing.assert_array_equal(mask.bitmap, np.rot90(original.bitmap))
     rows, columns = np.nonzero(mask.bitmap)
@@ -73,7 +72,7 @@ def test_every_place_has_its_own_embedding_masks_and_geometry() -> None:
 
 def test_visits_draw_views_and_nothing_else_changes() -> None:
     base = items()
-    viewed = ViewedItems(base, VIEWS)
+    viewed = add_views(base, VIEWS)
     plain, masks = TrainingMasks.prepare(base), TrainingMasks.prepare(viewed)
     assert masks.visits == plain.visits == 11
     options = TrainingOptions(batch_size=4)
@@ -128,7 +127,7 @@ def test_a_fit_with_views_is_another_fit_and_evaluates_without(
     record = Runs(casam.folder / "casam_runs").record(Path(viewed["run"]))
     assert record["inputs"]["training"]["views"] == "flip_h+rot90"
     view = open_split(EmbeddingStore.open(store), "train")
-    assert view.feature("view_rot90", 0).shape == view.embedding(0).shape
+    assert view.feature("view_rot90", 0).shape == view.feature("embedding", 0).shape
 
 
 def test_views_that_are_not_there_are_asked_for(casam: Casam, encode: Encode, discs: Path) -> None:

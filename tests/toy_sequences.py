@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head, save_head
 from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.sequential import Past, Sequential, Setting
-from casam_cache.training.data import Item, ItemMask, Items, ItemsInMemory
-from casam_cache.training.join import ExemplarView
+from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays, pick
 from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
 
@@ -48,12 +47,23 @@ def look(task: str, direction: int, count: int = 5, seed: int = 0, empty: int = 
         items.append(
             Item(f"image {index}", task, f"patient {index}", Geometry.fit(48, 64, 64, 8), len(masks))
         )
-    return ItemsInMemory(task, items, embeddings.astype(np.float16), bitmaps)
+    return items_from_arrays(task, items, embeddings.astype(np.float16), bitmaps)
+
+
+def with_feature(items: Items, name: str, array: np.ndarray) -> Items:
+    """The same items with one more feature array, (N, ...), or another one of that name."""
+
+    def read_by(place: int) -> Any:
+        before = items.rows[place].read
+        return lambda asked: array[place] if asked == name else before(asked)
+
+    rows = tuple(replace(row, read=read_by(place)) for place, row in enumerate(items.rows))
+    return replace(items, rows=rows)
 
 
 def made(method: type, *assignments: str) -> Any:
     """The method with options as `--set` gives them."""
-    options, _ = parse_assignments(["blocks=1", *assignments], [method.Options, TrainingOptions])
+    options, _ = parse_assignments(["blocks=1", *assignments], [method.options_model(), TrainingOptions])
     return method(options)
 
 
@@ -72,9 +82,7 @@ def past_of(
     """What the next task gets, read from the files of the last one."""
     head = load_head(folder, backbone).eval().requires_grad_(False)
     memory = load_memory(folder)
-    replay = (
-        ExemplarView({task: views[task] for task in seen}, memory.exemplars) if memory.exemplars else None
-    )
+    replay = pick({task: views[task] for task in seen}, memory.exemplars) if memory.exemplars else None
     return Past(head, memory, replay, tuple(tasks))
 
 

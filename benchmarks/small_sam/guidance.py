@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from drawn_looks import LOOK_PARAMETERS
 from model import Trace, valid_part
 from start import place_channels
 from torch import Tensor, nn
 from torch.nn import functional
 
-from casam_cache.datasets.scenes import LOOK_PARAMETERS, LOOKS
+from casam_cache.datasets.phantoms.looks import LOOKS
 
 APPEARANCE = LOOK_PARAMETERS + 6
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from drawn_looks import look_parameters
+from scenes import draw_scene
 from scipy import ndimage
 
-from casam_cache.datasets.scenes import draw_scene
 from casam_cache.fingerprint import generator
 
 BOX_SHARE, UNION_SHARE, PIECE_SHARE = 0.7, 0.12, 0.2
@@ -136,7 +137,7 @@ def draw_batch(seed: int, step: int, side: int, images: int, prompts: int, ease:
         figure[place, :, :height, :width] = _figure(scene.masks)
         looks.append(scene.look.kind)
         pixels = scene.image.reshape(-1, 3)[::7].astype(np.float32) / 64 - 2
-        appearance.append(np.concatenate([scene.look.parameters, pixels.mean(0), pixels.std(0) * 2]))
+        appearance.append(np.concatenate([look_parameters(scene.look), pixels.mean(0), pixels.std(0) * 2]))
         for slot, mask in enumerate(_chosen(rng, scene.masks, prompts)):
             targets[place, slot, :height, :width] = mask
             where, what, box = _prompt(rng, targets[place, slot], extra)

@@ -42,11 +42,13 @@ from casam_cache.fingerprint import digest_file, generator
 from casam_cache.geometry import Geometry
 from casam_cache.metrics.intervals import difference_interval, mean_interval
 from casam_cache.metrics.overlap import iou
+from casam_cache.routers.choice import RouterChoice
 from casam_cache.routers.fit import FitRequest, fit_routers
 from casam_cache.routers.fitted import TaskRouters
-from casam_cache.routers.options import RouterKind, RouterOptions
+from casam_cache.routers.registry import ROUTERS
+from casam_cache.routers.routing import FALLBACK
 
-ROUTERS: tuple[RouterKind, ...] = ("centroid", "mahalanobis", "vae")
+KINDS = ("centroid", "mahalanobis", "vae")
 SIZES = (0, 4, 8, 16, 32, 64, 10**6)  # of a box, input pixels; 2 of them are a low-res pixel
 PARTS = {"tasks": "task", "ood": "unseen", "unseen": "unseen"}
 
@@ -232,10 +234,11 @@ def routing(
     """
     names = sorted(train)
     found: dict[str, Any] = {}
-    for kind in ROUTERS:
-        options = RouterOptions(router=kind, threshold="p97")
+    for kind in KINDS:
+        router = ROUTERS.get(kind)
+        choice = RouterChoice(router, router.Options(), threshold="p97")
         requests = [
-            FitRequest(np.stack(train[name].pooled), train[name].image_groups, options, 0, name)
+            FitRequest(np.stack(train[name].pooled), train[name].image_groups, choice, 0, name)
             for name in names
         ]
         routers = TaskRouters(fit_routers(requests))
@@ -245,7 +248,7 @@ def routing(
         }
         total = sum(len(test[name]) for name in names)
         rejected = {
-            name: float((routers.route(routers.scores(vectors)) < 0).mean())
+            name: float((routers.route(routers.scores(vectors)) == FALLBACK).mean())
             for name, vectors in {**unseen, **{f"(test) {n}": v for n, v in test.items()}}.items()
         }
         found[kind] = {

@@ -35,9 +35,9 @@ from guidance import Guidance
 from model import SMALL, Sam, Trace, at_size, fitted, prompt_loss, resized, to_tensors
 from parts import Helper
 from prompts import Batch, Prompted, draw_batch, prompt_again
+from scenes import REVISION, draw_scene
 
 from casam_cache.backbones.architecture import Architecture
-from casam_cache.datasets.scenes import REVISION, draw_scene
 from casam_cache.fingerprint import generator
 
 LOG = "log.jsonl"

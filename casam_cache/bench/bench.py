@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,23 +12,19 @@ from typing import Any
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.catalogue import split_stores
 from casam_cache.bench.configs import Group, expand
-from casam_cache.bench.estimate import Rates
-from casam_cache.bench.lines import Config, Course, FrozenLine, JointLine, Line, SequentialLine, SingleLine
-from casam_cache.bench.node import Node
-from casam_cache.bench.nodes import Nodes
+from casam_cache.bench.families import Course, Entry, entry_class
 from casam_cache.bench.orders import Order, read_orders
 from casam_cache.bench.recipe import Recipe
 from casam_cache.bench.results import Results, make_row, summarise_rows
-from casam_cache.bench.routed_lines import RoutedLine
-from casam_cache.bench.run import Counts, PlanProgress, missing, run_plan
-from casam_cache.bench.site import Site
-from casam_cache.bench.stages import Runs
+from casam_cache.bench.stages.evaluate import metric_refs
 from casam_cache.bench.tables import Tables
+from casam_cache.bench.tasks import Tasks
+from casam_cache.engine.rates import Rates
+from casam_cache.engine.runs import Changed, Runs
+from casam_cache.engine.schedule import PlanProgress, look, run_plan
+from casam_cache.engine.stage import Stage
+from casam_cache.engine.uses import note_use
 from casam_cache.errors import OptionError, StoreError
-from casam_cache.methods.frozen import Frozen
-from casam_cache.methods.joint import Joint
-from casam_cache.methods.routed import Routed
-from casam_cache.methods.sequential import Sequential
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Bench:
 
     Attributes:
         recipe: what was asked.
-        site: the stores.
+        tasks: of the folder of stores.
         runs: where stages are kept.
         orders: of the tasks.
         unseen: sets no method trains on.
@@ -84,7 +80,7 @@ class Bench:
     """
 
     recipe: Recipe
-    site: Site
+    tasks: Tasks
     runs: Runs
     orders: list[Order]
     unseen: tuple[str, ...]
@@ -118,11 +114,11 @@ class Bench:
         where = str(choose_device(device))
         groups, references = expand(recipe)
         reference = str(Path(recipe.reference).resolve()) if recipe.reference else ""
-        site = Site.open(stores, model, where, references, reference)
-        tasks, unseen = split_stores(site.tasks(), recipe.tasks, recipe.unseen)
-        site.check_same_backbone([*tasks, *unseen])
+        found = Tasks.open(stores, model, where, references, reference)
+        tasks, unseen = split_stores(found.names(), recipe.tasks, recipe.unseen)
+        found.check_same_backbone([*tasks, *unseen])
         orders = read_orders(recipe.order, tasks, recipe.orders, recipe.order_seed)
-        bench = cls(recipe, site, Runs(runs), orders, tuple(unseen), groups)
+        bench = cls(recipe, found, Runs(runs), orders, tuple(unseen), groups)
         bench._check_needs(tasks, lenient)
         named = [group.label for group in groups]
         twice = sorted({name for name in named if named.count(name) > 1})
@@ -139,7 +135,7 @@ class Bench:
             try:
                 for config in group.configs:
                     for task in [*tasks, *self.unseen]:
-                        self.site.require(task, config.method.needs)
+                        self.tasks.require(task, config.method.needs)
             except StoreError as error:
                 if not lenient:
                     raise
@@ -152,130 +148,121 @@ class Bench:
             )
         self.groups = kept
 
-    def lines(
+    def entries(
         self, evaluate: str, groups: Sequence[Group] | None = None, unseen: Sequence[str] | None = None
-    ) -> list[Line]:
-        """One line a configuration, order and seed, in the order of the table."""
-        nodes = Nodes(self.site, self.recipe.pack)
-        outside = self.unseen if unseen is None else tuple(unseen)
-        found = []
-        for group in self.groups if groups is None else groups:
-            for config in group.configs:
-                for order in self.orders:
-                    for seed in range(self.recipe.seeds):
-                        course = Course(order.tasks, seed, evaluate, outside)
-                        found.append(_line(config, course, nodes))
-        return found
+    ) -> list[Entry]:
+        """One entry a configuration, order and seed, in the order of the table."""
+        outside, metrics = self.unseen if unseen is None else tuple(unseen), metric_refs(self.recipe.metrics)
+        return [
+            entry_class(config.method)(
+                config, Course(order.tasks, seed, evaluate, outside, metrics), self.tasks
+            )
+            for group in (self.groups if groups is None else groups)
+            for config in group.configs
+            for order in self.orders
+            for seed in range(self.recipe.seeds)
+        ]
 
     def summary(self) -> PlanSummary:
         """What there is to do, without doing it. Where a selection comes first, its part on the validation split."""
-        lines = self._selecting() if self.recipe.select else self.lines(self.recipe.evaluate)
+        entries = self._selecting() if self.recipe.select else self.entries(self.recipe.evaluate)
         kinds: dict[str, dict[str, int]] = {}
 
-        def count(node: Node, column: str) -> None:
-            kinds.setdefault(node.kind, {"requested": 0, "distinct": 0, "existing": 0, "missing": 0})[
-                column
-            ] += 1
+        def count(stage: Stage, column: str) -> None:
+            columns = {"requested": 0, "distinct": 0, "existing": 0, "missing": 0}
+            kinds.setdefault(stage.kind, columns)[column] += 1
 
-        for line in lines:
-            for node in line.nodes:
-                count(node, "requested")
-        for node in distinct(lines):
-            count(node, "distinct")
-        todo = missing(_targets(lines), self.runs)
-        absent = {node.key for node in todo}
-        for node in distinct(lines):
-            count(node, "missing" if node.key in absent else "existing")
+        for entry in entries:
+            for stage in entry.stages:
+                count(stage, "requested")
+        todo = look(_wanted(entries), self.runs).stages
+        for stage in distinct(entries):
+            count(stage, "distinct")
+            count(stage, "missing" if stage.key in todo else "existing")
         rates = Rates.read(self.runs, kinds)
-        return PlanSummary(dict(sorted(kinds.items())), rates.seconds(todo))
+        return PlanSummary(dict(sorted(kinds.items())), rates.seconds(todo.values()))
 
     def run(
         self,
         *,
+        changed: Changed = "stop",
         jobs: int = 1,
         executor: Executor | None = None,
         on_progress: Callable[[BenchProgress], None] | None = None,
-        on_inner: Callable[[Any], None] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> Results:
         """Computes what is missing, and the results.
 
         Args:
+            changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
             jobs: processes, or places in the executor.
             executor: instead of processes here.
             on_progress: called whenever stages finish.
-            on_inner: progress within a stage; only with one job.
+            say: takes lines for a person, e.g. that a damaged stage is computed again.
 
         Raises:
+            ChangedCodeError: stages of other code would be reused, with `stop`.
             CasamError: a stage failed; what is finished stays.
         """
+
+        def compute(entries: list[Entry]) -> frozenset[str]:
+            live = _Live(entries, self.runs, self.recipe) if on_progress else None
+
+            def show(progress: PlanProgress) -> None:
+                if live is not None and on_progress is not None:
+                    on_progress(live.after(progress))
+
+            return run_plan(
+                _wanted(entries), self.runs, self.tasks.place, changed=changed, jobs=jobs, executor=executor,
+                on_progress=show if on_progress else None, say=say,
+            )  # fmt: skip
+
         chosen, selection = self.groups, None
-        counts = Counts(0, frozenset())
-        requested: list[Line] = []
+        computed: frozenset[str] = frozenset()
+        requested: list[Entry] = []
         if self.recipe.select:
-            lines = self._selecting()
-            counts = self._compute(lines, jobs, executor, on_progress, on_inner)
-            requested += lines
-            chosen, selection = self._select(lines)
-        lines = self.lines(self.recipe.evaluate, chosen)
-        second = self._compute(lines, jobs, executor, on_progress, on_inner)
-        requested += lines
+            requested = self._selecting()
+            computed = compute(requested)
+            chosen, selection = self._select(requested)
+        entries = self.entries(self.recipe.evaluate, chosen)
+        computed |= compute(entries)
+        requested = [*requested, *entries]
         tables = Tables(self.runs)
-        rows = [make_row(line, tables, self.recipe) for line in lines]
+        rows = [make_row(entry, tables, self.recipe) for entry in entries]
         everything = distinct(requested)
-        computed = counts.computed + second.computed
-        stages = {
-            "requested": sum(len(line.nodes) for line in requested),
-            "distinct": len(everything),
-            "computed": computed,
-            "reused": len(everything) - computed,
-        }
         results = Results(
             recipe=self.recipe,
-            model=self.site.place.model,
+            model=self.tasks.place.model,
             orders=self.orders,
             unseen=self.unseen,
             rows=rows,
-            stages=stages,
-            summary=summarise_rows(lines, rows, tables),
+            stages={
+                "requested": sum(len(entry.stages) for entry in requested),
+                "distinct": len(everything),
+                "computed": len(computed),
+                "reused": len(everything) - len(computed),
+            },
+            summary=summarise_rows(entries, rows, tables),
             selection=selection,
             skipped=self.skipped,
             mixtures=tables.mixtures(everything),
         )
-        results.write(self.runs)
+        folder = results.write(self.runs)
+        note_use(self.runs, folder.name, f"bench: {self.recipe.title}", everything)
         return results
 
-    def _compute(
-        self,
-        lines: list[Line],
-        jobs: int,
-        executor: Executor | None,
-        on_progress: Callable[[BenchProgress], None] | None,
-        on_inner: Callable[[Any], None] | None,
-    ) -> Counts:
-        live = _Live(lines, self.runs, self.recipe) if on_progress else None
-
-        def show(progress: PlanProgress) -> None:
-            assert live is not None
-            assert on_progress is not None
-            on_progress(live.after(progress))
-
-        return run_plan(
-            distinct(lines), _targets(lines), self.runs,
-            jobs=jobs, executor=executor, on_progress=show if on_progress else None, on_inner=on_inner,
-        )  # fmt: skip
-
-    def _selecting(self) -> list[Line]:
+    def _selecting(self) -> list[Entry]:
         """What a selection looks at: validation splits, and no unseen set, which has its test split alone."""
-        return self.lines("val", unseen=())
+        return self.entries("val", unseen=())
 
-    def _select(self, lines: list[Line]) -> tuple[list[Group], dict[str, Any]]:
+    def _select(self, entries: list[Entry]) -> tuple[list[Group], dict[str, Any]]:
         """Of each group the configuration with the best mean on the validation split; ties go to the first."""
         tables = Tables(self.runs)
         column = f"last_{self.recipe.select}"
         scores: dict[str, list[float]] = {}
-        for line in lines:
-            value = make_row(line, tables, self.recipe)[column]
-            scores.setdefault(line.config.label, []).append(math.nan if value is None else value)
+        for entry in entries:
+            value = make_row(entry, tables, self.recipe)[column]
+            scores.setdefault(entry.config.label, []).append(math.nan if value is None else value)
         chosen, told = [], {}
         for group in self.groups:
             means = [math.fsum(scores[config.label]) / len(scores[config.label]) for config in group.configs]
@@ -292,12 +279,12 @@ class Bench:
 class _Live:
     """Which results are complete, as stages finish."""
 
-    def __init__(self, lines: list[Line], runs: Runs, recipe: Recipe) -> None:
-        self._lines, self._tables, self._recipe = lines, Tables(runs), recipe
-        todo = {node.key for node in missing(_targets(lines), runs)}
-        self._keys = [{node.key for node in line.nodes} for line in lines]
-        self._left = [keys & todo for keys in self._keys]
-        self._rows: list[dict[str, Any] | None] = [None] * len(lines)
+    def __init__(self, entries: list[Entry], runs: Runs, recipe: Recipe) -> None:
+        self._entries, self._tables, self._recipe = entries, Tables(runs), recipe
+        todo = look(_wanted(entries), runs).stages
+        self._keys = [{stage.key for stage in entry.stages} for entry in entries]
+        self._left = [keys & set(todo) for keys in self._keys]
+        self._rows: list[dict[str, Any] | None] = [None] * len(entries)
 
     def after(self, progress: PlanProgress) -> BenchProgress:
         for number, left in enumerate(self._left):
@@ -305,42 +292,18 @@ class _Live:
             if progress.done == progress.total:  # some may have been finished elsewhere before the plan began
                 left.clear()
             if not left and self._rows[number] is None:
-                self._rows[number] = make_row(self._lines[number], self._tables, self._recipe)
+                self._rows[number] = make_row(self._entries[number], self._tables, self._recipe)
         parts = tuple(
             (len(keys) - len(left), len(keys)) for keys, left in zip(self._keys, self._left, strict=True)
         )
-        labels = tuple(line.config.label for line in self._lines)
+        labels = tuple(entry.config.label for entry in self._entries)
         return BenchProgress(progress, labels, tuple(self._rows), parts)
 
 
-def distinct(lines: Sequence[Line]) -> list[Node]:
-    """Every stage of the lines, each once."""
-    return list({node.key: node for line in lines for node in line.nodes}.values())
+def distinct(entries: Sequence[Entry]) -> list[Stage]:
+    """Every stage of the entries, each once, parents first."""
+    return list({stage.key: stage for entry in entries for stage in entry.stages}.values())
 
 
-def _targets(lines: Sequence[Line]) -> list[Node]:
-    return list(
-        _unique(node for line in lines for node in (*line.frozen.values(), line.cost, *line.targets()))
-    )
-
-
-def _unique(nodes: Iterator[Node]) -> Iterator[Node]:
-    seen = set()
-    for node in nodes:
-        if node.key not in seen:
-            seen.add(node.key)
-            yield node
-
-
-def _line(config: Config, course: Course, nodes: Nodes) -> Line:
-    method = config.method
-    kinds: Mapping[type, type[Line]] = {
-        Frozen: FrozenLine,
-        Joint: JointLine,
-        Sequential: SequentialLine,
-        Routed: RoutedLine,
-    }
-    for kind, line in kinds.items():
-        if isinstance(method, kind):
-            return line(config, course, nodes)
-    return SingleLine(config, course, nodes)
+def _wanted(entries: Sequence[Entry]) -> list[Stage]:
+    return list({stage.key: stage for entry in entries for stage in entry.wanted}.values())

@@ -14,7 +14,8 @@ from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import StoreError
 from casam_cache.heads.files import build_head
 from casam_cache.store import EmbeddingStore
-from casam_cache.training.evaluate import Outcomes, evaluate
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.stored import open_split
 
 Progress = Callable[[int, int], None]
@@ -58,23 +59,21 @@ def compare_stores(
         stores = opened.path.parent.parent
         backbone = decoder_of(stores, opened.identity["backbone"]["weights"], choose_device(device))
         head = build_head("identity", None, backbone, seed=0)
-        columns: dict[str, list[Any]] = {name: [] for name in Outcomes().columns()}
+        parts = []
         for split in SPLITS:
             if not any(
                 opened.available()[opened.annotations.item[row]] for row in opened.annotations.rows(split)
             ):
                 continue
             view = open_split(opened, split)
-            found = evaluate(head, backbone, view, progress=partial(shown, done))
+            parts.append(evaluate(head, backbone, view, progress=partial(shown, done)))
             done += len(view)
-            for name, values in found.columns().items():
-                columns[name] += values
-        return Outcomes(**columns)
+        return Outcomes.joined(parts)
 
     own, others = scored(mine), scored(theirs)
     if not len(own):
         raise StoreError(f"{store} has no masks to compare on", "encode a dataset with masks")
-    difference = np.array(own.iou) - np.array(others.iou)
+    difference = np.array(own.scores["iou"]) - np.array(others.scores["iou"])
     iou, other_iou = own.summary()["iou"], others.summary()["iou"]
     defined = np.isfinite(difference).any()
     return {

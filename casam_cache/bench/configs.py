@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from casam_cache.bench.lines import Config
+from casam_cache.bench.families import Config
 from casam_cache.bench.recipe import MethodEntry, Recipe
-from casam_cache.config import validated
+from casam_cache.config import parse_settings, validated
 from casam_cache.errors import OptionError
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
+from casam_cache.metrics.registry import METRICS
+from casam_cache.references import absolute_reference, is_file_reference
+from casam_cache.routers.choice import load_references
 from casam_cache.training.options import TrainingOptions
 
 # Table 1, from top to bottom; `--methods all`.
@@ -34,19 +36,27 @@ class Group:
     configs: tuple[Config, ...]
 
 
-def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
-    """Every configuration, and where methods that are not installed come from.
+def expand(recipe: Recipe) -> tuple[list[Group], list[str]]:
+    """Every configuration, and the classes that are not installed, as FILE.py:CLASS.
 
     Raises:
         OptionError: an unknown method or option, a wrong value, or two entries with one label.
     """
     groups: list[Group] = []
     references: dict[str, str] = {}
+    for text in filter(is_file_reference, recipe.metrics):
+        references[f"metric {METRICS.get(text).name}"] = absolute_reference(text)
     for entry in recipe.methods:
         made = METHODS.get(entry.method)
+        chosen_set, files = load_references(entry.set)
+        for name, place in files.items():
+            if references.setdefault(name, place) != place:
+                raise OptionError(
+                    f"{references[name]} and {place} are both a {name}", "give each a name of its own"
+                )
+        entry = entry.model_copy(update={"set": chosen_set})
         if ":" in entry.method:
-            file, _, name = entry.method.rpartition(":")
-            place = f"{Path(file).resolve()}:{name}"  # workers may stand in another folder
+            place = absolute_reference(entry.method)
             if references.setdefault(made.name, place) != place:
                 raise OptionError(
                     f"{references[made.name]} and {place} are both named '{made.name}'",
@@ -63,25 +73,25 @@ def expand(recipe: Recipe) -> tuple[list[Group], dict[str, str]]:
         raise OptionError(
             f"two methods are both labelled '{twice[0]}'", "give each its own label in the recipe"
         )
-    return groups, references
+    return groups, list(references.values())
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with `key=v1,v2` or `method.key=v1,v2` texts; they come before what the recipe says.
 
-    A key without a method goes to every method that has the option; several values are a grid.
+    A key without a method goes to every method that has the option, unless the same key is given with the method;
+    several values are a grid.
 
     Raises:
-        OptionError: for text without "=", or an option that none of the methods has.
+        OptionError: as `parse_settings`, or for an option that none of the methods has.
     """
     entries = list(recipe.methods)
-    for text in settings:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals or not value:
-            raise OptionError(f"--set {text}: expected key=value or key=value1,value2", _listing(entries))
+    given = parse_settings(settings)
+    load_references(given)
+    for entry in entries:
+        load_references(entry.set)
+    for key, values in sorted(given.items(), key=lambda item: "." in item[0]):
         method, _, name = key.rpartition(".")
-        values: list[Any] = [part.strip() for part in value.split(",")]
         used = False
         for place, entry in enumerate(entries):
             if method and method not in (entry.method, entry.label):
@@ -89,22 +99,16 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             if name not in _fields(entry.method):
                 continue
             used = True
-            chosen = {**entry.set, name: _scalars(values)}
+            chosen = {**entry.set, name: values[0] if len(values) == 1 else values}
             entries[place] = MethodEntry(method=entry.method, label=entry.label, set=chosen)
         if not used:
             raise OptionError(f"no method here has an option '{key}'", _listing(entries))
     return recipe.model_copy(update={"methods": entries})
 
 
-def _scalars(values: Sequence[str]) -> Any:
-    import yaml
-
-    read = [yaml.safe_load(value) for value in values]
-    return read[0] if len(read) == 1 else read
-
-
 def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: Mapping[str, Any]) -> Config:
-    fields = made.Options.model_fields
+    model = made.options_model()
+    fields = model.model_fields
     own = {key: value for key, value in options.items() if key in fields}
     rest = {key: value for key, value in options.items() if key not in fields}
     unknown = [key for key in rest if key not in TrainingOptions.model_fields]
@@ -115,13 +119,15 @@ def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: 
         )
     training = validated(TrainingOptions, rest)
     assert isinstance(training, TrainingOptions)
-    return Config(label, made(validated(made.Options, own)), training, dict(chosen))
+    return Config(label, made(validated(model, own)), training, dict(chosen))
 
 
 def _fields(method: str) -> set[str]:
-    return {*METHODS.get(method).Options.model_fields, *TrainingOptions.model_fields}
+    return {*METHODS.get(method).options_model().model_fields, *TrainingOptions.model_fields}
 
 
 def _listing(entries: Sequence[MethodEntry]) -> str:
-    own = dict.fromkeys(name for entry in entries for name in METHODS.get(entry.method).Options.model_fields)
+    own = dict.fromkeys(
+        name for entry in entries for name in METHODS.get(entry.method).options_model().model_fields
+    )
     return f"of methods: {', '.join(own) or 'none'}; of training: {', '.join(TrainingOptions.model_fields)}"

@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.backbones.devices import choose_device
-from casam_cache.bench.find import find_store
-from casam_cache.bench.node import Place
-from casam_cache.bench.nodes import PROMPT, Nodes
-from casam_cache.bench.outcomes import Score, gain, read_outcomes, score
-from casam_cache.bench.run import run_plan
-from casam_cache.bench.site import Site
-from casam_cache.bench.sources import forget_sources
-from casam_cache.bench.stages import Runs
+from casam_cache.bench.families import fit_stage
+from casam_cache.bench.outcomes import Score, gain, score
+from casam_cache.bench.stages.evaluate import PROMPT, Evaluate
+from casam_cache.bench.tasks import Tasks
 from casam_cache.config import parse_assignments
+from casam_cache.engine.runs import Changed, Runs
+from casam_cache.engine.schedule import run_plan
+from casam_cache.engine.uses import note_use
 from casam_cache.errors import CasamError, OptionError
-from casam_cache.methods.frozen import Frozen
-from casam_cache.methods.joint import Joint
 from casam_cache.methods.registry import METHODS
-from casam_cache.methods.routed import Routed
-from casam_cache.methods.sequential import Sequential
 from casam_cache.metrics.intervals import Interval
-from casam_cache.training.loop import Progress
+from casam_cache.references import absolute_reference, is_file_reference
+from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
 
 SPLITS = ("val", "test")
@@ -42,7 +38,7 @@ class FitReport:
         evaluate: the split that was scored, `test` or `val`.
         test: the fitted head on that split.
         frozen: the frozen SAM on the same masks and prompts.
-        gain: paired difference fitted - frozen for iou, biou and dice.
+        gain: paired difference fitted - frozen by metric.
         parameters: trained parameters.
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order, masks and prompts.
@@ -82,8 +78,10 @@ def fit_task(
     split: str = "test",
     model: str | None = None,
     device: str = "auto",
-    on_fit: Callable[[Progress], None] | None = None,
+    changed: Changed = "stop",
+    on_fit: Callable[[FitProgress], None] | None = None,
     on_evaluate: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> FitReport:
     """Trains on the task's train split and scores on another, each computed once and found again.
 
@@ -97,51 +95,52 @@ def fit_task(
         split: `test`, or `val` so that nothing needs choosing on test.
         model: the backbone's store, needed only where the task has several.
         device: `auto`, `cpu`, `cuda`, ...
+        changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
         on_fit: progress of training.
         on_evaluate: progress of scoring, called with (images done, images).
+        say: takes lines for a person, e.g. that a damaged stage is computed again.
 
     Raises:
+        ChangedCodeError: the fit is there and was computed by other code, with `stop`.
         OptionError: unknown task, model, method or option, or a wrong value.
         StoreError: the store is not finished, lacks an array the method needs, or has no such split.
     """
     if split not in SPLITS:
         raise CasamError(f"unknown split '{split}' to evaluate on", f"available: {', '.join(SPLITS)}")
     made = METHODS.get(method)
-    if issubclass(made, (Sequential, Joint, Routed, Frozen)):
+    if made.family != "single":
         raise OptionError(
             f"method '{made.name}' is not a fit of one task",
             f"casam bench --methods {method} compares it over tasks",
         )
-    method_options, training = parse_assignments(options, [made.Options, TrainingOptions])
+    method_options, training = parse_assignments(options, [made.options_model(), TrainingOptions])
     assert isinstance(training, TrainingOptions)
-    path = find_store(Path(store), task, model)
-    forget_sources()
-    references = {made.name: method} if ":" in method else {}
-    site = Site(Path(store), Place(str(store), path.stem, str(choose_device(device)), references))
-    nodes = Nodes(site)
-    fit = nodes.fit(made(method_options), training, task, seed)
-    test = site.split(task, split)
-    fitted, frozen = nodes.evaluate(fit, test), nodes.evaluate(None, test)
+    references = [absolute_reference(method)] if is_file_reference(method) else []
+    tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
+    fit = fit_stage(tasks, made(method_options), training, task, seed)
+    scored = tasks.split(task, split)
+    fitted, frozen = (Evaluate(items=scored.ref, head=head, masks=sum(scored.masks)) for head in (fit, None))
     folder = Runs(Path(runs))
 
     def show(progress: Any) -> None:
-        if isinstance(progress, Progress):
+        if isinstance(progress, FitProgress):
             if on_fit:
                 on_fit(progress)
         elif on_evaluate:
             on_evaluate(*progress)
 
     wanted = [fit, fitted, frozen]
-    counts = run_plan(wanted, wanted, folder, threads=None, on_inner=show)
-    after, before = read_outcomes(folder.folder(fitted.stage)), read_outcomes(folder.folder(frozen.stage))
-    recorded = folder.record(folder.folder(fit.stage))["recorded"]
+    computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
+    note_use(folder, f"fit-{fitted.key}", f"fit: {made.name} on {task}, {split}", wanted)
+    after, before = fitted.read(folder), frozen.read(folder)
+    recorded = folder.recorded(fit)
     return FitReport(
         task=task,
         method=made.name,
-        model=path.stem,
-        run=str(folder.folder(fit.stage)),
-        outcomes=str(folder.folder(fitted.stage)),
-        computed=fit.key in counts.keys,
+        model=tasks.place.model,
+        run=str(folder.folder(fit)),
+        outcomes=str(folder.folder(fitted)),
+        computed=fit.key in computed,
         evaluate=split,
         test=score(after),
         frozen=score(before),

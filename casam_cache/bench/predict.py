@@ -15,9 +15,9 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import Backbone, load_backbone
 from casam_cache.bench.routed_model import RoutedModel
-from casam_cache.bench.stages import Runs
 from casam_cache.datasets import load_image
 from casam_cache.encode.sources import whole_backbone
+from casam_cache.engine.runs import read_record
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
@@ -25,7 +25,7 @@ from casam_cache.heads.files import build_head, load_head
 from casam_cache.heads.forward import predict_low_res
 from casam_cache.routers.routing import Decision
 from casam_cache.store.quantise import as_read
-from casam_cache.training.data import VALID
+from casam_cache.training.items import VALID
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Predictor:
         model: backbone of the frozen SAM where no run names one.
         checkpoint: where the checkpoint is now, if not where it was when the run's store was encoded.
         device: `auto`, `cpu`, `cuda`, ...
+        trust: run the Python files that a run brings; else only those that this user has run before.
 
     Raises:
         CasamError: the run, its checkpoint or the device cannot be used.
@@ -70,6 +71,7 @@ class Predictor:
         model: str = "small",
         checkpoint: Path | None = None,
         device: str = "auto",
+        trust: bool = False,
     ) -> None:
         where = choose_device(device)
         self.task = ""
@@ -82,20 +84,20 @@ class Predictor:
             identity = {"precision": choose_precision("auto", where)}
         else:
             folder = Path(run)
-            record = Runs(folder.parent.parent).record(folder)
-            if record.get("kind") not in ("fit", "joint", "learn", "model"):
+            record = read_record(folder.absolute())
+            if record.kind not in ("fit", "joint", "learn", "model"):
                 raise CasamError(
-                    f"{folder} holds no head: it is a stage of kind '{record.get('kind')}'",
+                    f"{folder} holds no head: it is a stage of kind '{record.kind}'",
                     "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`",
                 )
-            recorded = record["recorded"]
+            recorded = record.recorded
             identity = recorded["identity"]
             self._backbone = _backbone_of(recorded, checkpoint, where)
-            if record["kind"] == "model":
-                self._model = RoutedModel(folder, self._backbone)
+            if record.kind == "model":
+                self._model = RoutedModel(folder, self._backbone, trust=trust)
                 self._head = build_head("identity", None, self._backbone, seed=0)
             else:
-                self._head = load_head(folder, self._backbone)
+                self._head = load_head(folder, self._backbone, trust=trust)
                 self.task = recorded["task"]
             self._resize = identity["preprocessing"]["resize"]
             self._intensity = identity["preprocessing"]["intensity"]

@@ -13,10 +13,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
 )
 
 from casam_cache.errors import OptionError
@@ -97,10 +95,10 @@ class Recipe(BaseModel):
         evaluate: split to score.
         select: choose among the configurations of each method on the validation split by this metric, and report
             test once; null reports all.
+        metrics: further metrics beside IoU, Boundary IoU and Dice: names, or FILE.py:CLASS.
         weight: of the tasks in equation 8.
         forgetting: variant of FF.
         training: options of every fit, unless a method sets its own.
-        pack: how many fits of one task may be computed in one pass over its embeddings; 1 fits each alone.
         reference: folder of stores of adapter-tuned features (Table 4 only).
         methods: what to compare, in the order of the table's rows.
     """
@@ -117,10 +115,10 @@ class Recipe(BaseModel):
     unseen: Literal["none", "paper"] | list[str] = "none"
     evaluate: Literal["test", "val"] = "test"
     select: Literal["iou", "biou"] | None = None
+    metrics: list[str] = Field(default_factory=list)
     weight: Weight = "images"
     forgetting: Forgetting = "paper"
     training: dict[str, Scalar] = Field(default_factory=dict)
-    pack: int = Field(default=1, ge=1)
     reference: str | None = None
     methods: list[MethodEntry] = Field(min_length=1)
 
@@ -136,12 +134,6 @@ class Recipe(BaseModel):
         if not isinstance(entries, list):
             return entries
         return [{"method": entry} if isinstance(entry, str) else entry for entry in entries]
-
-    @model_serializer(mode="wrap")
-    def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `pack` where nothing is packed: results are named by the hash of their recipe."""
-        data: dict[str, Any] = serialise(self)
-        return {key: value for key, value in data.items() if (key, value) != ("pack", 1)}
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -12,39 +12,37 @@ from typing import Any
 
 import numpy as np
 
-from casam_cache.bench.lines import SCORES, Line, means
-from casam_cache.bench.nodes import PROMPT
+from casam_cache.bench.families import Entry
 from casam_cache.bench.orders import Order
 from casam_cache.bench.recipe import Recipe
-from casam_cache.bench.stages import Runs
+from casam_cache.bench.stages.evaluate import PROMPT
 from casam_cache.bench.tables import OutcomeTable, Tables
+from casam_cache.engine.runs import Runs
 from casam_cache.errors import CasamError
-from casam_cache.fingerprint import digest
+from casam_cache.fingerprint import digest, finite_json
+from casam_cache.metrics.columns import facts_of, result_columns, scored_metrics
 from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
 from casam_cache.metrics.continual import summarise
 
 FILE = "results.json"
 FOLDER = "bench"
-FIGURES = (
-    "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "routing_accuracy", "ood_accuracy", "ood_iou",
-    "ood_biou", "bwt", "fwt",
-)  # fmt: skip
 
 
-def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
+def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
     """One result as plain JSON: metrics in [0, 1], null where they do not apply."""
-    config, course = line.config, line.course
-    matrix = line.matrix(tables)
-    images = [line.splits[task].scored for task in course.order]
-    masks = [sum(line.splits[task].masks) for task in course.order]
-    frozen = [means(tables.outcomes(line.frozen[task])) for task in course.order]
-    extra = line.extra(tables)
+    config, course = entry.config, entry.course
+    matrix = [[cell.means() for cell in cells] for cells in entry.matrix(tables)]
+    images = [entry.splits[task].scored for task in course.order]
+    masks = [sum(entry.splits[task].masks) for task in course.order]
+    frozen = [tables.outcomes(entry.frozen[task]).means() for task in course.order]
+    metrics = facts_of(matrix[0][0])
+    extra = entry.extra(tables)
     oracle = extra.pop("oracle", None)
     row: dict[str, Any] = {
-        "key": line.key,
+        "key": entry.key,
         "method": config.method.name,
         "label": config.label,
-        "model": line.make.site.place.model,
+        "model": entry.tasks.place.model,
         "router": None,
         "options": config.to_json(),
         "chosen": dict(config.chosen),
@@ -54,16 +52,17 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         "prompt": PROMPT,
         "order": list(course.order),
         "seed": course.seed,
-        **dict.fromkeys(FIGURES),
+        **{column.key: None for column in result_columns(metrics)},
         "parameters": None,
         "bytes_kept": None,
-        "gflops": tables.recorded(line.cost).get("flops", math.nan) / 1e9,
-        "seconds": round(tables.seconds(line.nodes), 3),
+        "gflops": tables.recorded(entry.cost).get("flops", math.nan) / 1e9,
+        "seconds": round(tables.seconds(entry.stages), 3),
     }
     described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
-    for name in SCORES:
-        values = [[means(cell)[name] for cell in cells] for cells in matrix]
-        base = [entry[name] for entry in frozen]
+    for metric in metrics:
+        name = metric.name
+        values = [[cell[name] for cell in cells] for cells in matrix]
+        base = [means[name] for means in frozen]
         figures = summarise(
             values,
             images=images,
@@ -71,6 +70,7 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
             weight=recipe.weight,
             forgetting=recipe.forgetting,
             frozen=base,
+            better=metric.better,
         )
         row |= {f"last_{name}": figures.last, f"avg_{name}": figures.avg, f"ff_{name}": figures.ff}
         described |= {name: values, f"frozen_{name}": base}
@@ -78,27 +78,27 @@ def make_row(line: Line, tables: Tables, recipe: Recipe) -> dict[str, Any]:
             row |= {"bwt": figures.bwt, "fwt": figures.fwt}
         if oracle is not None:
             told = summarise(
-                [[means(cell)[name] for cell in cells] for cells in oracle], images=images, masks=masks,
-                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base,
+                [[cell.means()[name] for cell in cells] for cells in oracle], images=images, masks=masks,
+                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base, better=metric.better,
             )  # fmt: skip
             row |= {f"oracle_last_{name}": told.last, f"oracle_ff_{name}": told.ff}
     row |= extra
     row["matrix"] = described
-    row["unseen"] = _unseen(line, tables, extra.get("confusion", {}))
-    _pooled_unseen(row)
-    cleaned: dict[str, Any] = plain(row)
+    row["unseen"] = _unseen(entry, tables, extra.get("confusion", {}))
+    _pooled_unseen(row, [metric.name for metric in metrics])
+    cleaned: dict[str, Any] = finite_json(row)
     return cleaned
 
 
-def _unseen(line: Line, tables: Tables, confusion: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+def _unseen(entry: Entry, tables: Tables, confusion: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """Each unseen set: the method beside the frozen SAM, and the share of images sent to it."""
     found: dict[str, Any] = {}
-    for name, table in line.on_unseen(tables).items():
-        split = line.unseen[name]
-        base = means(tables.outcomes(line.frozen[name]))
+    for name, table in entry.on_unseen(tables).items():
+        split = entry.unseen[name]
+        base = tables.outcomes(entry.frozen[name]).means()
         found[name] = {
-            **means(table),
-            **{f"frozen_{score}": base[score] for score in SCORES},
+            **table.means(),
+            **{f"frozen_{score}": value for score, value in base.items()},
             "images": split.scored,
             "masks": sum(split.masks),
         }
@@ -108,7 +108,7 @@ def _unseen(line: Line, tables: Tables, confusion: Mapping[str, Mapping[str, int
     return found
 
 
-def _pooled_unseen(row: dict[str, Any]) -> None:
+def _pooled_unseen(row: dict[str, Any], metrics: Sequence[str]) -> None:
     """Mean over the unseen sets, weighted as the row says."""
     sets = row["unseen"].values()
     if not sets:
@@ -116,7 +116,7 @@ def _pooled_unseen(row: dict[str, Any]) -> None:
     weights = [
         {"images": entry["images"], "masks": entry["masks"], "tasks": 1}[row["weight"]] for entry in sets
     ]
-    for name in SCORES:
+    for name in metrics:
         values = [entry[name] for entry in sets]
         kept = [
             (weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)
@@ -126,7 +126,7 @@ def _pooled_unseen(row: dict[str, Any]) -> None:
 
 
 def summarise_rows(
-    lines: Sequence[Line], rows: Sequence[Mapping[str, Any]], tables: Tables
+    entries: Sequence[Entry], rows: Sequence[Mapping[str, Any]], tables: Tables
 ) -> dict[str, Any]:
     """For each configuration the mean and interval over orders and seeds; and paired tests between configurations.
 
@@ -135,29 +135,28 @@ def summarise_rows(
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     estimates = {}
+    figures = [column.key for column in result_columns(facts_of(scored_metrics(rows[0])))]
     for label in labels:
         own = [row for row in rows if row["label"] == label]
         seeds, orders = [row["seed"] for row in own], [tuple(row["order"]) for row in own]
         estimates[label] = {
             name: vars(over_runs([row[name] for row in own], seeds, orders))
-            for name in FIGURES
+            for name in figures
             if any(row[name] is not None for row in own)
         }
-    columns: dict[str, dict[str, np.ndarray]] = {}
+    columns: dict[str, np.ndarray] = {}
     groups: list[str] = []
     for label in labels:
-        last = [_last_row(line, tables) for line in lines if line.config.label == label]
+        last = [_last_row(entry, tables) for entry in entries if entry.config.label == label]
         groups = [group for table in last[0] for group in table.group]
-        columns[label] = {
-            name: average_columns([np.concatenate([getattr(t, name) for t in row]) for row in last])
-            for name in SCORES
-        }
-    return plain({"estimates": estimates, "tests": _tests(labels, columns, groups)})
+        columns[label] = average_columns([np.concatenate([t.scores["iou"] for t in row]) for row in last])
+    summary: dict[str, Any] = finite_json({"estimates": estimates, "tests": _tests(labels, columns, groups)})
+    return summary
 
 
-def _last_row(line: Line, tables: Tables) -> list[OutcomeTable]:
+def _last_row(entry: Entry, tables: Tables) -> list[OutcomeTable]:
     """Outcomes after the last task, tasks in sorted order so that every order has the same masks."""
-    by_task = dict(zip(line.course.order, line.matrix(tables)[-1], strict=True))
+    by_task = dict(zip(entry.course.order, entry.matrix(tables)[-1], strict=True))
     return [by_task[task] for task in sorted(by_task)]
 
 
@@ -165,14 +164,14 @@ MOST_TESTED = 20  # configurations; a grid of hundreds is no family of hypothese
 
 
 def _tests(
-    labels: Sequence[str], columns: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[str]
+    labels: Sequence[str], columns: Mapping[str, np.ndarray], groups: Sequence[str]
 ) -> list[dict[str, Any]]:
     if not 2 <= len(labels) <= MOST_TESTED:
         return []
     found: list[dict[str, Any]] = []
     for place, first in enumerate(labels):
         for second in labels[place + 1 :]:
-            result = compare(columns[first]["iou"], columns[second]["iou"], groups)
+            result = compare(columns[first], columns[second], groups)
             found.append(
                 {
                     "first": first,
@@ -225,6 +224,7 @@ class Results:
             "model": self.model,
             "orders": {order.name: list(order.tasks) for order in self.orders},
             "unseen": list(self.unseen),
+            "metrics": [vars(metric) for metric in facts_of(scored_metrics(self.rows[0]))],
             "results": self.rows,
             "stages": self.stages,
             "summary": self.summary,
@@ -240,7 +240,8 @@ class Results:
         folder = runs.root / FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{FILE}.{os.getpid()}.partial"  # two processes may end the same bench at once
-        partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        data = json.loads(json.dumps(self.to_json()))
+        partial.write_text(json.dumps({**data, "digest": digest(data)}, indent=1) + "\n")
         partial.replace(folder / FILE)
         return folder
 
@@ -254,23 +255,27 @@ def read_results(runs: Path) -> list[dict[str, Any]]:
     paths = [runs / FILE] if (runs / FILE).is_file() else list((runs / FOLDER).glob(f"*/{FILE}"))
     if not paths:
         raise CasamError(f"no results in {runs}", f"casam bench --runs {runs} makes them")
-    found = []
-    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path))):
+    return [_read(path) for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path)))]
+
+
+def damaged_results(runs: Path) -> list[str]:
+    """What is wrong with the results.json of a runs folder, a line each."""
+    wrong = []
+    for path in sorted((runs / FOLDER).glob(f"*/{FILE}")):
         try:
-            found.append({**json.loads(path.read_text()), "folder": str(path.parent)})
-        except (OSError, ValueError) as error:
-            raise CasamError(
-                f"{path} cannot be read: {error}", "run the bench again: it computes nothing twice"
-            ) from None
-    return found
+            _read(path)
+        except CasamError as error:
+            wrong.append(error.message)
+    return wrong
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON data: NaN and infinity are null, numpy numbers are Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("digest") != digest(data):
+            raise ValueError("it is not what was written")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CasamError(
+            f"{path} cannot be read: {error}", "run the bench again: it computes nothing twice"
+        ) from None
+    return {**data, "folder": str(path.parent)}

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.backbones.sam import Backbone
-from casam_cache.bench.routed_work import MODEL, read_query
-from casam_cache.config import validated
-from casam_cache.errors import CasamError
+from casam_cache.bench.stages.routing import MODEL
+from casam_cache.engine.runs import stage_folder
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head
-from casam_cache.routers.files import load_router
+from casam_cache.routers.files import load_pooling, load_router
 from casam_cache.routers.fitted import TaskRouters
-from casam_cache.routers.options import PoolingOptions, RouterOptions
-from casam_cache.routers.pooling import pool
+from casam_cache.routers.pooling import pool_one
 from casam_cache.routers.routing import Decision
 
 
@@ -25,39 +23,29 @@ class RoutedModel:
     """What a `model` stage names.
 
     Args:
-        folder: of the stage, inside its runs folder.
+        folder: of the stage, inside its runs folder, verified.
         backbone: of the heads.
+        trust: run Python files that lie beside heads, routers and poolings, whoever wrote them.
 
     Raises:
-        CasamError: the stage or one that it names is missing or damaged.
+        CasamError: the stage or one that it names is missing or damaged, or brings code that is not trusted.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
-        try:
-            described = json.loads((folder / MODEL).read_text())
-            stages: dict[str, list[str]] = described["stages"]
-            options = described["options"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CasamError(
-                f"the model in {folder} cannot be read: {error}", "run the bench again"
-            ) from None
-        self._folders = {role: folder.parent.parent / kind / key for role, (kind, key) in stages.items()}
-        self._backbone = backbone
-        self.name = str(described["method"]["name"])
-        pooling = validated(PoolingOptions, described["pooling"])
-        routing = validated(
-            RouterOptions, {key: value for key, value in options.items() if key in RouterOptions.model_fields}
-        )
-        assert isinstance(pooling, PoolingOptions)
-        assert isinstance(routing, RouterOptions)
-        self._pooling, self._fallback = pooling, bool(options.get("fallback", True))
-        fitted = [load_router(self._folders[f"router/{task}"]) for task in described["tasks"]]
-        self._routers = TaskRouters([replace(router, options=routing) for router in fitted])
-        self._queries = {
-            task: read_query(self._folders[f"query/{task}"])
-            for task in described["tasks"]
-            if pooling.pooling == "learned"
+    def __init__(self, folder: Path, backbone: Backbone, *, trust: bool = False) -> None:
+        described = json.loads((folder / MODEL).read_text())
+        options = described["method"]["options"]
+        self._folders = {
+            role: stage_folder(folder.parent.parent, name) for role, name in described["stages"].items()
         }
+        self._backbone, self._trust = backbone, trust
+        self.name = str(described["method"]["name"])
+        self._fallback = bool(options.get("fallback", True))
+        rule = {name: described["router"][name] for name in ("threshold", "strict")}
+        fitted = [load_router(self._folders[f"router/{task}"], trust=trust) for task in described["tasks"]]
+        self._routers = TaskRouters([replace(one, choice=replace(one.choice, **rule)) for one in fitted])
+        of_tasks = {task: self._folders.get(f"query/{task}", folder) for task in described["tasks"]}
+        self._learned = any(place != folder for place in of_tasks.values())
+        self._poolings = {task: load_pooling(place, trust=trust) for task, place in of_tasks.items()}
         self._heads: dict[str, Head] = {}
 
     def choose(self, embedding: np.ndarray, valid: tuple[int, int]) -> Decision:
@@ -67,19 +55,16 @@ class RoutedModel:
             embedding: (C, g, g) as a store gives it.
             valid: rows and columns of the grid that hold image.
         """
-        if self._queries:
-            own = {
-                task: pool(embedding, valid, self._pooling, fitted=query)
-                for task, query in self._queries.items()
-            }
+        if self._learned:
+            own = {task: pool_one(pooling, embedding, valid) for task, pooling in self._poolings.items()}
             decided = self._routers.decide(own)
         else:
-            decided = self._routers.decide(pool(embedding, valid, self._pooling))
+            decided = self._routers.decide(pool_one(next(iter(self._poolings.values())), embedding, valid))
         return decided if self._fallback else replace(decided, task=decided.nearest)
 
     def head(self, task: str) -> Head:
         """The head of a task, in evaluation mode on the backbone's device."""
         if task not in self._heads:
-            loaded = load_head(self._folders[f"head/{task}"], self._backbone)
+            loaded = load_head(self._folders[f"head/{task}"], self._backbone, trust=self._trust)
             self._heads[task] = loaded.to(self._backbone.device).eval()
         return self._heads[task]

@@ -16,7 +16,6 @@ class Alignment(Method):
 
     name = "alignment"
     Options = AlignmentOptions
-    packs = True
 
     def build(self, backbone: Backbone, seed: int) -> Head:
         """N CAResBlocks of the backbone's channels."""

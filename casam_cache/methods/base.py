@@ -14,7 +14,7 @@ from casam_cache.heads.base import Head
 class Method(ABC):
     """A way of fitting one task from its cached features; evaluated on the task it was fitted to.
 
-    A method never steps the optimiser and never sees data but through the views it is handed: it builds the head, and
+    A method never steps the optimiser and never sees data but the items it is handed: it builds the head, and
     the one training loop fits it to the training split of one task. Families that go over several tasks:
     `Sequential` (one head, task after task), `Joint` (one head on the union) and `Routed` (a head a task, and
     a router that chooses).
@@ -25,18 +25,22 @@ class Method(ABC):
         revision: raised when the same options would give another result; for a method from a user's file, the
             SHA-256 of that file.
         needs: feature arrays of the store that it reads; an option may add to them.
-        packs: whether `casam bench --pack K` may fit it beside others over the same embeddings. Its head must read the
-            embedding alone and leave prompts and decoder to the backbone; another head is fitted alone all the same.
+        family: what the bench does with it: `frozen`, `single`, `sequential`, `joint` or `routed`; set by base classes.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[BaseModel]]
     revision: ClassVar[int | str] = 1
     needs: tuple[str, ...] = ("embedding",)
-    packs: ClassVar[bool] = False
+    family: ClassVar[str] = "single"
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options
+
+    @classmethod
+    def options_model(cls) -> type[BaseModel]:
+        """What `--set` is checked against: `Options`, unless what can be chosen brings options of its own."""
+        return cls.Options
 
     @abstractmethod
     def build(self, backbone: Backbone, seed: int) -> Head:

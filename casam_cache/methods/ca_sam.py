@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from casam_cache.backbones.sam import Backbone
-from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
-from casam_cache.methods.alignment import build_alignment
 from casam_cache.methods.routed import Routed
-from casam_cache.routers.options import PoolingOptions, RouterOptions
+from casam_cache.routers.choice import RoutingOptions
 
 
-class CASAMOptions(AlignmentOptions, RouterOptions, PoolingOptions):
-    """Those of the Alignment Layer, of the router and of the pooling, and the fallback.
+class CASAMOptions(AlignmentOptions, RoutingOptions):
+    """Those of the Alignment Layer and of routing, and the fallback.
 
     Attributes:
         fallback: False sends every image to the nearest task's layer, as routers without rejection do.
@@ -30,7 +27,3 @@ class CASAM(Routed):
     name = "ca-sam"
     Options = CASAMOptions
     expert = "alignment"
-
-    def build(self, backbone: Backbone, seed: int) -> Head:
-        """The Alignment Layer of one task."""
-        return build_alignment(self.options, backbone, seed)

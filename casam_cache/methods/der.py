@@ -13,7 +13,7 @@ from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.memory import Exemplar, Memory
 from casam_cache.methods.naive import Naive
 from casam_cache.methods.sequential import Past, Setting
-from casam_cache.training.data import Items
+from casam_cache.training.items import Items
 from casam_cache.training.losses import squared_error
 from casam_cache.training.reservoir import Reservoir
 from casam_cache.training.step import Penalty, Step

@@ -27,12 +27,12 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.routed import Routed, Routing
-from casam_cache.routers.options import PoolingOptions, RouterOptions
+from casam_cache.routers.choice import RoutingOptions
 
 Vector = dict[str, torch.Tensor]
 
 
-class EMROptions(AlignmentOptions, RouterOptions, PoolingOptions):
+class EMROptions(AlignmentOptions, RoutingOptions):
     """The Alignment Layer, who names the task, and the router's options where that is a router.
 
     Attributes:
@@ -53,7 +53,6 @@ class EMR(Routed):
 
     @property
     def routing(self) -> Routing:
-        """As the option says."""
         assert isinstance(self.options, EMROptions)
         return self.options.routing
 

@@ -12,9 +12,8 @@ from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.memory import Exemplar, Memory
 from casam_cache.methods.naive import Naive
 from casam_cache.methods.sequential import Past, Setting
-from casam_cache.training.data import Items
 from casam_cache.training.exemplars import Selection, select_exemplars
-from casam_cache.training.join import JoinedItems
+from casam_cache.training.items import Items, join
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.replay import Replay
@@ -52,7 +51,7 @@ class ER(Naive):
         """With `concatenate` the union of the task's images and the bank's."""
         if past is None or past.replay is None or self._options.replay != "concatenate":
             return items
-        return JoinedItems([items, past.replay], purposes=[(), ("replay", setting.task)])
+        return join([items, past.replay], purposes=[(), ("replay", setting.task)])
 
     def penalty(self, items: Items, past: Past | None, setting: Setting) -> Penalty:
         """With `batch` the loss of a batch of the bank at each step."""
@@ -70,9 +69,8 @@ class ER(Naive):
         candidates: dict[str, list[str]] = {}
         for exemplar in past.memory.exemplars if past else ():
             candidates.setdefault(exemplar.task, []).append(exemplar.item)
-        candidates[setting.task] = [
-            item.id for item in map(items.item, range(len(items))) if item.masks
-        ]  # an image without masks would never be trained on
+        # An image without masks would never be trained on.
+        candidates[setting.task] = [item.id for item in items if item.masks]
         chosen = select_exemplars(
             candidates, self._options.buffer_size, self._options.selection, setting.seed
         )

@@ -13,8 +13,8 @@ from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.memory import Memory
 from casam_cache.methods.naive import Naive
 from casam_cache.methods.sequential import Past, Setting
-from casam_cache.training.data import Items
 from casam_cache.training.fisher import FisherLoss, fisher_diagonal, scaled_to_mean_one
+from casam_cache.training.items import Items
 from casam_cache.training.step import Penalty, Step
 
 Named = Mapping[str, torch.Tensor]

@@ -13,6 +13,7 @@ class Frozen(Method):
     """Embeddings pass unchanged into the frozen decoder (Tables 1-3, "SAM")."""
 
     name = "frozen"
+    family = "frozen"
     Options = IdentityOptions
 
     def build(self, backbone: Backbone, seed: int) -> Head:

@@ -13,8 +13,7 @@ from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment
 from casam_cache.methods.base import Method
-from casam_cache.training.data import Items
-from casam_cache.training.join import JoinedItems
+from casam_cache.training.items import Items, join
 from casam_cache.training.options import TrainingOptions
 
 
@@ -37,54 +36,55 @@ class Joint(Method):
     """
 
     name = "joint"
+    family = "joint"
     Options: ClassVar[type[BaseModel]] = JointOptions
 
     def build(self, backbone: Backbone, seed: int) -> Head:
         """An Alignment Layer; the same initial weights as a single task's."""
         return build_alignment(self.options, backbone, seed)
 
-    def items(self, views: Mapping[str, Items]) -> Items:
+    def items(self, tasks: Mapping[str, Items]) -> Items:
         """The union, in sorted task order; random choices still belong to (seed, task, epoch, sample).
 
         Args:
-            views: the training view of each task.
+            tasks: the training images of each task.
 
         Raises:
             CasamError: no task, none with a mask, or embeddings of different shapes.
         """
         assert isinstance(self.options, JointOptions)
-        parts = [views[task] for task in sorted(views)]
+        parts = [tasks[task] for task in sorted(tasks)]
         counts = _with_masks(parts)
         if self.options.balance == "sample":
-            return JoinedItems(parts)
+            return join(parts)
         quota = -(-sum(counts) // sum(count > 0 for count in counts))
-        return JoinedItems(parts, visits=[quota / count if count else 1.0 for count in counts])
+        return join(parts, visits=[quota / count if count else 1.0 for count in counts])
 
-    def training(self, training: TrainingOptions, views: Mapping[str, Items]) -> TrainingOptions:
+    def training(self, training: TrainingOptions, tasks: Mapping[str, Items]) -> TrainingOptions:
         """The recipe of the union: with `training` each task's own fit, together as many steps as this one.
 
         Args:
             training: of a single task's fit.
-            views: the training view of each task.
+            tasks: the training images of each task.
 
         Raises:
             CasamError: no task has a mask.
         """
         size = training.batch_size
-        counts = _with_masks(views.values())
+        counts = _with_masks(tasks.values())
         own = [training.epochs * -(-count // size) for count in counts]
         steps = sum(min(one, training.max_steps or one) for one in own)
         visits = sum(counts)
         if getattr(self.options, "balance", "sample") == "task":
-            tasks = sum(count > 0 for count in counts)
-            visits = tasks * -(-visits // tasks)
+            trained = sum(count > 0 for count in counts)
+            visits = trained * -(-visits // trained)
         per_epoch = -(-visits // size)
         return training.model_copy(update={"epochs": -(-steps // per_epoch), "max_steps": steps})
 
 
-def _with_masks(views: Iterable[Items]) -> list[int]:
-    """The images of each view that have masks."""
-    counts = [sum(view.item(index).masks > 0 for index in range(len(view))) for view in views]
+def _with_masks(parts: Iterable[Items]) -> list[int]:
+    """How many images of each have masks."""
+    counts = [sum(item.masks > 0 for item in items) for items in parts]
     if not any(counts):
         raise CasamError("joint training needs a task whose training images have masks")
     return counts

@@ -12,7 +12,7 @@ from casam_cache.heads.files import build_head
 from casam_cache.heads.options import PromptPoolOptions
 from casam_cache.heads.prompt_pool import PromptPool
 from casam_cache.methods.sequential import Past, Sequential, Setting
-from casam_cache.training.data import Items
+from casam_cache.training.items import Items
 from casam_cache.training.step import Penalty, Step
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.naive import Naive
 from casam_cache.methods.sequential import Past, Setting
-from casam_cache.training.data import Items
+from casam_cache.training.items import Items
 from casam_cache.training.losses import distillation_loss
 from casam_cache.training.step import Penalty, Step, forward_pairs
 

@@ -35,7 +35,7 @@ class Memory:
     Attributes:
         tensors: by name, on the CPU; what they cost is part of the bytes kept.
         facts: plain JSON.
-        exemplars: images of earlier tasks; the view a method gets of them holds these and no others.
+        exemplars: images of earlier tasks; the items a method gets of them are these and no others.
     """
 
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.routed import Routed, Routing
-from casam_cache.routers.classifier_options import ClassifierOptions
+from casam_cache.routers.classifier import ClassifierOptions
 
 
 class MoDAOptions(AlignmentOptions, ClassifierOptions):
@@ -32,5 +32,4 @@ class MoDA(Routed):
 
     @property
     def routing(self) -> Routing:
-        """Hard, among the tasks seen."""
         return "classifier"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from casam_cache.heads.options import HQOptions
 from casam_cache.methods.moda import MoDA
-from casam_cache.routers.classifier_options import ClassifierOptions
+from casam_cache.routers.classifier import ClassifierOptions
 
 
 class MoDAHQOptions(HQOptions, ClassifierOptions):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+from pydantic import BaseModel
+
 from casam_cache.backbones.sam import Backbone
 from casam_cache.config import validated
 from casam_cache.heads.base import Head
 from casam_cache.methods.base import Method
+from casam_cache.routers.choice import RoutingOptions, routing_model
+from casam_cache.training.options import TrainingOptions
 
 Routing = Literal["density", "classifier", "oracle"]
 
@@ -24,6 +28,7 @@ class Routed(Method):
         merges: whether the heads used after each task are made from those of all tasks seen, by `merge`.
     """
 
+    family: ClassVar[str] = "routed"
     expert: ClassVar[str] = "alignment"
     merges: ClassVar[bool] = False
 
@@ -32,10 +37,21 @@ class Routed(Method):
         """How a head is chosen for an image.
 
         `density`: a density of pooled embeddings for each task with a threshold and fallback to the frozen SAM
-        (options of `casam_cache.routers`); `classifier`: a classifier over the tasks seen, refitted after each task
+        (`RoutingOptions`); `classifier`: a classifier over the tasks seen, refitted after each task
         from exemplars; `oracle`: the true task is told, and images of tasks not seen go to the frozen SAM.
         """
         return "density"
+
+    @classmethod
+    def options_model(cls) -> type[BaseModel]:
+        """`Options`; where they are `RoutingOptions`, with those of every router and pooling that is known by now.
+
+        Raises:
+            OptionError: two of them have an option of the same name.
+        """
+        if not issubclass(cls.Options, RoutingOptions):
+            return cls.Options
+        return routing_model(cls.Options, reserved=TrainingOptions)
 
     def expert_method(self) -> Method:
         """The single-task method of the heads, with those of this method's options that it has."""

@@ -10,7 +10,7 @@ from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.methods.base import Method
 from casam_cache.methods.memory import Memory
-from casam_cache.training.data import Items
+from casam_cache.training.items import Items
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
 
@@ -22,7 +22,7 @@ class Past:
     Attributes:
         head: as it stood after the last task, frozen, in evaluation mode, on the backbone's device.
         memory: what the method declared then.
-        replay: a view of exactly the memory's exemplars (their training features and masks); None without exemplars.
+        replay: exactly the memory's exemplars (their training features and masks); None without exemplars.
         tasks: names of the tasks seen, in order.
     """
 
@@ -62,6 +62,7 @@ class Sequential(Method):
         remembers: whether it has a memory at all.
     """
 
+    family = "sequential"
     first: ClassVar[str | None] = "alignment"
     remembers: ClassVar[bool] = False
 
@@ -75,7 +76,7 @@ class Sequential(Method):
         return head
 
     def items(self, items: Items, past: Past | None, setting: Setting) -> Items:
-        """The view to train on: the task's own training images, or those joined with the past's replay."""
+        """What to train on: the task's own training images, or those joined with the past's replay."""
         return items
 
     def penalty(self, items: Items, past: Past | None, setting: Setting) -> Penalty:

@@ -31,11 +31,11 @@ from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.routed import Routed
 from casam_cache.methods.sequential import Past, Sequential, Setting
-from casam_cache.training.data import Item, ItemMask, Items, ItemsInMemory
-from casam_cache.training.evaluate import Outcomes, evaluate
-from casam_cache.training.join import ExemplarView
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays, pick
 from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.step import Penalty
 
 TINY = Architecture(
@@ -46,7 +46,7 @@ SHORT = TrainingOptions(epochs=2, batch_size=2, learning_rate=1e-3, precision="f
 TASKS = ("heart", "liver", "aorta")  # not in sorted order, as orders are
 
 
-def drawn_items(task: str, images: int = 4) -> ItemsInMemory:
+def drawn_items(task: str, images: int = 4) -> Items:
     """A task of `images` images with a rectangle each, and every feature; drawn by the task's name alone."""
     rng = np.random.default_rng(list(task.encode()))
     towards = 2 * rng.standard_normal(TINY.channels)
@@ -65,7 +65,7 @@ def drawn_items(task: str, images: int = 4) -> ItemsInMemory:
         "early": rng.standard_normal((images, TINY.width, grid, grid)).astype(np.float16),
         "tokens": rng.standard_normal((images, TINY.width)).astype(np.float16),
     }
-    return ItemsInMemory(task, items, embedding.astype(np.float16), bitmaps, further)
+    return items_from_arrays(task, items, embedding.astype(np.float16), bitmaps, further)
 
 
 class MethodContract:
@@ -82,22 +82,22 @@ class MethodContract:
     def made(self) -> Method:
         """The method with its options."""
         cls = self._class()
-        return cls(validated(cls.Options, self.options))
+        return cls(validated(cls.options_model(), self.options))
 
     def test_options_are_checked_by_name_and_type(self) -> None:
         """Defaults exist, unknown names are refused, and no name is one of the training's."""
         cls = self._class()
-        validated(cls.Options, {})
-        clash = set(cls.Options.model_fields) & set(TrainingOptions.model_fields)
+        validated(cls.options_model(), {})
+        clash = set(cls.options_model().model_fields) & set(TrainingOptions.model_fields)
         assert not clash, f"these options have names of training options: {sorted(clash)}"
         try:
-            parse_assignments(["no_such_option=1"], [cls.Options, TrainingOptions])
+            parse_assignments(["no_such_option=1"], [cls.options_model(), TrainingOptions])
         except OptionError:
             pass
         else:
             raise AssertionError('Options takes unknown names: model_config = ConfigDict(extra="forbid")')
         try:
-            validated(cls.Options, {"no_such_option": 1})
+            validated(cls.options_model(), {"no_such_option": 1})
         except OptionError:
             return
         raise AssertionError('Options takes unknown names: model_config = ConfigDict(extra="forbid")')
@@ -217,15 +217,14 @@ class MethodContract:
             _assert_same_weights(first[task], load_head(folder, backbone), "a merged head does not come back")
 
     def test_joint_items_are_those_of_the_tasks(self) -> None:
-        """A joint method's view holds every task's images, in an order that does not depend on the tasks'."""
+        """A joint method's items are every task's images, in an order that does not depend on the tasks'."""
         method = self.made()
         if not isinstance(method, Joint):
             return
-        views: dict[str, Items] = {task: drawn_items(task) for task in TASKS}
-        first, second = method.items(views), method.items(dict(reversed(views.items())))
-        ids = [[view.item(index).id for index in range(len(view))] for view in (first, second)]
-        assert ids[0] == ids[1]
-        assert {view.item(i).task for view in (first,) for i in range(len(view))} == set(TASKS)
+        tasks = {task: drawn_items(task) for task in TASKS}
+        first, second = method.items(tasks), method.items(dict(reversed(tasks.items())))
+        assert [item.id for item in first] == [item.id for item in second]
+        assert {item.task for item in first} == set(TASKS)
 
     def _class(self) -> type[Method]:
         return METHODS.get(self.method) if isinstance(self.method, str) else self.method
@@ -263,7 +262,7 @@ class MethodContract:
         tasks = (*(past.tasks if past else ()), task)
         replay = None
         if memory.exemplars:
-            replay = ExemplarView({name: drawn_items(name) for name in tasks}, memory.exemplars)
+            replay = pick({name: drawn_items(name) for name in tasks}, memory.exemplars)
         return Past(loaded, memory, replay, tasks), memory
 
     def _fit(
@@ -307,8 +306,11 @@ def _score(head: Head, backbone: Backbone) -> Outcomes:
 
 def _same(first: Outcomes, second: Outcomes) -> bool:
     return all(
-        np.array_equal(getattr(first, name), getattr(second, name), equal_nan=True)
-        for name in ("iou", "predicted_iou")
+        np.array_equal(one, other, equal_nan=True)
+        for one, other in (
+            (first.scores["iou"], second.scores["iou"]),
+            (first.predicted_iou, second.predicted_iou),
+        )
     )
 
 

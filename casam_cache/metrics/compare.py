@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -136,20 +135,6 @@ def average_columns(columns: Sequence[Sequence[float] | np.ndarray]) -> np.ndarr
     if not columns or len({len(column) for column in columns}) != 1:
         raise ValueError("columns over the same masks are needed")
     return np.mean([np.asarray(column, dtype=np.float64) for column in columns], axis=0)
-
-
-def compare_all(
-    columns: Mapping[str, Sequence[float] | np.ndarray],
-    groups: Sequence[str],
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-) -> dict[tuple[str, str], Comparison]:
-    """Every pair of methods; the p-values are not corrected: `holm` does it for a chosen family."""
-    return {
-        (a, b): compare(columns[a], columns[b], groups, seed=seed, resamples=resamples)
-        for a, b in combinations(columns, 2)
-    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

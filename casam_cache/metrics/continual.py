@@ -18,6 +18,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from casam_cache.metrics.base import Better
+
 Weight = Literal["images", "masks", "tasks"]
 Forgetting = Literal["paper", "mammoth", "avalanche"]
 Table = Sequence[Sequence[float | None]] | np.ndarray
@@ -52,6 +54,7 @@ def summarise(
     weight: Weight = "images",
     forgetting: Forgetting = "paper",
     frozen: Sequence[float | None] | np.ndarray | None = None,
+    better: Better = "high",
 ) -> Summary:
     """All metrics of R.
 
@@ -62,18 +65,23 @@ def summarise(
         weight: of the tasks inside equation 8; no other metric is weighted.
         forgetting: the variant of FF.
         frozen: scores of the frozen SAM on the same test sets, for forward transfer.
+        better: whether high or low scores are: to rise is to forget where low ones are, and transfers change sign.
 
     Raises:
         ValueError: for a matrix of another shape, counts of another length, or an unknown variant.
     """
     table = as_matrix(matrix)
     weights = task_weights(weight, images, masks)
+    rising = table if better == "high" else -table
+    baseline = None if frozen is None else np.asarray(frozen, dtype=np.float64)
+    if baseline is not None and better == "low":
+        baseline = -baseline
     return Summary(
         last=last(table, weights),
         avg=average(table, weights),
-        ff=mean_forgetting(table, forgetting),
-        bwt=backward_transfer(table),
-        fwt=math.nan if frozen is None else forward_transfer(table, frozen),
+        ff=mean_forgetting(rising, forgetting),
+        bwt=backward_transfer(rising),
+        fwt=math.nan if baseline is None else forward_transfer(rising, baseline),
         learning=learning_accuracy(table),
     )
 

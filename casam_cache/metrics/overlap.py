@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from casam_cache.metrics.base import Metric
+
 Box = tuple[int, int, int, int]  # first row, last row + 1, first column, last column + 1
 
 
@@ -110,3 +112,30 @@ def _boundary(mask: np.ndarray, box: Box, distance: int) -> np.ndarray:
     boundary = crop.copy()
     boundary[distance:-distance, distance:-distance] &= (columns[:, side:] - columns[:, :-side]) != side
     return boundary
+
+
+class IoU(Metric):
+    """Intersection over union."""
+
+    name, label, better = "iou", "IoU", "high"
+
+    def __call__(self, predicted: np.ndarray, truth: np.ndarray) -> float:
+        return iou(predicted, truth)
+
+
+class BoundaryIoU(Metric):
+    """Boundary IoU, the boundary's thickness following from the image's size."""
+
+    name, label, better = "biou", "BIoU", "high"
+
+    def __call__(self, predicted: np.ndarray, truth: np.ndarray) -> float:
+        return boundary_iou(predicted, truth)
+
+
+class Dice(Metric):
+    """Dice coefficient."""
+
+    name, label, better = "dice", "Dice", "high"
+
+    def __call__(self, predicted: np.ndarray, truth: np.ndarray) -> float:
+        return dice(predicted, truth)

@@ -2,67 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from casam_cache.bench.results import read_results
-from casam_cache.errors import CasamError, OptionError
-from casam_cache.report.figures import draw_figure_6
+from casam_cache.errors import OptionError, unknown_name
+from casam_cache.metrics.columns import recorded_facts
+from casam_cache.report.bench_table import BENCH, bench_table
+from casam_cache.report.figures import figure_6_picture
+from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
-from casam_cache.report.paper_tables import paper_table
-
-FORMATS: Mapping[str, Callable[[Table], str]] = {
-    "txt": Table.text,
-    "md": Table.markdown,
-    "csv": Table.csv,
-    "tex": Table.latex,
-}
-
-Tables = Sequence[tuple[Table, Mapping[str, Any]]]
+from casam_cache.report.paired import paired_table
+from casam_cache.report.paper_tables import SHAPES, paper_table
+from casam_cache.store.files import make_directory, write_all
 
 
-def bench_tables(runs: Path, table: str | None = None) -> list[tuple[Table, Mapping[str, Any]]]:
-    """One table for every kind of result in a runs folder, the newest results of each kind, with those results.
+@dataclass(frozen=True)
+class Page:
+    """A table, and below it the paired tests of what is in it.
+
+    Attributes:
+        table: of the results.
+        tests: None where the results have none.
+        results: as in results.json.
+    """
+
+    table: Table
+    tests: Table | None
+    results: Mapping[str, Any]
+
+    def show(self, form: str) -> str:
+        """Table and tests in one of `FORMATS`."""
+        _, made = FORMATS[form]
+        return "\n".join(made(table) for table in (self.table, self.tests) if table is not None)
+
+    def files(self) -> dict[str, bytes]:
+        """What is written, by name: every format, and Figure 6 as a picture.
+
+        The tests stand under the table, but in a file of their own as CSV, where one header has to do.
+        """
+        name = self.table.name
+        found = {
+            f"{name}.{suffix}": self.show(form) for form, (suffix, _) in FORMATS.items() if form != "csv"
+        }
+        _, csv = FORMATS["csv"]
+        found[f"{name}.csv"] = csv(self.table)
+        if self.tests is not None:
+            found[f"{self.tests.name}.csv"] = csv(self.tests)
+        files = {name: text.encode() for name, text in found.items()}
+        if name == "figure6":
+            files["figure6.svg"] = figure_6_picture(self.results["results"], "svg", title=self.table.title)
+        return files
+
+
+def pages(runs: Path, table: str | None = None) -> list[Page]:
+    """One page for every kind of result in a runs folder, of the newest results of each kind.
 
     Args:
         runs: a runs folder, or one folder of its `bench/`.
         table: its name, for the newest results of any kind; None: the table that each recipe names.
 
     Raises:
-        CasamError: there are no results, or no such table.
+        OptionError: no such table.
+        CasamError: there are no results.
     """
+    if table is not None and table not in (BENCH, *SHAPES):
+        raise unknown_name("table", table, [BENCH, *SHAPES])
     newest: dict[str, dict[str, Any]] = {}
     for results in read_results(runs):
         newest[table or results["table"]] = results
-    return [
-        (
-            paper_table(results["results"], name, title=results["title"], recipe=results["recipe"]),
-            results,
-        )
-        for name, results in newest.items()
-    ]
+    return [_page(name, results) for name, results in newest.items()]
 
 
-def write_tables(tables: Tables, out: Path, *, overwrite: bool = False) -> list[Path]:
-    """Every table as NAME.txt, .md, .csv and .tex, and Figure 6 as a picture.
+def _page(name: str, results: Mapping[str, Any]) -> Page:
+    if name == BENCH:
+        made = bench_table(results)
+    else:
+        made = paper_table(results["results"], name, title=results["title"], recipe=results["recipe"])
+    tests = (results.get("summary") or {}).get("tests")
+    if not tests:
+        return Page(made, None, results)
+    title = f"{results['title']}: paired tests"
+    return Page(
+        made, paired_table(tests, recorded_facts(results), title=title, name=f"{name}_tests"), results
+    )
+
+
+def write_pages(shown: Sequence[Page], out: Path, *, overwrite: bool = False) -> list[Path]:
+    """Every page's files: each is whole or absent.
 
     Raises:
         OptionError: a file exists and `overwrite` is not given.
-        CasamError: the folder cannot be made.
+        StoreError: the folder or a file cannot be written.
     """
-    planned = [out / f"{table.name}.{suffix}" for table, _ in tables for suffix in FORMATS]
-    planned += [out / "figure6.svg" for table, _ in tables if table.name == "figure6"]
-    for path in planned:
+    files = {out / name: data for page in shown for name, data in page.files().items()}
+    for path in files:
         if path.exists() and not overwrite:
             raise OptionError(f"{path} exists", "choose another --out, or give --overwrite")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CasamError(f"cannot make the folder {out}: {error.strerror}", "choose another --out") from None
-    for table, results in tables:
-        for suffix, shown in FORMATS.items():
-            (out / f"{table.name}.{suffix}").write_text(shown(table))
-        if table.name == "figure6":
-            draw_figure_6(results["results"], out / "figure6.svg", title=table.title)
-    return planned
+    make_directory(out)
+    write_all([(path, [data]) for path, data in files.items()])
+    return list(files)

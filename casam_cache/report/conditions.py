@@ -8,7 +8,7 @@ from typing import Any
 
 from casam_cache.bench.catalogue import TASKS, UNSEEN, paper_name
 from casam_cache.metrics.continual import Forgetting
-from casam_cache.report.runs import Row, Runs, at
+from casam_cache.report.configurations import Configuration, Row, at
 
 _FORGETTING: dict[str, str] = {
     "paper": "equation 11 (largest score before the last task minus the last score)",
@@ -19,7 +19,7 @@ _MOST_TOLD = 6  # configurations; a grid has no room for it
 _PAPER_TRAINING = {"epochs": 24, "learning_rate": 1e-4, "batch_size": 6}
 
 
-def conditions(runs: Sequence[Runs], recipe: Mapping[str, Any]) -> list[str]:
+def conditions(runs: Sequence[Configuration], recipe: Mapping[str, Any]) -> list[str]:
     """The notes of any table of results.
 
     Args:
@@ -32,7 +32,6 @@ def conditions(runs: Sequence[Runs], recipe: Mapping[str, Any]) -> list[str]:
     notes = [_sources(rows), _datasets(rows), _means(rows), _prompts(rows), _training(runs)]
     notes += [
         _selection(recipe),
-        _packs(recipe),
         _bounds(runs),
         _task_ids(runs),
         _told(runs),
@@ -97,7 +96,7 @@ def _prompts(rows: Sequence[Row]) -> str:
     return f"Test prompts: {', '.join(box if prompt == 'oracle box' else prompt for prompt in prompts)}."
 
 
-def _training(runs: Sequence[Runs]) -> str:
+def _training(runs: Sequence[Configuration]) -> str:
     """Where the training differs from section 4.1.2."""
     found = []
     for name, paper in _PAPER_TRAINING.items():
@@ -124,19 +123,12 @@ def _selection(recipe: Mapping[str, Any]) -> str:
     )
 
 
-def _packs(recipe: Mapping[str, Any]) -> str:
-    pack = recipe.get("pack", 1)
-    if pack == 1:
-        return ""
-    return f"Alignment Layers of one task were fitted up to {pack} at once (`--pack`): as alone, within rounding."
-
-
-def _bounds(runs: Sequence[Runs]) -> str:
+def _bounds(runs: Sequence[Configuration]) -> str:
     names = sorted({each.label for each in runs if not each.ranked and not each.oracle})
     return f"Not ranked, since it sees all tasks at once: {'; '.join(names)}." if names else ""
 
 
-def _task_ids(runs: Sequence[Runs]) -> str:
+def _task_ids(runs: Sequence[Configuration]) -> str:
     told = sorted({each.label for each in runs if each.oracle})
     emr = sorted(
         {str(each.rows[0].get("router")) for each in runs if each.method == "emr" and not each.oracle}
@@ -146,7 +138,7 @@ def _task_ids(runs: Sequence[Runs]) -> str:
     return f"Task ids: {'; '.join(parts)}; the paper does not say where EMR's come from." if parts else ""
 
 
-def _told(runs: Sequence[Runs]) -> str:
+def _told(runs: Sequence[Configuration]) -> str:
     """What routing costs: Last with the true task told, of the same heads."""
     found = []
     for each in runs:
@@ -156,7 +148,7 @@ def _told(runs: Sequence[Runs]) -> str:
     return f"Last-IoU had the task been told: {'; '.join(found)}." if 0 < len(found) <= _MOST_TOLD else ""
 
 
-def _thresholds(runs: Sequence[Runs]) -> str:
+def _thresholds(runs: Sequence[Configuration]) -> str:
     """Conformal quantiles need enough scores: with fewer, the threshold is infinite and nothing falls back."""
     labels: dict[tuple[str, ...], list[str]] = {}
     with_thresholds = [each for each in runs if any(row.get("thresholds") for row in each.rows)]
@@ -172,7 +164,7 @@ def _thresholds(runs: Sequence[Runs]) -> str:
     return f"Infinite thresholds (too few calibration scores for the rule, so never a fallback): {'; '.join(said)}."
 
 
-def _undefined(runs: Sequence[Runs]) -> str:
+def _undefined(runs: Sequence[Configuration]) -> str:
     """Test sets with no defined score."""
     empty: set[str] = set()
     for each in runs:

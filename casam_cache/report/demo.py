@@ -17,15 +17,18 @@ from casam_cache.datasets.phantoms import write_phantoms
 from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.report import EncodeReport
 from casam_cache.metrics.overlap import iou
+from casam_cache.report.fit_table import fit_table
+from casam_cache.report.formats import to_markdown
 from casam_cache.report.pictures import Case, comparison_sheet
-from casam_cache.report.tables import fit_lines
-from casam_cache.training.loop import Progress
+from casam_cache.store.files import write_file
+from casam_cache.training.loop import FitProgress
 
 CASES = 3
 # What suits the small model on a handful of images, chosen on validation splits of real data: the paper's recipe is for
 # ViT-B and hundreds of images a task. One set of settings for every task.
 SETTINGS = ("box_share=1", "learning_rate=0.001", "focal_alpha=0.5")
 DRAWN = "drawn.json"
+TITLE = "Frozen SAM against fitted Alignment Layers, on phantoms"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def run_demo(
     seed: int = 0,
     device: str = "auto",
     on_encode: Callable[[str, int, int, str, float | None], None] | None = None,
-    on_fit: Callable[[str, Progress], None] | None = None,
+    on_fit: Callable[[str, FitProgress], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> DemoReport:
     """Does the main job in one folder; what an earlier run finished there is found again.
@@ -84,7 +87,8 @@ def run_demo(
     if not (data / DRAWN).exists():
         say(f"drawing phantoms into {data}")
         write_phantoms(data, seed=seed, images_per_task=images)
-        (data / DRAWN).write_text(json.dumps({"seed": seed, "images_per_task": images}) + "\n")
+        drawn = json.dumps({"seed": seed, "images_per_task": images}) + "\n"
+        write_file(data / DRAWN, drawn.encode())
     encoded = [
         report
         for part in ("tasks", "unseen")
@@ -95,7 +99,7 @@ def run_demo(
     fits, pictures = [], []
     for root in find_tasks(data / "tasks"):
 
-        def shown(progress: Progress, task: str = root.name) -> None:
+        def shown(progress: FitProgress, task: str = root.name) -> None:
             if on_fit is not None:
                 on_fit(task, progress)
 
@@ -109,15 +113,13 @@ def run_demo(
             on_fit=shown,
         )
         fits.append(report)
-        say(f"{root.name}: IoU {100 * report.frozen.iou.mean:.1f} -> {100 * report.test.iou.mean:.1f}")
+        say(f"{root.name}: IoU {100 * report.frozen['iou'].mean:.1f} -> {100 * report.test['iou'].mean:.1f}")
         picture = out / "pictures" / f"{root.name}.png"
         picture.parent.mkdir(exist_ok=True)
         comparison_sheet(compare(root, report, device), picture)
         pictures.append(picture)
     table = out / "table.md"
-    table.write_text(
-        "\n".join(["# Frozen SAM against fitted Alignment Layers, on phantoms", "", *fit_lines(fits)]) + "\n"
-    )
+    write_file(table, to_markdown(fit_table(fits, title=TITLE)).encode())
     return DemoReport(encoded, fits, table, pictures)
 
 

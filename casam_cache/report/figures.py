@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casam_cache.metrics.compare import Estimate
+from casam_cache.report.configurations import Row
 from casam_cache.report.layouts.blocks import Grid, grid
-from casam_cache.report.runs import Row
+from casam_cache.report.paper import REPORTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANELS = {"iou": "average IoU (%)", "biou": "average BIoU (%)"}
 
-
-def draw_figure_6(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
-    """Writes the figure as SVG (or PNG, PDF: by the suffix); the same rows give the same bytes.
+def figure_6_picture(rows: Sequence[Row], form: str, *, title: str = "") -> bytes:
+    """The figure as a file's content; the same rows give the same bytes.
 
     With a single number of epochs the blocks are on the axis instead, as one line. Where there are several seeds or
     orders, bars show the interval.
 
     Args:
         rows: results of the Alignment Layer with several `blocks`, and several `epochs` if wanted.
-        path: file to write.
+        form: svg, pdf or png.
         title: over it.
 
     Raises:
@@ -35,24 +34,25 @@ def draw_figure_6(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = {metric: grid(rows, metric) for metric in PANELS}
+    panels = {label: grid(rows, metric) for metric, label in REPORTED.items()}
     if not any(panels.values()):
         raise ValueError("no result has a number of blocks and of epochs")
     with matplotlib.rc_context({"svg.hashsalt": "casam", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(8, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels))
-        for place, (metric, values) in enumerate(panels.items()):
+        for place, (label, values) in enumerate(panels.items()):
             _draw(axes[place], values)
-            axes[place].set_ylabel(PANELS[metric])
+            axes[place].set_ylabel(f"average {label} (%)")
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
             axes[-1].legend(handles, labels, frameon=False)
         if title:
             figure.suptitle(title)
-        vector = path.suffix in (".svg", ".pdf")
-        stamp = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None} if vector else {}
-        figure.savefig(path, metadata=stamp, dpi=150)
+        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
+        content = io.BytesIO()
+        figure.savefig(content, format=form, metadata=stamp, dpi=150)
+        return content.getvalue()
 
 
 def _draw(axes: Axes, values: Grid) -> None:

@@ -6,10 +6,9 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from casam_cache.report.layout import Cell, Column, Section, Source, Table, flat_labels
-from casam_cache.report.tables import markdown_table
 
 BEST, SECOND = "*", "+"
 LEGEND = f"{BEST} best, {SECOND} second best of ours."
@@ -17,7 +16,7 @@ LEGEND = f"{BEST} best, {SECOND} second best of ours."
 
 def to_text(table: Table) -> str:
     """Aligned columns; spanning headers on a line of their own."""
-    parts = [table.title, ""]
+    parts = [table.title, ""] if table.title else []
     for section in table.sections:
         parts += [*([section.title] if section.title else []), *_text_section(table, section), ""]
     notes = [*([LEGEND] if _marked(table) else []), *table.notes]
@@ -26,34 +25,42 @@ def to_text(table: Table) -> str:
 
 def _text_section(table: Table, section: Section) -> list[str]:
     columns = section.columns
-    head = [table.heading, "from", *(column.label + column.arrow for column in columns)]
+    head = [*_headings(table), *(column.label + column.arrow for column in columns)]
     body = [
         [
-            *_names(section, place),
+            *_names(table, section, place),
             *(_text_cell(line.cells.get(column.key), column, section) for column in columns),
         ]
         for place, line in enumerate(section.lines)
     ]
-    grid = [head, *body]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(head))]
-    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in grid]
+    headed = any(head)
+    grid = [head, *body] if headed else body
+    widths = [max((len(row[i]) for row in grid), default=0) for i in range(len(head))]
+    left = [*(True for _ in _headings(table)), *(column.left for column in columns)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if words else cell.rjust(width)
+            for cell, width, words in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in grid
+    ]
+    if not headed:
+        return lines
     if any(column.group for column in columns):
         lines.insert(0, _spanning(columns, widths))
     rule = "-" * max(map(len, lines))
     return [*lines[: len(lines) - len(body)], rule, *lines[len(lines) - len(body) :]]
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
+def _headings(table: Table) -> list[str]:
+    """Headers of the columns that every table has: the labels, and whose figures a line has."""
+    return [table.heading, *(["from"] if table.sourced else [])]
 
 
 def _spanning(columns: Sequence[Column], widths: Sequence[int]) -> str:
     """The line of group headers, each cut to the width of its columns."""
-    cells = [" " * (widths[0] + 2 + widths[1])]
-    position = 2
+    position = len(widths) - len(columns)
+    cells = [" " * (sum(widths[:position]) + 2 * (position - 1))]
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         count = len(list(members))
         width = sum(widths[position : position + count]) + 2 * (count - 1)
@@ -62,11 +69,11 @@ def _spanning(columns: Sequence[Column], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _names(section: Section, place: int) -> tuple[str, str]:
-    """Label and source; a label is not repeated under itself."""
+def _names(table: Table, section: Section, place: int) -> list[str]:
+    """Label and, where the table says it, source; a label is not repeated under itself."""
     line = section.lines[place]
     before = section.lines[place - 1].label if place else None
-    return ("" if line.label == before else line.label), line.source
+    return ["" if line.label == before else line.label, *([line.source] if table.sourced else [])]
 
 
 def _text_cell(cell: Cell | None, column: Column, section: Section) -> str:
@@ -79,27 +86,37 @@ def _text_cell(cell: Cell | None, column: Column, section: Section) -> str:
 
 def to_markdown(table: Table) -> str:
     """One Markdown table a section; best bold, second best in italics."""
-    parts = [f"### {table.title}", ""]
+    parts = [f"### {table.title}", ""] if table.title else []
     for section in table.sections:
         if section.title:
             parts += [f"**{section.title}**", ""]
         labels = flat_labels(section.columns)
         arrows = [column.arrow for column in section.columns]
-        header = [table.heading, "from", *(a + b for a, b in zip(labels, arrows, strict=True))]
+        header = [*_headings(table), *(a + b for a, b in zip(labels, arrows, strict=True))]
         rows = [
             [
                 _escaped(line.label),
-                line.source,
+                *([line.source] if table.sourced else []),
                 *(_markdown_cell(line.cells.get(c.key)) for c in section.columns),
             ]
             for line in section.lines
         ]
-        parts += [*markdown_table([_escaped(name) for name in header], rows), ""]
+        parts += [*_padded([[_escaped(name) for name in header], *rows]), ""]
     notes = [
         *(["**Best** and *second best* of ours."] if _marked(table) else []),
         *map(_escaped, table.notes),
     ]
     return "\n".join([*parts, *(f"- {note}" for note in notes)]).rstrip() + "\n"
+
+
+def _padded(grid: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, its header first, that also reads as plain text."""
+    widths = [max(len(row[column]) for row in grid) for column in range(len(grid[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in grid
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -116,7 +133,10 @@ def _escaped(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """All sections under one header, with their titles in the first column."""
+    """All sections under one header, with their titles in the first column.
+
+    Numbers are unmarked, their intervals are in columns of their own, and there are no notes.
+    """
     intervals: dict[str, bool] = {}
     for section in table.sections:
         for column, label in zip(section.columns, flat_labels(section.columns), strict=True):
@@ -124,12 +144,13 @@ def to_csv(table: Table) -> str:
             intervals[label] = intervals.get(label, False) or any(cell.half is not None for cell in cells)
     names = [name for label, has in intervals.items() for name in ([label, f"{label} ±"] if has else [label])]
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["section", table.heading, "from", *names], lineterminator="\n")
+    writer = csv.DictWriter(out, ["section", *_headings(table), *names], lineterminator="\n")
     writer.writeheader()
     for section in table.sections:
         labels = flat_labels(section.columns)
         for line in section.lines:
-            row = {"section": section.title, table.heading: line.label, "from": line.source}
+            row = {"section": section.title, table.heading: line.label}
+            row |= {"from": line.source} if table.sourced else {}
             for column, label in zip(section.columns, labels, strict=True):
                 if column.key in line.cells:
                     row |= _csv_cells(label, line.cells[column.key], line.source)
@@ -165,23 +186,24 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_section(table: Table, section: Section) -> list[str]:
-    columns = section.columns
+    columns, names = section.columns, len(_headings(table))
+    aligned = "".join("l" if column.left else "r" for column in columns)
     lines = [rf"\par\medskip {_tex(section.title)}\par"] if section.title else []
-    lines += [rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}", r"\toprule"]
+    lines += [rf"\begin{{tabular}}{{{'l' * names}{aligned}}}", r"\toprule"]
     if any(column.group for column in columns):
-        spans, rules, position = [], [], 3
+        spans, rules, position = [], [], names + 1
         for group, members in itertools.groupby(columns, key=lambda column: column.group):
             count = len(list(members))
             spans.append(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}")
             if group:
                 rules.append(rf"\cmidrule(lr){{{position}-{position + count - 1}}}")
             position += count
-        lines += [f" & & {' & '.join(spans)} \\\\", "".join(rules)]
-    head = [table.heading, "from", *(column.label + column.arrow for column in columns)]
+        lines += [f"{' &' * names} {' & '.join(spans)} \\\\", "".join(rules)]
+    head = [*_headings(table), *(column.label + column.arrow for column in columns)]
     lines += [f"{' & '.join(map(_tex, head))} \\\\", r"\midrule"]
     for place, line in enumerate(section.lines):
         cells = [_latex_cell(line.cells.get(column.key)) for column in columns]
-        lines.append(f"{' & '.join([*map(_tex, _names(section, place)), *cells])} \\\\")
+        lines.append(f"{' & '.join([*map(_tex, _names(table, section, place)), *cells])} \\\\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
@@ -208,3 +230,11 @@ def _marked(table: Table) -> bool:
     return any(
         cell.mark for section in table.sections for line in section.lines for cell in line.cells.values()
     )
+
+
+FORMATS: Mapping[str, tuple[str, Callable[[Table], str]]] = {
+    "text": ("txt", to_text),
+    "markdown": ("md", to_markdown),
+    "csv": ("csv", to_csv),
+    "latex": ("tex", to_latex),
+}  # by name: suffix of its files, and how it is made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,12 +19,14 @@ class Column:
         label: its header.
         group: a header that spans it and its neighbours of the same group, or empty.
         better: whether `high` or `low` values are better; empty: neither.
+        left: whether its cells are words, which stand at its left edge in a terminal.
     """
 
     key: str
     label: str
     group: str = ""
     better: str = ""
+    left: bool = False
 
     @property
     def arrow(self) -> str:
@@ -55,14 +57,14 @@ class Line:
 
     Attributes:
         label: what it is the result of.
-        source: whose figures.
         cells: by column key.
+        source: whose figures, in a table that has some of the paper's.
         ranked: whether it takes part in best and second best.
     """
 
     label: str
-    source: Source
     cells: Mapping[str, Cell]
+    source: Source = ""
     ranked: bool = True
 
 
@@ -83,12 +85,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """What `casam report` prints.
+    """What any command prints as a table.
 
     Attributes:
         name: of the table: `table1`, ...
-        title: over it.
-        heading: of the column of labels.
+        title: over it, or empty.
+        heading: of the column of labels; there are no headers at all where this and every column's is empty.
         sections: one under the other.
         notes: under it: what the numbers are, and where they differ from the paper's.
     """
@@ -99,29 +101,10 @@ class Table:
     sections: tuple[Section, ...]
     notes: tuple[str, ...] = field(default=())
 
-    def text(self) -> str:
-        """For a terminal."""
-        from casam_cache.report.formats import to_text
-
-        return to_text(self)
-
-    def markdown(self) -> str:
-        """GitHub's Markdown."""
-        from casam_cache.report.formats import to_markdown
-
-        return to_markdown(self)
-
-    def csv(self) -> str:
-        """One header, one line a row, numbers unmarked and intervals in columns of their own; no notes."""
-        from casam_cache.report.formats import to_csv
-
-        return to_csv(self)
-
-    def latex(self) -> str:
-        """A table with booktabs rules."""
-        from casam_cache.report.formats import to_latex
-
-        return to_latex(self)
+    @property
+    def sourced(self) -> bool:
+        """Whether it says whose figures a line has."""
+        return any(line.source for section in self.sections for line in section.lines)
 
 
 def ranked(section: Section) -> Section:
@@ -136,7 +119,7 @@ def ranked(section: Section) -> Section:
         shown = {
             place: _printed(line.cells[column.key])
             for place, line in enumerate(lines)
-            if line.source == "ours" and line.ranked and column.key in line.cells
+            if line.source != "paper" and line.ranked and column.key in line.cells
         }
         known = {place: value for place, value in shown.items() if value is not None}
         best = sorted(set(known.values()), reverse=column.better == "high")[:2]
@@ -162,3 +145,9 @@ def flat_labels(columns: Sequence[Column]) -> list[str]:
         f"{column.group} {column.label}".strip() if labels.count(column.label) > 1 else column.label
         for column in columns
     ]
+
+
+def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
+    """Names and what they are, without headers."""
+    lines = tuple(Line(name, {"value": Cell(value)}) for name, value in facts)
+    return Table("facts", "", "", (Section("", (Column("value", "", left=True),), lines),))

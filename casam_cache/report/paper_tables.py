@@ -7,6 +7,7 @@ from typing import Any
 
 from casam_cache.errors import unknown_name
 from casam_cache.report.conditions import conditions
+from casam_cache.report.configurations import Row, gather
 from casam_cache.report.layout import Section, Table
 from casam_cache.report.layouts.ablations import table_5, table_6, table_9, table_10, table_11
 from casam_cache.report.layouts.blocks import figure_6
@@ -16,7 +17,6 @@ from casam_cache.report.layouts.routers import routers
 from casam_cache.report.layouts.single import table_3, table_7
 from casam_cache.report.layouts.unseen import table_2
 from casam_cache.report.paper import paper_figures
-from casam_cache.report.runs import Row, gather
 
 _Shape = Callable[[Sequence[Row]], list[Section]]
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from casam_cache.bench.predict import Prediction
 from casam_cache.datasets.contact_sheet import COLOURS, overlay
 from casam_cache.datasets.sample import Mask
-from casam_cache.store.files import write_all
+from casam_cache.store.files import write_all, write_file
 
 PROMPT_COLOUR = (255, 64, 64)
 
@@ -104,4 +104,4 @@ def comparison_sheet(cases: Sequence[Case], path: Path, tile: int = 220) -> None
             sheet.paste(Image.fromarray(picture).resize((tile, height)), (left, top))
             draw.text((left, top + height + 1), text, fill=(200, 200, 200))
         top += height + line + margin
-    sheet.save(path)
+    write_file(path, _png(sheet))

@@ -19,18 +19,38 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from casam_cache.config import validated
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
-from casam_cache.routers.classifier_options import ClassifierOptions
 
 ARRAYS = "classifier.safetensors"
 DESCRIPTION = "classifier.json"
 VERSION = 1
+
+
+class ClassifierOptions(BaseModel):
+    """The classifier over the tasks seen. Defaults are MoDA's released code.
+
+    Attributes:
+        classifier: `tokens`, as released, on the stored task token; `query`, a surrogate on the embedding.
+        exemplars: training images of each task that the classifier is refitted on.
+        classifier_epochs: passes over all exemplars at each refit.
+        classifier_learning_rate: of Adam.
+        classifier_batch_size: exemplars a step; the paper's batch size, as no other is stated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classifier: Literal["tokens", "query"] = "tokens"
+    exemplars: int = Field(default=10, ge=1)
+    classifier_epochs: int = Field(default=10, ge=1)
+    classifier_learning_rate: float = Field(default=1e-3, gt=0)
+    classifier_batch_size: int = Field(default=6, ge=1)
 
 
 @dataclass(frozen=True)
@@ -128,6 +148,12 @@ class Classifier:
             return cls(tuple(described["tasks"]), options, int(described["seed"]), weight, bias, query)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CasamError(f"no readable classifier in {folder}: {error}", "fit it again") from None
+
+
+def classifier_options(options: BaseModel) -> ClassifierOptions:
+    """The part of a method's options that is the classifier's."""
+    own = {name: getattr(options, name) for name in ClassifierOptions.model_fields if hasattr(options, name)}
+    return ClassifierOptions(**own)
 
 
 def classifier_input(

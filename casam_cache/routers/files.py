@@ -1,9 +1,10 @@
-"""Routers on disk: router.safetensors with the arrays, router.json with what they mean."""
+"""Routers and poolings on disk: arrays in router.safetensors, what they mean in router.json; `pooling.*` likewise."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 
 from casam_cache.config import validated
 from casam_cache.errors import CasamError
-from casam_cache.routers.base import Scorer
+from casam_cache.registry import revision_of
+from casam_cache.routers.base import Router
+from casam_cache.routers.choice import RouterChoice
 from casam_cache.routers.fitted import FittedRouter
-from casam_cache.routers.options import RouterOptions
+from casam_cache.routers.pooling import Pooling
+from casam_cache.routers.registry import POOLINGS, ROUTERS
 
-ARRAYS = "router.safetensors"
-DESCRIPTION = "router.json"
-VERSION = 1
-_STATE = "scorer."
+VERSION = 2
+_STATE = "state."
 
 
 def save_router(router: FittedRouter, folder: Path, **recorded: Any) -> None:
@@ -26,93 +28,129 @@ def save_router(router: FittedRouter, folder: Path, **recorded: Any) -> None:
 
     Args:
         router: what to write.
-        folder: where.
+        folder: where; the file of a router that is not installed is copied there too.
         recorded: plain JSON kept beside it, e.g. the pooling.
     """
-    from safetensors.numpy import save
-
-    arrays = {_STATE + name: array for name, array in router.scorer.state().items()}
+    arrays = {_STATE + name: array for name, array in router.router.state().items()}
     arrays |= {"held_out": router.held_out, "fold": router.fold}
-    (folder / ARRAYS).write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     thresholds = {name: tau if math.isfinite(tau) else None for name, tau in router.thresholds().items()}
     description = {
-        "version": VERSION,
+        "router": ROUTERS.describe(router.choice.kind, folder),
+        "revision": revision_of(router.choice.kind),
+        "options": router.choice.options.model_dump(mode="json"),
+        "folds": router.choice.folds,
+        "folds_used": router.folds,
         "task": router.task,
-        "options": router.options.model_dump(mode="json"),
         "seed": router.seed,
         "images": router.images,
         "groups": router.groups,
         "channels": router.channels,
-        "folds": router.folds,
         "thresholds": thresholds,
-        "stored_numbers": router.scorer.stored_numbers,
-        "stored_bytes": router.scorer.stored_bytes,
-        "trained_parameters": router.scorer.trained_parameters,
+        "stored_numbers": router.router.stored_numbers,
+        "stored_bytes": router.router.stored_bytes,
+        "trained_parameters": router.router.trained_parameters,
         "recorded": recorded,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+    _write(folder, "router", arrays, description)
 
 
-def load_router(folder: Path) -> FittedRouter:
-    """The router that `save_router` wrote: the same bits.
+def load_router(folder: Path, *, trust: bool = False) -> FittedRouter:
+    """The router that `save_router` wrote: the same bits, with the default rule for its threshold.
+
+    Args:
+        folder: where.
+        trust: run the Python file that lies beside it, whoever wrote it; else only one that this user has run before.
 
     Raises:
-        CasamError: if the files are missing, damaged, or of another version.
+        CasamError: if the files are missing, damaged, of another version, or bring code that is not trusted.
     """
-    described, arrays = _read(folder)
+    described, arrays = _read(folder, "router")
     try:
-        options = validated(RouterOptions, described["options"])
-        assert isinstance(options, RouterOptions)
+        kind = ROUTERS.restore(described["router"], folder, trust=trust)
+        options = validated(kind.Options, described["options"])
         state = {name.removeprefix(_STATE): a for name, a in arrays.items() if name.startswith(_STATE)}
+        channels = int(described["channels"])
         return FittedRouter(
             task=str(described["task"]),
-            options=options,
+            choice=RouterChoice(kind, options, int(described["folds"])),
             seed=int(described["seed"]),
-            scorer=_scorer(options, state, int(described["channels"])),
+            router=_tried(kind.from_state(state, options), channels),
             held_out=arrays["held_out"].astype(np.float64, copy=False),
             fold=arrays["fold"],
             images=int(described["images"]),
             groups=int(described["groups"]),
-            channels=int(described["channels"]),
+            channels=channels,
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise _unreadable(folder, error) from None
+        raise _unreadable(folder, "router", error) from None
 
 
-def _scorer(options: RouterOptions, state: dict[str, np.ndarray], channels: int) -> Scorer:
-    """The scorer of a state, tried on one vector: arrays that do not fit together show here."""
-    from casam_cache.routers.centroid import CentroidScorer
-    from casam_cache.routers.mahalanobis import MahalanobisScorer
-    from casam_cache.routers.mixture import MixtureScorer
-    from casam_cache.routers.neighbours import NeighbourScorer
-    from casam_cache.routers.vae import VAEScorer
+def save_pooling(pooling: Pooling, folder: Path) -> None:
+    """Writes pooling.safetensors and pooling.json into `folder`, which must exist.
 
-    kinds: tuple[type[Scorer], ...] = (
-        CentroidScorer, MahalanobisScorer, MixtureScorer, NeighbourScorer, VAEScorer,
-    )  # fmt: skip
-    found = {kind.kind: kind for kind in kinds}[options.router].from_state(state, options.scorer())
-    if not np.isfinite(found.score(np.zeros((1, channels), dtype=np.float32))).all():
+    Args:
+        pooling: fitted, if it is a learned one.
+        folder: where; the file of a pooling that is not installed is copied there too.
+    """
+    description = {
+        "pooling": POOLINGS.describe(type(pooling), folder),
+        "revision": revision_of(type(pooling)),
+        "options": pooling.options.model_dump(mode="json"),
+    }
+    _write(folder, "pooling", pooling.state(), description)
+
+
+def load_pooling(folder: Path, *, trust: bool = False) -> Pooling:
+    """The pooling that `save_pooling` wrote: the same bits.
+
+    Args:
+        folder: where.
+        trust: as in `load_router`.
+
+    Raises:
+        CasamError: as `load_router`.
+    """
+    described, arrays = _read(folder, "pooling")
+    try:
+        kind = POOLINGS.restore(described["pooling"], folder, trust=trust)
+        return kind.from_state(arrays, validated(kind.Options, described["options"]))
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise _unreadable(folder, "pooling", error) from None
+
+
+def _tried(router: Router, channels: int) -> Router:
+    """The router, tried on one vector: arrays that do not fit together show here."""
+    if not np.isfinite(router.score(np.zeros((1, channels), dtype=np.float32))).all():
         raise ValueError("its scores are not finite")
-    return found
+    return router
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _write(folder: Path, name: str, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> None:
+    from safetensors.numpy import save
+
+    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    (folder / f"{name}.safetensors").write_bytes(save(contiguous))
+    text = json.dumps({"version": VERSION, **description}, indent=1, sort_keys=True)
+    (folder / f"{name}.json").write_text(text + "\n")
+
+
+def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        arrays = load((folder / ARRAYS).read_bytes())
+        described = json.loads((folder / f"{name}.json").read_text())
+        arrays = load((folder / f"{name}.safetensors").read_bytes())
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(folder, error) from None
+        raise _unreadable(folder, name, error) from None
     version = described.get("version") if isinstance(described, dict) else None
     if version != VERSION:
         raise CasamError(
-            f"the router in {folder} has format {version}, this release reads {VERSION}",
+            f"the {name} in {folder} has format {version}, this release reads {VERSION}",
             "use the release that wrote it, or fit it again",
         )
     return described, arrays
 
 
-def _unreadable(folder: Path, error: Exception) -> CasamError:
-    return CasamError(f"no readable router in {folder}: {error}", "fit it again")
+def _unreadable(folder: Path, name: str, error: Exception) -> CasamError:
+    return CasamError(f"no readable {name} in {folder}: {error}", "fit it again")

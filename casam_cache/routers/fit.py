@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from casam_cache.errors import CasamError
-from casam_cache.routers.base import Job, Scorer, check_features
+from casam_cache.fingerprint import generator
+from casam_cache.routers.base import Job, Progress, Router, check_features
+from casam_cache.routers.choice import PoolingChoice, RouterChoice
 from casam_cache.routers.fitted import FittedRouter
-from casam_cache.routers.folds import assign_folds
-from casam_cache.routers.options import RouterOptions
-
-_FITTERS = {
-    "vae": "casam_cache.routers.vae_training",
-    "centroid": "casam_cache.routers.centroid",
-    "mahalanobis": "casam_cache.routers.mahalanobis",
-    "knn": "casam_cache.routers.neighbours",
-    "gmm": "casam_cache.routers.mixture",
-}
+from casam_cache.routers.pooling import Pooling, Read, pool_all
 
 
 @dataclass(frozen=True)
@@ -31,15 +22,16 @@ class FitRequest:
     Attributes:
         features: float32 (N, D), one row a training image, in the order of their ids: draws go by row.
         groups: (N,) patient or slide of each row.
-        options: of the router; `threshold` and `strict` play no part in the fit.
-        seed, task: what every random choice belongs to.
+        choice: of the router; `threshold` and `strict` play no part in the fit.
+        seed: what every random choice belongs to, with `task`.
+        task: its name.
         fold_features: float32 (K, N, D) for a pooling that is itself fitted: in [k] every row is pooled by what
             was fitted without the rows that fold k holds out (`assign_folds`). None: the same `features`.
     """
 
     features: np.ndarray
     groups: Sequence[str]
-    options: RouterOptions = field(default_factory=RouterOptions)
+    choice: RouterChoice
     seed: int = 0
     task: str = "task"
     fold_features: np.ndarray | None = None
@@ -48,19 +40,17 @@ class FitRequest:
 def fit_router(
     features: np.ndarray,
     groups: Sequence[str],
-    options: RouterOptions,
+    choice: RouterChoice,
     *,
     seed: int,
     task: str,
     fold_features: np.ndarray | None = None,
 ) -> FittedRouter:
     """`fit_routers` for one request."""
-    return fit_routers([FitRequest(features, groups, options, seed, task, fold_features)])[0]
+    return fit_routers([FitRequest(features, groups, choice, seed, task, fold_features)])[0]
 
 
-def fit_routers(
-    requests: Sequence[FitRequest], *, progress: Callable[[int, int], None] | None = None
-) -> list[FittedRouter]:
+def fit_routers(requests: Sequence[FitRequest], *, progress: Progress | None = None) -> list[FittedRouter]:
     """The router of every request; a request's result does not depend on the others.
 
     Variational autoencoders of equal shape, over all requests and folds, train together.
@@ -73,32 +63,82 @@ def fit_routers(
         CasamError: for features that are not finite or fewer than two, or training that diverged.
     """
     plans = [_plan(request) for request in requests]
-    by_kind: dict[str, list[tuple[int, int, Job]]] = {}
+    by_kind: dict[type[Router], list[tuple[int, int, Job]]] = {}
     for number, (_, jobs) in enumerate(plans):
         for place, job in enumerate(jobs):
-            by_kind.setdefault(requests[number].options.router, []).append((number, place, job))
-    scorers: dict[tuple[int, int], Scorer] = {}
-    for kind, entries in sorted(by_kind.items()):
-        fit_many: Any = import_module(_FITTERS[kind]).fit_many
-        extra = {"progress": progress} if kind == "vae" else {}
-        fitted = fit_many([job for _, _, job in entries], **extra)
-        for (number, place, _), scorer in zip(entries, fitted, strict=True):
-            scorers[number, place] = scorer
+            by_kind.setdefault(requests[number].choice.kind, []).append((number, place, job))
+    routers: dict[tuple[int, int], Router] = {}
+    for kind, entries in by_kind.items():
+        fitted = kind.fit_many([job for _, _, job in entries], progress)
+        for (number, place, _), router in zip(entries, fitted, strict=True):
+            routers[number, place] = router
     return [
-        _assemble(request, folds, [scorers[number, place] for place in range(len(jobs))], jobs)
+        _assemble(request, folds, [routers[number, place] for place in range(len(jobs))], jobs)
         for number, (request, (folds, jobs)) in enumerate(zip(requests, plans, strict=True))
     ]
 
 
+def assign_folds(groups: Sequence[str], folds: int, *, seed: int, task: str) -> np.ndarray:
+    """Which fold holds out each row.
+
+    Whole groups are dealt to the fold that has the fewest rows, large groups first, equal ones in an order drawn
+    for this task; it does not matter in which order the rows are.
+
+    Args:
+        groups: (N,) patient or slide of each row.
+        folds: wanted number; K = min(folds, number of groups).
+        seed: what the draw belongs to, with `task`.
+        task: its name.
+
+    Returns:
+        int64 (N,) in 0..K-1; all 0 for one group, of which nothing can be held out.
+    """
+    names, member, sizes = np.unique(np.asarray(groups, dtype=str), return_inverse=True, return_counts=True)
+    count = max(1, min(folds, len(names)))
+    drawn = generator(seed, "folds", task).permutation(len(names))
+    filled = np.zeros(count, dtype=np.int64)
+    fold_of = np.zeros(len(names), dtype=np.int64)
+    for group in sorted(range(len(names)), key=lambda name: (-sizes[name], drawn[name])):
+        fold_of[group] = filled.argmin()
+        filled[fold_of[group]] += sizes[group]
+    return fold_of[member]
+
+
+def fit_pooling(
+    choice: PoolingChoice, read: Read, groups: Sequence[str], *, folds: int, seed: int, task: str
+) -> tuple[Pooling, np.ndarray, np.ndarray | None]:
+    """A learned pooling of a task, and the task's training vectors by it.
+
+    Args:
+        choice: which.
+        read: a training image's embedding and valid cells, by its place.
+        groups: (N,) patient or slide of each image.
+        folds: wanted number.
+        seed: what every random choice belongs to, with `task`.
+        task: its name.
+
+    Returns:
+        The pooling, float32 (N, D), and float32 (K, N, D), in [k] by what was fitted without the images that fold k
+        holds out; None where one group leaves nothing to hold out.
+    """
+    assigned = assign_folds(groups, folds, seed=seed, task=task)
+    fitted = choice.kind.fit_folds(read, len(groups), assigned, choice.options, seed=seed, task=task)
+    expected = 1 + (int(assigned.max()) + 1 if assigned.max() else 0)
+    if len(fitted) != expected:
+        raise CasamError(f"pooling {choice.name} was fitted {len(fitted)} times, expected {expected}")
+    pooled = pool_all(read, len(groups), fitted)
+    return fitted[0], pooled[0], np.stack(pooled[1:]) if expected > 1 else None
+
+
 def _plan(request: FitRequest) -> tuple[np.ndarray, list[Job]]:
     """The fold of each row, and what to fit: first on all rows, then without each fold."""
-    options = request.options.scorer()
+    options = request.choice.options
     features = check_features(request.features, request.task)
     if len(request.groups) != len(features):
         raise CasamError(
             f"router of {request.task}: {len(request.groups)} groups for {len(features)} training images"
         )
-    folds = assign_folds(request.groups, request.options.folds, seed=request.seed, task=request.task)
+    folds = assign_folds(request.groups, request.choice.folds, seed=request.seed, task=request.task)
     count = int(folds.max()) + 1
     everything = np.arange(len(features))
     jobs = [Job(features, options, request.seed, request.task, everything)]
@@ -116,25 +156,25 @@ def _plan(request: FitRequest) -> tuple[np.ndarray, list[Job]]:
 
 
 def _assemble(
-    request: FitRequest, folds: np.ndarray, scorers: Sequence[Scorer], jobs: Sequence[Job]
+    request: FitRequest, folds: np.ndarray, routers: Sequence[Router], jobs: Sequence[Job]
 ) -> FittedRouter:
-    final, of_folds = scorers[0], scorers[1:]
+    final, of_folds = routers[0], routers[1:]
     held_out = np.zeros(len(folds) if of_folds else 0, dtype=np.float64)
     parts = []
-    for fold, (scorer, job) in enumerate(zip(of_folds, jobs[1:], strict=True)):
+    for fold, (router, job) in enumerate(zip(of_folds, jobs[1:], strict=True)):
         rows = folds == fold
-        parts.append((job.features[rows], scorer))
-        held_out[rows] = scorer.score(job.features[rows])
+        parts.append((job.features[rows], router))
+        held_out[rows] = router.score(job.features[rows])
     if not np.isfinite(held_out).all():
         raise CasamError(
             f"router of {request.task}: held-out scores are not finite",
-            "a smaller vae_learning_rate, or standardise=task, keeps the training stable",
+            "other options of the router, or `casam store verify`, which checks what is stored",
         )
     return FittedRouter(
         task=request.task,
-        options=request.options,
+        choice=request.choice,
         seed=request.seed,
-        scorer=final.calibrated(parts),
+        router=final.calibrated(parts),
         held_out=held_out,
         fold=folds if of_folds else np.zeros(0, dtype=np.int64),
         images=len(folds),

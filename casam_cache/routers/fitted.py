@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from casam_cache.errors import CasamError, OptionError
-from casam_cache.routers.base import Scorer
-from casam_cache.routers.mahalanobis import MahalanobisScorer, share_covariance
-from casam_cache.routers.options import RULES, RouterOptions
+from casam_cache.routers.base import Router
+from casam_cache.routers.choice import RouterChoice
 from casam_cache.routers.routing import Decision, decision, route
-from casam_cache.routers.thresholds import threshold
+from casam_cache.routers.thresholds import RULES, threshold
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,9 @@ class FittedRouter:
 
     Attributes:
         task: its name.
-        options: it was fitted with.
+        choice: what was fitted, and the rule of its threshold.
         seed: of every random choice.
-        scorer: the density.
+        router: the density.
         held_out: float64 (N,), the score of each training image by the density fitted without its fold; empty
             where one group leaves nothing to hold out: thresholds are then infinite.
         fold: int64 (N,), which fold held it out; empty likewise.
@@ -33,9 +32,9 @@ class FittedRouter:
     """
 
     task: str
-    options: RouterOptions
+    choice: RouterChoice
     seed: int
-    scorer: Scorer
+    router: Router
     held_out: np.ndarray
     fold: np.ndarray
     images: int
@@ -48,8 +47,8 @@ class FittedRouter:
         return int(self.fold.max()) + 1 if len(self.fold) else 0
 
     def threshold(self, rule: str | None = None) -> float:
-        """Tau by a rule; None: the one in the options."""
-        return threshold(self.held_out, rule or self.options.threshold)
+        """Tau by a rule; None: the one of the choice."""
+        return threshold(self.held_out, rule or self.choice.threshold)
 
     def thresholds(self) -> dict[str, float]:
         """Tau by every rule (Table 9)."""
@@ -74,14 +73,14 @@ class FittedRouter:
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if len(bad):
             raise CasamError(f"router of {self.task}: the features of image {bad[0]} are not finite")
-        return self.scorer.score(np.ascontiguousarray(array, dtype=np.float32))
+        return self.router.score(np.ascontiguousarray(array, dtype=np.float32))
 
 
 class TaskRouters:
     """The routers of the tasks seen so far. In which order they were seen has no part in any result.
 
     Args:
-        fitted: one a task, of one kind. Their shared covariance, where they have one, is built here.
+        fitted: one a task, of one kind. What they share (`Router.combine`) is made here.
 
     Raises:
         OptionError: for a task given twice, or routers of different kinds or options.
@@ -92,10 +91,17 @@ class TaskRouters:
         names = [router.task for router in routers]
         if len(set(names)) < len(names):
             raise OptionError(f"two routers for one task among {', '.join(names)}")
-        if len({str(router.options.decisive()) for router in routers}) > 1:
+        if len({str(router.choice.decisive()) for router in routers}) > 1:
             raise OptionError("routers that were fitted with different options cannot be compared")
         self.names = tuple(names)
-        self.fitted = tuple(combined(routers))
+        self.fitted: tuple[FittedRouter, ...] = ()
+        if routers:
+            kind = routers[0].choice.kind
+            moved = kind.combine([one.router for one in routers], [one.held_out for one in routers])
+            self.fitted = tuple(
+                replace(one, router=router, held_out=held_out)
+                for one, (router, held_out) in zip(routers, moved, strict=True)
+            )
 
     def scores(self, features: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
         """The score of every image under every task.
@@ -119,7 +125,7 @@ class TaskRouters:
         return np.array([router.threshold(rule) for router in self.fitted], dtype=np.float64)
 
     def route(self, scores: np.ndarray, rule: str | None = None, *, fallback: bool = True) -> np.ndarray:
-        """`routing.route` of scores (M, T): int64 (M,), a column or -1."""
+        """`routing.route` of scores (M, T): int64 (M,), a column or `FALLBACK`."""
         return route(scores, self.thresholds(rule), fallback=fallback, strict=self._strict)
 
     def decide(self, features: np.ndarray | Mapping[str, np.ndarray], rule: str | None = None) -> Decision:
@@ -138,29 +144,4 @@ class TaskRouters:
 
     @property
     def _strict(self) -> bool:
-        return bool(self.fitted) and self.fitted[0].options.strict
-
-
-def combined(routers: Sequence[FittedRouter]) -> list[FittedRouter]:
-    """The routers as they are among each other: those that share a covariance in its metric, others unchanged.
-
-    Args:
-        routers: in sorted order of their tasks.
-
-    Raises:
-        OptionError: if a covariance is to be shared by features of different width.
-    """
-    sharing = [
-        router.scorer
-        for router in routers
-        if isinstance(router.scorer, MahalanobisScorer) and router.scorer.options.covariance == "shared"
-    ]
-    if len(sharing) < len(routers) or not routers:
-        return list(routers)
-    if len({router.channels for router in routers}) > 1:
-        raise OptionError("tasks with features of different width cannot share a covariance")
-    moved = share_covariance(sharing, [router.held_out for router in routers])
-    return [
-        replace(router, scorer=scorer, held_out=held_out)
-        for router, (scorer, held_out) in zip(routers, moved, strict=True)
-    ]
+        return bool(self.fitted) and self.fitted[0].choice.strict

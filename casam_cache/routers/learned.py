@@ -18,40 +18,68 @@ Adam from w = 0, which is mean pooling; every step takes all images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self, cast
 
 import numpy as np
+from pydantic import BaseModel
 
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
+from casam_cache.routers.pooling import Pooling, Read, Valid
+from casam_cache.routers.poolings import TemperatureOptions
 
 CELLS = 16384  # of a task enter the fit, as many of each image: drawn where it has more
 STEPS = 100
 LEARNING_RATE = 0.02
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
-Read = Callable[[int], tuple[np.ndarray, tuple[int, int] | None]]
 
-
-@dataclass(frozen=True)
-class LearnedPooling:
+class Learned(Pooling):
     """A task's fitted pooling.
 
-    Attributes:
-        query: float32 (C,), w.
-        temperature: T.
+    Args:
+        options: the temperature T.
+        query: float32 (C,), w; None: not fitted yet.
     """
 
-    query: np.ndarray
-    temperature: float = 1.0
+    name = "learned"
+    Options = TemperatureOptions
+    learned = True
 
-    def pool(self, embedding: np.ndarray, valid: tuple[int, int] | None = None) -> np.ndarray:
+    def __init__(self, options: BaseModel, query: np.ndarray | None = None) -> None:
+        super().__init__(options)
+        self.query = query
+
+    @classmethod
+    def fit_folds(
+        cls, read: Read, count: int, folds: np.ndarray, options: BaseModel, *, seed: int, task: str
+    ) -> list[Self]:
+        """By `fit_query`, all from one sample of the images' cells."""
+        sample = sample_cells(read, count, seed=seed, task=task)
+        rows: list[np.ndarray | None] = [None]
+        if folds.max():
+            rows += [np.flatnonzero(folds != fold) for fold in range(int(folds.max()) + 1)]
+        temperature = cast(TemperatureOptions, options).temperature
+        return [cls(options, fit_query(sample, kept, temperature=temperature)) for kept in rows]
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {} if self.query is None else {"query": self.query}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
+        return cls(options, state["query"])
+
+    def pool(self, embedding: np.ndarray, valid: Valid | None = None) -> np.ndarray:
         """(C, h, w) -> float32 (C,), summed in float64 without BLAS.
 
         Raises:
             CasamError: for an embedding of another number of channels.
+            ValueError: it has not been fitted.
         """
+        if self.query is None:
+            raise ValueError("learned pooling needs the query that was fitted to the task")
         if len(embedding) != len(self.query):
             raise CasamError(
                 f"the learned pooling is for {len(self.query)} channels, the embedding has {len(embedding)}",
@@ -59,7 +87,7 @@ class LearnedPooling:
             )
         cells = _cells(embedding, valid).astype(np.float64)
         scores = np.einsum("nc,c->n", cells, self.query.astype(np.float64), optimize=False)
-        scores = scores / (np.sqrt(cells.shape[1]) * self.temperature)
+        scores = scores / (np.sqrt(cells.shape[1]) * self.options.temperature)
         weights = np.exp(scores - scores.max())
         weights /= weights.sum()
         return np.einsum("n,nc->c", weights, cells, optimize=False).astype(np.float32)
@@ -106,13 +134,16 @@ def sample_cells(read: Read, count: int, *, seed: int, task: str) -> CellSample:
 
 def fit_query(
     sample: CellSample, rows: Sequence[int] | np.ndarray | None = None, *, temperature: float = 1.0
-) -> LearnedPooling:
+) -> np.ndarray:
     """The query that makes the pooled vectors of these images alike.
 
     Args:
         sample: of the task.
         rows: the images to fit on; None: all.
         temperature: T.
+
+    Returns:
+        float32 (C,).
     """
     kept = slice(None) if rows is None else np.asarray(rows)
     cells, absent = sample.cells[kept], sample.absent[kept]
@@ -124,7 +155,7 @@ def fit_query(
         second = BETAS[1] * second + (1 - BETAS[1]) * slope**2
         size = np.sqrt(second / (1 - BETAS[1] ** step)) + EPSILON
         query = query - LEARNING_RATE * first / (1 - BETAS[0] ** step) / size
-    return LearnedPooling(query.astype(np.float32), temperature)
+    return query.astype(np.float32)
 
 
 def spread(
@@ -156,7 +187,7 @@ def spread(
     return float(np.square(apart).mean()), 2 / (images * channels * scale) * slope
 
 
-def _cells(embedding: np.ndarray, valid: tuple[int, int] | None) -> np.ndarray:
+def _cells(embedding: np.ndarray, valid: Valid | None) -> np.ndarray:
     """The cells that hold image as rows, (C, h, w) -> (cells, C), copied together."""
     rows, columns = valid if valid is not None else embedding.shape[1:]
     inside = embedding[:, :rows, :columns].reshape(len(embedding), -1)

@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
-from casam_cache.routers.base import Job, Scorer
-from casam_cache.routers.blocks import by_blocks
-from casam_cache.routers.options import MahalanobisOptions
+from casam_cache.errors import OptionError
+from casam_cache.routers.base import Job, Router, by_blocks
+
+
+class MahalanobisOptions(BaseModel):
+    """Distance to the task's mean in the metric of a covariance.
+
+    Attributes:
+        covariance: `shared` by all tasks seen so far, or each task's `own`.
+        shrinkage: weight of a multiple of the identity in the covariance; None: the oracle approximating
+            shrinkage, from the data.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    covariance: Literal["shared", "own"] = "shared"
+    shrinkage: float | None = Field(default=None, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class Metric:
         return float(np.trace(self._whiten.T @ moment @ self._whiten))
 
 
-class MahalanobisScorer(Scorer):
+class Mahalanobis(Router):
     """s(f) = (f - mean)^T S^-1 (f - mean) / D; with an own covariance plus log det S / D.
 
     The determinant makes scores in different metrics comparable: s is then a Gaussian's negative log density, up to
@@ -66,7 +80,8 @@ class MahalanobisScorer(Scorer):
         metric: None: from this task alone.
     """
 
-    kind = "mahalanobis"
+    name = "mahalanobis"
+    Options = MahalanobisOptions
 
     def __init__(
         self,
@@ -83,20 +98,24 @@ class MahalanobisScorer(Scorer):
         self.options, self.held_out = options, held_out
         self._metric = metric or Metric(scatter, count - 1, options.shrinkage)
 
+    @classmethod
+    def fit(cls, job: Job) -> Self:
+        """In its own task's metric."""
+        vectors = job.vectors
+        mean = vectors.mean(axis=0)
+        return cls(len(vectors), mean, _scatter(vectors - mean), cast(MahalanobisOptions, job.options))
+
     def score(self, features: np.ndarray) -> np.ndarray:
-        """(M, D) -> float64 (M,)."""
         squared = by_blocks(lambda block: self._metric.squared(block - self.mean), features)
         if self.options.covariance == "own":
             squared = squared + self._metric.log_determinant
         return squared / len(self.mean)
 
-    def calibrated(self, held_out: Sequence[tuple[np.ndarray, Scorer]]) -> Self:
+    def calibrated(self, held_out: Sequence[tuple[np.ndarray, Self]]) -> Self:
         """Keeps `HeldOut` for the shared covariance."""
         if self.options.covariance == "own" or not held_out:
             return self
-        apart = [
-            features.astype(np.float64) - cast(MahalanobisScorer, fold).mean for features, fold in held_out
-        ]
+        apart = [features.astype(np.float64) - fold.mean for features, fold in held_out]
         kept = HeldOut(
             np.array([len(rows) for rows in apart]),
             np.stack([_scatter(rows) for rows in apart]),
@@ -105,7 +124,6 @@ class MahalanobisScorer(Scorer):
         return type(self)(self.count, self.mean, self.scatter, self.options, kept, self._metric)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Number, mean and scatter, and what is kept of the folds."""
         state = {"count": np.array([self.count]), "mean": self.mean, "scatter": self.scatter}
         if self.held_out is not None:
             kept = self.held_out
@@ -114,47 +132,38 @@ class MahalanobisScorer(Scorer):
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
-        """The scorer that gave `state`."""
         kept = HeldOut(state["sizes"], state["moments"], state["shifts"]) if "sizes" in state else None
         count = int(state["count"][0])
         return cls(count, state["mean"], state["scatter"], cast(MahalanobisOptions, options), kept)
 
+    @classmethod
+    def combine(
+        cls, routers: Sequence[Self], held_out: Sequence[np.ndarray]
+    ) -> list[tuple[Self, np.ndarray]]:
+        """With `covariance=shared`, the routers in the metric of their pooled within-task covariance.
 
-def fit_many(jobs: Sequence[Job]) -> list[MahalanobisScorer]:
-    """One scorer a job, in its own task's metric."""
-    scorers = []
-    for job in jobs:
-        vectors = job.features[job.rows].astype(np.float64)
-        mean = vectors.mean(axis=0)
-        options = cast(MahalanobisOptions, job.options)
-        scorers.append(MahalanobisScorer(len(vectors), mean, _scatter(vectors - mean), options))
-    return scorers
+        A task's held-out vectors are gone when the next task comes. Their scores in the new metric are taken to be
+        those in the task's own metric times one factor, which makes their mean exact: the mean over folds of
+        tr(S_-k^-1 M_k), with M_k the fold's held-out moment and S_-k the shared covariance without the fold's vectors.
+        With one task the factor is 1.
 
-
-def share_covariance(
-    scorers: Sequence[MahalanobisScorer], held_out: Sequence[np.ndarray]
-) -> list[tuple[MahalanobisScorer, np.ndarray]]:
-    """The scorers in the metric of their pooled within-task covariance, and their held-out scores in it.
-
-    A task's held-out vectors are gone when the next task comes. Their scores in the new metric are taken to be
-    those in the task's own metric times one factor, which makes their mean exact: the mean over folds of
-    tr(S_-k^-1 M_k), with M_k the fold's held-out moment and S_-k the shared covariance without the fold's vectors.
-    With one task the factor is 1.
-
-    Args:
-        scorers: in sorted order of their tasks' names, so that sums have the same bits in every order.
-        held_out: float64 (N,) each, scores in the task's own metric.
-    """
-    degrees = sum(scorer.count - 1 for scorer in scorers)
-    total = np.zeros_like(scorers[0].scatter)
-    for scorer in scorers:
-        total = total + scorer.scatter
-    shared = []
-    for one, scores in zip(scorers, held_out, strict=True):
-        metric = Metric(total, degrees, one.options.shrinkage)
-        moved = MahalanobisScorer(one.count, one.mean, one.scatter, one.options, one.held_out, metric)
-        shared.append((moved, scores * _factor(one, scores, total, degrees)))
-    return shared
+        Raises:
+            OptionError: if a covariance is to be shared by features of different width.
+        """
+        if any(router.options.covariance == "own" for router in routers):
+            return list(zip(routers, held_out, strict=True))
+        if len({router.mean.shape for router in routers}) > 1:
+            raise OptionError("tasks with features of different width cannot share a covariance")
+        degrees = sum(router.count - 1 for router in routers)
+        total = np.zeros_like(routers[0].scatter)
+        for router in routers:
+            total = total + router.scatter
+        shared = []
+        for one, scores in zip(routers, held_out, strict=True):
+            metric = Metric(total, degrees, one.options.shrinkage)
+            moved = cls(one.count, one.mean, one.scatter, one.options, one.held_out, metric)
+            shared.append((moved, scores * _factor(one, scores, total, degrees)))
+        return shared
 
 
 def shrunk(covariance: np.ndarray, degrees: int, shrinkage: float | None) -> np.ndarray:
@@ -178,18 +187,18 @@ def shrunk(covariance: np.ndarray, degrees: int, shrinkage: float | None) -> np.
     return (1 - ridge) * covariance + ridge * scale * np.eye(size)
 
 
-def _factor(scorer: MahalanobisScorer, scores: np.ndarray, total: np.ndarray, degrees: int) -> float:
+def _factor(router: Mahalanobis, scores: np.ndarray, total: np.ndarray, degrees: int) -> float:
     """New mean of held-out scores over their mean in the task's own metric."""
-    kept = scorer.held_out
+    kept = router.held_out
     if kept is None or not len(scores) or not scores.sum() > 0:
         return 1.0
     new = 0.0
     for size, moment, shift in zip(kept.sizes, kept.moments, kept.shifts, strict=True):
         # The scatter without the fold: an identity of sums of squares about two means.
-        gone = moment - size**2 / scorer.count * np.outer(shift, shift)
-        metric = Metric(total - gone, degrees - int(size), scorer.options.shrinkage)
+        gone = moment - size**2 / router.count * np.outer(shift, shift)
+        metric = Metric(total - gone, degrees - int(size), router.options.shrinkage)
         new += metric.summed(moment)
-    return new / len(scorer.mean) / float(scores.sum())
+    return new / len(router.mean) / float(scores.sum())
 
 
 def _scatter(apart: np.ndarray) -> np.ndarray:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self, cast
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from casam_cache.fingerprint import generator
-from casam_cache.routers.base import Job, Scorer
-from casam_cache.routers.options import MixtureOptions
+from casam_cache.routers.base import Job, Router
 
 # Every component's variances count this many imagined vectors with the task's overall variance, so that a component
 # of one image has a width, and none shrinks onto a point.
 PRIOR_VECTORS = 2.0
 
 
-class MixtureScorer(Scorer):
+class MixtureOptions(BaseModel):
+    """A mixture of Gaussians with diagonal covariances.
+
+    Attributes:
+        components: how many Gaussians; at most as many as there are training vectors.
+        iterations: of expectation and maximisation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    components: int = Field(default=2, ge=1)
+    iterations: int = Field(default=50, ge=1)
+
+
+class Mixture(Router):
     """s(f) = -log p(f) / D.
 
     Args:
@@ -26,52 +39,46 @@ class MixtureScorer(Scorer):
         variances: float64 (k, D).
     """
 
-    kind = "gmm"
+    name = "gmm"
+    Options = MixtureOptions
 
     def __init__(self, weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> None:
         if not means.shape == variances.shape == (len(weights), *means.shape[1:]):
             raise ValueError("weights, means and variances do not fit together")
         self.weights, self.means, self.variances = weights, means, variances
 
+    @classmethod
+    def fit(cls, job: Job) -> Self:
+        options = cast(MixtureOptions, job.options)
+        vectors = job.vectors
+        components = min(options.components, len(vectors))
+        overall = vectors.var(axis=0)
+        overall = np.maximum(overall, 1e-6 * overall.mean() or 1e-12)
+        random = generator(job.seed, "gmm", job.task)
+        means = _spread_out(vectors / np.sqrt(overall), components, random) * np.sqrt(overall)
+        weights, variances = np.full(components, 1 / components), np.tile(overall, (components, 1))
+        for _ in range(options.iterations):
+            joint = _log_joint(vectors, weights, means, variances)
+            shares = np.exp(joint - _log_sum(joint))  # (k, N)
+            counts = shares.sum(axis=1)
+            weights = counts / len(vectors)
+            heavy = np.maximum(counts, 1e-12)[:, None]
+            means = np.einsum("kn,nd->kd", shares, vectors, optimize=False) / heavy
+            apart = np.square(vectors[None] - means[:, None])  # (k, N, D)
+            scatter = np.einsum("kn,knd->kd", shares, apart, optimize=False)
+            variances = (scatter + PRIOR_VECTORS * overall) / (heavy + PRIOR_VECTORS)
+        return cls(weights, means, variances)
+
     def score(self, features: np.ndarray) -> np.ndarray:
-        """(M, D) -> float64 (M,)."""
         joint = _log_joint(features.astype(np.float64), self.weights, self.means, self.variances)
         return -_log_sum(joint)[0] / features.shape[1]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Weights, means and variances."""
         return {"weights": self.weights, "means": self.means, "variances": self.variances}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
-        """The scorer that gave `state`."""
         return cls(state["weights"], state["means"], state["variances"])
-
-
-def fit_many(jobs: Sequence[Job]) -> list[MixtureScorer]:
-    """One mixture a job."""
-    return [_fit(job, cast(MixtureOptions, job.options)) for job in jobs]
-
-
-def _fit(job: Job, options: MixtureOptions) -> MixtureScorer:
-    vectors = job.features[job.rows].astype(np.float64)
-    components = min(options.components, len(vectors))
-    overall = vectors.var(axis=0)
-    overall = np.maximum(overall, 1e-6 * overall.mean() or 1e-12)
-    random = generator(job.seed, "gmm", job.task)
-    means = _spread_out(vectors / np.sqrt(overall), components, random) * np.sqrt(overall)
-    weights, variances = np.full(components, 1 / components), np.tile(overall, (components, 1))
-    for _ in range(options.iterations):
-        joint = _log_joint(vectors, weights, means, variances)
-        shares = np.exp(joint - _log_sum(joint))  # (k, N)
-        counts = shares.sum(axis=1)
-        weights = counts / len(vectors)
-        heavy = np.maximum(counts, 1e-12)[:, None]
-        means = np.einsum("kn,nd->kd", shares, vectors, optimize=False) / heavy
-        apart = np.square(vectors[None] - means[:, None])  # (k, N, D)
-        scatter = np.einsum("kn,knd->kd", shares, apart, optimize=False)
-        variances = (scatter + PRIOR_VECTORS * overall) / (heavy + PRIOR_VECTORS)
-    return MixtureScorer(weights, means, variances)
 
 
 def _spread_out(vectors: np.ndarray, components: int, random: np.random.Generator) -> np.ndarray:

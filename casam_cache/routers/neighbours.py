@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self, cast
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
-from casam_cache.routers.base import Job, Scorer
-from casam_cache.routers.blocks import by_blocks
-from casam_cache.routers.options import NeighbourOptions
+from casam_cache.routers.base import Job, Router, by_blocks
 
 
-class NeighbourScorer(Scorer):
+class NeighbourOptions(BaseModel):
+    """Mean distance to the nearest training vectors.
+
+    Attributes:
+        neighbours: how many (k); at most as many as there are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    neighbours: int = Field(default=3, ge=1)
+
+
+class Neighbours(Router):
     """s(f) = mean over the k nearest training vectors x of ||f - x||^2 / D.
 
     Not exemplar-free in spirit: one vector of every training image stays behind (`stored_bytes` counts them).
@@ -23,7 +33,8 @@ class NeighbourScorer(Scorer):
         neighbours: k.
     """
 
-    kind = "knn"
+    name = "knn"
+    Options = NeighbourOptions
 
     def __init__(self, kept: np.ndarray, neighbours: int) -> None:
         self.kept = kept
@@ -31,9 +42,11 @@ class NeighbourScorer(Scorer):
         self._exact = kept.astype(np.float64)
         self._squares = np.square(self._exact).sum(axis=1)
 
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """(M, D) -> float64 (M,)."""
+    @classmethod
+    def fit(cls, job: Job) -> Self:
+        return cls(job.features[job.rows], cast(NeighbourOptions, job.options).neighbours)
 
+    def score(self, features: np.ndarray) -> np.ndarray:
         def nearest(block: np.ndarray) -> np.ndarray:
             squares = np.square(block).sum(axis=1)[:, None] + self._squares - 2 * (block @ self._exact.T)
             closest = np.partition(squares, self.neighbours - 1, axis=1)[:, : self.neighbours]
@@ -42,18 +55,8 @@ class NeighbourScorer(Scorer):
         return by_blocks(nearest, features)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The training vectors."""
         return {"kept": self.kept}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
-        """The scorer that gave `state`."""
         return cls(state["kept"], cast(NeighbourOptions, options).neighbours)
-
-
-def fit_many(jobs: Sequence[Job]) -> list[NeighbourScorer]:
-    """One set of kept vectors a job."""
-    return [
-        NeighbourScorer(job.features[job.rows], cast(NeighbourOptions, job.options).neighbours)
-        for job in jobs
-    ]

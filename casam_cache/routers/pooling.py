@@ -1,97 +1,110 @@
-"""Poolings of an embedding to one vector (Table 5), over the cells of the grid that hold image.
-
-| name | f |
-|---|---|
-| `attention` | equation 5: cells weighted by softmax(norm / (C T)); no parameters |
-| `mean`, `gap` | the mean over cells: as the paper describes them, mean pooling and global average pooling are one operation, and both rows of Table 5 exist here only to have its shape |
-| `flatten` | all C h w numbers through a fixed random projection to C: a learned one would have 268 million parameters at SAM's size |
-| `cls` | the top-left cell: SAM's encoder has no class token, and this is the nearest to a "first token" that a stored embedding offers |
-| `learned` | as `attention`, with scores from a vector trained for the task: `routers/learned.py` |
-"""  # noqa: E501
+"""What every pooling is: a way of making one vector of an embedding, over the cells of the grid that hold image."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from pydantic import BaseModel
 
-from casam_cache.fingerprint import generator
-from casam_cache.routers.learned import LearnedPooling
-from casam_cache.routers.options import POOLINGS, PoolingOptions
-from casam_cache.store.pooling import attention_pool, mean_pool
+from casam_cache.errors import CasamError
 
-__all__ = ["POOLINGS", "PoolingOptions", "pool"]
+Valid = tuple[int, int]
+Read = Callable[[int], tuple[np.ndarray, Valid | None]]
 
 
-def pool(
-    embedding: np.ndarray,
-    valid: tuple[int, int] | None,
-    options: PoolingOptions,
-    *,
-    fitted: LearnedPooling | None = None,
-) -> np.ndarray:
-    """One vector of an embedding.
+class Pooling(ABC):
+    """One vector of each embedding.
 
-    Args:
-        embedding: (C, h, w), any float dtype.
-        valid: rows and columns of the grid that hold image (`Geometry.valid_grid`); None: all.
-        options: which pooling.
-        fitted: the task's query, for `learned`.
+    A `learned` one is fitted to the training images of each task; the threshold of the task's router comes from images
+    that were held out, and these may not have been seen by their pooling either: `fit_folds`.
 
-    Returns:
-        float32 (C,), summed in float64 in a fixed order.
+    Attributes:
+        name: for `--set pooling=...`, in files and tables.
+        Options: model of its options, each a `--set`; all have defaults, and no other router or pooling may have one
+            of the same name.
+        revision: raised when the same options would give another result; for a pooling from a user's file, the SHA-256
+            of that file.
+        learned: whether it is fitted to each task; then `fit_folds`, `state` and `from_state` are its own too.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[BaseModel]]
+    revision: ClassVar[int | str] = 1
+    learned: ClassVar[bool] = False
+
+    def __init__(self, options: BaseModel) -> None:
+        self.options: Any = options
+
+    @abstractmethod
+    def pool(self, embedding: np.ndarray, valid: Valid | None = None) -> np.ndarray:
+        """(C, h, w) -> float32 (D,).
+
+        Args:
+            embedding: any float dtype.
+            valid: rows and columns of the grid that hold image (`Geometry.valid_grid`); None: all.
+        """
+
+    @classmethod
+    def fit_folds(
+        cls, read: Read, count: int, folds: np.ndarray, options: BaseModel, *, seed: int, task: str
+    ) -> list[Self]:
+        """A learned pooling fitted to all training images of a task, then one without each of the K > 1 folds.
+
+        Args:
+            read: an image's embedding (C, h, w) and valid cells, by its place among the training images.
+            count: N, how many there are.
+            folds: int64 (N,), which of the K folds holds out each image; K = 1 asks for the first one alone.
+            options: of the pooling.
+            seed: what every random choice belongs to, with `task`.
+            task: its name.
+        """
+        raise NotImplementedError(f"{cls.__name__} is learned, and defines no fit_folds")
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What was learned of a task, as named arrays."""
+        return {}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
+        """The pooling that gave `state`.
+
+        Raises:
+            KeyError, ValueError: if arrays are missing or do not fit together.
+        """
+        return cls(options)
+
+
+def pool_all(read: Read, count: int, poolings: Sequence[Pooling]) -> list[np.ndarray]:
+    """Every image in several ways, from one reading of its embedding: float32 (N, D) of each pooling.
 
     Raises:
-        ValueError: for `learned` without a query.
+        CasamError: a pooling gives no finite float32 vector of one width.
     """
-    if options.pooling == "attention":
-        return attention_pool(embedding, valid, options.temperature)
-    if options.pooling in ("mean", "gap"):
-        return mean_pool(embedding, valid)
-    if options.pooling == "cls":
-        return embedding[:, 0, 0].astype(np.float32)
-    if options.pooling == "flatten":
-        return flatten_pool(embedding, valid)
-    if fitted is None:
-        raise ValueError("learned pooling needs the query that was fitted to the task")
-    return fitted.pool(embedding, valid)
+    rows: list[list[np.ndarray]] = [[] for _ in poolings]
+    for index in range(count):
+        embedding, valid = read(index)
+        for found, pooling in zip(rows, poolings, strict=True):
+            found.append(pool_one(pooling, embedding, valid))
+            if found[-1].shape != found[0].shape:
+                raise CasamError(
+                    f"pooling {pooling.name} gives {len(found[0])} numbers of one image, {len(found[-1])} of another"
+                )
+    return [np.stack(found) for found in rows]
 
 
-def flatten_pool(embedding: np.ndarray, valid: tuple[int, int] | None = None) -> np.ndarray:
-    """All numbers through a fixed projection to C dimensions: f = R H s z / sqrt(C h w).
+def pool_one(pooling: Pooling, embedding: np.ndarray, valid: Valid | None = None) -> np.ndarray:
+    """`pooling.pool`, checked.
 
-    s are random signs, H is the Walsh-Hadamard transform (the length filled up with zeros to a power of two) and R
-    keeps C random rows of it. Each number of f is a sum of all of z with signs, as in a dense random projection,
-    but a million-number embedding takes 1 MB of signs and no matrix. Signs and rows depend on the shape alone.
-
-    Args:
-        embedding: (C, h, w), any float dtype.
-        valid: cells that hold no image count as zeros.
-
-    Returns:
-        float32 (C,).
+    Raises:
+        CasamError: it gives no finite float32 vector.
     """
-    channels, rows, columns = embedding.shape
-    z = np.zeros(embedding.shape, dtype=np.float64)
-    inside = np.s_[:, :, :] if valid is None else np.s_[:, : valid[0], : valid[1]]
-    z[inside] = embedding[inside]
-    signs, kept = _flatten_draws(channels, rows, columns)
-    mixed = np.zeros(1 << (z.size - 1).bit_length(), dtype=np.float64)
-    mixed[: z.size] = z.reshape(-1) * signs
-    half = 1
-    while half < len(mixed):
-        pairs = mixed.reshape(-1, 2, half)
-        mixed = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(-1)
-        half *= 2
-    return (mixed[kept] / np.sqrt(z.size)).astype(np.float32)
-
-
-@lru_cache(maxsize=4)
-def _flatten_draws(channels: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Signs int8 (C h w,) and which rows of the transform are kept, int64 (C,)."""
-    size = channels * rows * columns
-    belongs_to = ("flatten", channels, rows, columns)
-    signs = generator(*belongs_to, "signs").integers(0, 2, size=size, dtype=np.int8) * np.int8(2) - np.int8(1)
-    length = 1 << (size - 1).bit_length()
-    kept = generator(*belongs_to, "rows").choice(length, size=channels, replace=False, shuffle=False)
-    return signs, np.sort(kept)
+    vector = pooling.pool(embedding, valid)
+    if not (isinstance(vector, np.ndarray) and vector.ndim == 1 and vector.dtype == np.float32):
+        shown = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+        raise CasamError(f"pooling {pooling.name} gives {shown}, expected a float32 vector")
+    if not np.isfinite(vector).all():
+        raise CasamError(f"pooling {pooling.name} gives a vector that is not finite")
+    return vector

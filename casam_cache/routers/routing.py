@@ -1,13 +1,14 @@
-"""From scores and thresholds to a task, or to none (section 3.3, Algorithm 7)."""
+"""From scores and thresholds to a task, or to none (section 3.3, Algorithm 7), and how often that was right."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-FALLBACK = -1
+FALLBACK = -1  # in place of a task: the frozen SAM, without any head
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def route(scores: np.ndarray, taus: np.ndarray, *, fallback: bool = True, strict
         strict: s < tau, as Algorithm 7 writes, in place of s <= tau (section 3.3).
 
     Returns:
-        int64 (M,), the column, or -1 for the frozen SAM.
+        int64 (M,), the column, or `FALLBACK`.
 
     Raises:
         ValueError: for a NaN, or shapes that do not fit.
@@ -98,3 +99,25 @@ def decision(
         float(taus[nearest]),
         {name: float(score) for name, score in zip(names, scores, strict=True)},
     )
+
+
+def routing_accuracy(chosen: Sequence[int] | np.ndarray, true: Sequence[int] | np.ndarray) -> float:
+    """Share of the images sent to the head of their own task; a fallback is wrong. NaN without images.
+
+    Args:
+        chosen: the task chosen for each image, by its place, or `FALLBACK`.
+        true: the place of each image's task.
+
+    Raises:
+        ValueError: for columns of different length.
+    """
+    heads, tasks = np.asarray(chosen), np.asarray(true)
+    if heads.shape != tasks.shape:
+        raise ValueError(f"{len(heads)} choices for {len(tasks)} images")
+    return float((heads == tasks).mean()) if len(heads) else math.nan
+
+
+def ood_accuracy(chosen: Sequence[int] | np.ndarray) -> float:
+    """Share of unseen images sent to the frozen SAM ("Acc" of Tables 6, 10 and 11). NaN without images."""
+    heads = np.asarray(chosen)
+    return float((heads == FALLBACK).mean()) if len(heads) else math.nan

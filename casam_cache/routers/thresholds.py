@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 
 from casam_cache.errors import unknown_name
-from casam_cache.routers.options import RULES
 
+Rule = Literal["mu2s", "p95", "p97", "p99", "conformal", "none"]
+RULES: tuple[str, ...] = get_args(Rule)
 _QUANTILES = {"p95": 0.95, "p97": 0.97, "p99": 0.99}
 CONFORMAL_PERCENT = 97
 

@@ -1,17 +1,44 @@
-"""The variational autoencoder of a task as a scorer (equation 6). Scoring is NumPy; only training needs torch."""
+"""The variational autoencoder of a task as a router (equation 6). Scoring is NumPy; only training needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, cast
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from casam_cache.fingerprint import generator
-from casam_cache.routers.base import Scorer
-from casam_cache.routers.blocks import by_blocks
-from casam_cache.routers.options import VAEOptions
+from casam_cache.routers.base import Job, Progress, Router, by_blocks
+
+
+class VAEOptions(BaseModel):
+    """The paper's router: one variational autoencoder a task (equation 6, section 4.1.2).
+
+    Attributes:
+        latent: dimensions of z.
+        hidden: width between the two layers of encoder and decoder; the paper does not say.
+        beta: weight of the KL divergence.
+        kl: `sum` over the latent dimensions as equation 6 is written, or their `mean`.
+        vae_epochs: passes over the task's training vectors.
+        vae_steps: optimiser steps, in place of `vae_epochs`: tasks of few images need more than ten passes.
+        vae_learning_rate: of Adam.
+        vae_batch_size: vectors a step; the paper states 6 for its experiments in general.
+        standardise: `task` subtracts the mean and divides by the deviation of the task's own training
+            vectors; the paper states nothing: `none`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    latent: int = Field(default=64, ge=1)
+    hidden: int = Field(default=128, ge=1)
+    beta: float = Field(default=16.5, ge=0)
+    kl: Literal["sum", "mean"] = "sum"
+    vae_epochs: int = Field(default=10, ge=1)
+    vae_steps: int | None = Field(default=None, ge=1)
+    vae_learning_rate: float = Field(default=5e-4, gt=0)
+    vae_batch_size: int = Field(default=6, ge=1)
+    standardise: Literal["none", "task"] = "none"
 
 
 def shapes(channels: int, options: VAEOptions) -> dict[str, tuple[int, ...]]:
@@ -43,7 +70,7 @@ def initial_weights(channels: int, options: VAEOptions, seed: int) -> dict[str, 
     return weights
 
 
-class VAEScorer(Scorer):
+class VAE(Router):
     """s(f) = ||f - fhat||^2 / D + beta/2 sum(mu^2 + sigma^2 - 1 - log sigma^2), with z = mu.
 
     Args:
@@ -52,7 +79,8 @@ class VAEScorer(Scorer):
         mean, deviation: float32 (D,), what features are standardised by; None: not at all.
     """
 
-    kind = "vae"
+    name = "vae"
+    Options = VAEOptions
 
     def __init__(
         self,
@@ -68,6 +96,32 @@ class VAEScorer(Scorer):
         self.weights, self.options = dict(weights), options
         self.mean, self.deviation = mean, deviation
         self._exact = {name: array.astype(np.float64) for name, array in weights.items()}
+
+    @classmethod
+    def fit(cls, job: Job) -> Self:
+        return cls.fit_many([job])[0]
+
+    @classmethod
+    def fit_many(cls, jobs: Sequence[Job], progress: Progress | None = None) -> list[Self]:
+        """Those of one shape, batch size and learning rate train together; progress counts optimiser steps.
+
+        Raises:
+            CasamError: if a training diverged.
+        """
+        from casam_cache.routers.vae_training import train_many  # torch
+
+        return [
+            cls(one.weights, one.options, one.mean, one.deviation)
+            for one in train_many(jobs, progress=progress)
+        ]
+
+    @classmethod
+    def decisive(cls, options: BaseModel) -> dict[str, Any]:
+        """Steps take the place of epochs."""
+        plain = super().decisive(options)
+        if plain["vae_steps"] is not None:
+            del plain["vae_epochs"]
+        return plain
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """(M, D) -> float64 (M,); a vector far from anything seen may score infinity."""
@@ -89,13 +143,11 @@ class VAEScorer(Scorer):
         return elbo
 
     def state(self) -> dict[str, np.ndarray]:
-        """The weights, and what features are standardised by."""
         extra = {"mean": self.mean, "deviation": self.deviation}
         return {**self.weights, **{name: array for name, array in extra.items() if array is not None}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], options: BaseModel) -> Self:
-        """The scorer that gave `state`."""
         weights = {name: array for name, array in state.items() if "." in name}
         return cls(weights, cast(VAEOptions, options), state.get("mean"), state.get("deviation"))
 

@@ -12,7 +12,7 @@ its own gradient. What a model computes depends on its own job alone, to the las
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -23,9 +23,8 @@ from torch.func import vmap
 
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
-from casam_cache.routers.base import Job
-from casam_cache.routers.options import VAEOptions
-from casam_cache.routers.vae import VAEScorer, initial_weights, shapes
+from casam_cache.routers.base import Job, Progress
+from casam_cache.routers.vae import VAEOptions, initial_weights, shapes
 
 Weights = dict[str, torch.Tensor]
 _Standardised = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -56,7 +55,17 @@ class _Model:
     steps: int
 
 
-def fit_many(jobs: Sequence[Job], *, progress: Callable[[int, int], None] | None = None) -> list[VAEScorer]:
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives: the arguments of `vae.VAE`."""
+
+    weights: dict[str, np.ndarray]
+    options: VAEOptions
+    mean: np.ndarray | None
+    deviation: np.ndarray | None
+
+
+def train_many(jobs: Sequence[Job], *, progress: Progress | None = None) -> list[Trained]:
     """One trained VAE a job.
 
     Args:
@@ -74,18 +83,18 @@ def fit_many(jobs: Sequence[Job], *, progress: Callable[[int, int], None] | None
         key = (model.features.shape[1], o.latent, o.hidden, o.vae_batch_size, o.vae_learning_rate)
         stacks.setdefault(key, []).append(number)
     total, done = sum(model.steps for model in models), 0
-    scorers: dict[int, VAEScorer] = {}
+    finished: dict[int, Trained] = {}
     with _one_thread():
         for numbers in stacks.values():
             for chunk in _chunks(sorted(numbers, key=lambda number: -models[number].steps), models):
                 trained = _train([models[number] for number in chunk])
                 for number, weights in zip(chunk, trained, strict=True):
                     model = models[number]
-                    scorers[number] = VAEScorer(weights, model.options, model.mean, model.deviation)
+                    finished[number] = Trained(weights, model.options, model.mean, model.deviation)
                     done += model.steps
                 if progress is not None:
                     progress(done, total)
-    return [scorers[number] for number in range(len(jobs))]
+    return [finished[number] for number in range(len(jobs))]
 
 
 def _prepare(job: Job, standardised: dict[tuple[int, bytes], _Standardised]) -> _Model:

@@ -47,8 +47,3 @@ class CompiledStep:
                 raise
             message = f"torch.compile does not work here: {what}"
             raise CasamError(message, "fit without compiled=true") from error
-
-
-def arithmetic(run: Callable[..., Any], compiled: bool, backbone: Backbone) -> Callable[..., Any]:
-    """`run` as it is, or compiled."""
-    return CompiledStep(run, backbone) if compiled else run

@@ -10,7 +10,7 @@ from casam_cache.backbones.decoder import Prompts, embed_prompts
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
-from casam_cache.training.data import VALID
+from casam_cache.training.items import VALID
 
 
 def training_flops(head: Head, backbone: Backbone) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,76 +12,12 @@ from casam_cache.backbones.decoder import Prompts, upscale
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import predict_low_res
-from casam_cache.metrics.intervals import Interval, mean_interval
-from casam_cache.metrics.overlap import boundary_iou, dice, iou
-from casam_cache.training.data import Item, ItemMask, Items, read_feature
+from casam_cache.metrics.base import Metric
+from casam_cache.metrics.registry import STANDARD, make_metrics
+from casam_cache.training.items import Item, ItemMask, Items
+from casam_cache.training.outcomes import Outcomes
 
 MASKS_AT_ONCE = 16
-METRICS = ("iou", "biou", "dice")
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """One row a true mask, as columns of equal length, in the order of the view.
-
-    Attributes:
-        task, item, group: where the mask is from.
-        class_id, instance: which mask of the image.
-        area: true foreground pixels.
-        iou, biou, dice: in [0, 1], NaN where undefined (both masks empty).
-        predicted_iou: the decoder's own estimate, not clipped.
-    """
-
-    task: list[str] = field(default_factory=list)
-    item: list[str] = field(default_factory=list)
-    group: list[str] = field(default_factory=list)
-    class_id: list[int] = field(default_factory=list)
-    instance: list[int] = field(default_factory=list)
-    area: list[int] = field(default_factory=list)
-    iou: list[float] = field(default_factory=list)
-    biou: list[float] = field(default_factory=list)
-    dice: list[float] = field(default_factory=list)
-    predicted_iou: list[float] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """Number of masks."""
-        return len(self.item)
-
-    def columns(self) -> dict[str, list[Any]]:
-        """The columns by name, for a table or a file; `Outcomes(**columns)` reads them back."""
-        return dict(vars(self))
-
-    def summary(self) -> dict[str, float | int | None]:
-        """Means over the masks where a metric is defined (null where there is none), and how many masks.
-
-        `masks` counts all rows; `undefined` those left out of the means.
-        """
-        means: dict[str, float | int | None] = {}
-        for name in METRICS:
-            finite = [value for value in getattr(self, name) if math.isfinite(value)]
-            means[name] = float(np.mean(finite)) if finite else None
-        return {**means, "masks": len(self), "undefined": sum(not math.isfinite(v) for v in self.iou)}
-
-    def intervals(self, seed: int = 0) -> dict[str, Interval]:
-        """Each metric's mean with its interval from resampling groups."""
-        groups = [f"{task}\0{group}" for task, group in zip(self.task, self.group, strict=True)]
-        return {name: mean_interval(getattr(self, name), groups, seed=seed) for name in METRICS}
-
-    def _append(self, item: Item, mask: ItemMask, predicted: np.ndarray, predicted_iou: float) -> None:
-        row: Mapping[str, Any] = {
-            "task": item.task,
-            "item": item.id,
-            "group": item.group,
-            "class_id": int(mask.class_id),
-            "instance": int(mask.instance),
-            "area": int(np.count_nonzero(mask.bitmap)),
-            "iou": iou(predicted, mask.bitmap),
-            "biou": boundary_iou(predicted, mask.bitmap),
-            "dice": dice(predicted, mask.bitmap),
-            "predicted_iou": predicted_iou,
-        }
-        for name, value in row.items():
-            getattr(self, name).append(value)
 
 
 def evaluate(
@@ -91,6 +25,7 @@ def evaluate(
     backbone: Backbone,
     items: Items,
     *,
+    metrics: Sequence[str] = STANDARD,
     masks_at_once: int = MASKS_AT_ONCE,
     on_mask: Callable[[Item, ItemMask, np.ndarray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -103,24 +38,48 @@ def evaluate(
         head: moved to the backbone's device and set to evaluation mode.
         backbone: prompt encoder and mask decoder.
         items: the view to score on; images without masks have nothing to score.
+        metrics: names of metrics, or `FILE.py:Class`; the standard ones are always among them.
         masks_at_once: prompts in one pass of the decoder; bounds its memory.
         on_mask: called with each item, true mask and predicted bool mask (H, W), e.g. to draw them.
         progress: called with (images done, images).
+
+    Raises:
+        OptionError: there is no such metric.
     """
+    scorers = make_metrics(metrics)
     head.to(backbone.device).eval()
-    outcomes = Outcomes()
+    outcomes = Outcomes(scores={name: [] for name in scorers})
     for chunk, done in _chunks(items, masks_at_once):
         predictions = _predict(head, backbone, items, chunk)
         for part, (logits, estimates) in zip(chunk, predictions, strict=True):
             predicted = (logits > 0).cpu().numpy()
             scored = zip(part.masks, predicted, estimates.tolist(), strict=True)
             for mask, bitmap, estimate in scored:
-                outcomes._append(part.item, mask, bitmap, estimate)
+                _append(outcomes, scorers, part.item, mask, bitmap, estimate)
                 if on_mask:
                     on_mask(part.item, mask, bitmap)
         if progress:
             progress(done, len(items))
     return outcomes
+
+
+def _append(
+    outcomes: Outcomes,
+    scorers: Mapping[str, Metric],
+    item: Item,
+    mask: ItemMask,
+    bitmap: np.ndarray,
+    estimate: float,
+) -> None:
+    outcomes.task.append(item.task)
+    outcomes.item.append(item.id)
+    outcomes.group.append(item.group)
+    outcomes.class_id.append(int(mask.class_id))
+    outcomes.instance.append(int(mask.instance))
+    outcomes.area.append(int(np.count_nonzero(mask.bitmap)))
+    outcomes.predicted_iou.append(estimate)
+    for name, metric in scorers.items():
+        outcomes.scores[name].append(float(metric(bitmap, mask.bitmap)))
 
 
 @dataclass(frozen=True)
@@ -155,7 +114,7 @@ def _predict(
     if not chunk:
         return
     features = {
-        name: torch.from_numpy(np.stack([read_feature(items, name, part.index) for part in chunk]))
+        name: torch.from_numpy(np.stack([items.feature(name, part.index) for part in chunk]))
         for name in head.needs
     }
     boxes = np.concatenate(

@@ -20,7 +20,7 @@ from casam_cache.backbones.decoder import (
     embed_prompts,
 )
 from casam_cache.backbones.sam import Backbone
-from casam_cache.training.epochs import Batch, TrainingMasks
+from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.residency import Embeddings
 from casam_cache.training.step import Pairs
 
@@ -29,23 +29,20 @@ class Feed:
     """Turns the batches of an epoch into tensors.
 
     Args:
-        masks: of the view, prepared.
-        features: of the items that have masks, by name; the embedding among them.
+        masks: of all items, prepared.
+        features: of the items that have masks, by name, the embedding among them.
         backbone: whose prompt encoder embeds the prompts, on the device of training.
     """
 
     def __init__(self, masks: TrainingMasks, features: Mapping[str, Embeddings], backbone: Backbone) -> None:
-        self._masks = masks
-        self._embedding = features["embedding"]
-        self._further = {name: feature for name, feature in features.items() if name != "embedding"}
-        self._backbone = backbone
+        self._masks, self._features, self._backbone = masks, features, backbone
         device = backbone.device
         self._targets = torch.from_numpy(masks.targets).to(device)
         self._row_cover = torch.from_numpy(masks.row_cover).to(device)
         self._column_cover = torch.from_numpy(masks.column_cover).to(device)
         self._bits = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
-    def epoch(self, batches: Sequence[Batch]) -> Iterator[Pairs]:
+    def epoch(self, batches: Sequence[VisitBatch]) -> Iterator[Pairs]:
         """The steps of an epoch, in order."""
         device = self._backbone.device
         is_box = torch.from_numpy(np.concatenate([batch.is_box for batch in batches]))
@@ -53,26 +50,21 @@ class Feed:
         with torch.no_grad():
             sparse, dense = embed_prompts(self._backbone, pack_prompts(is_box, corners).to(device))
         sizes = [len(batch.masks) for batch in batches]
-        rows = torch.from_numpy(np.concatenate([batch.masks for batch in batches])).to(device)
-        images = torch.from_numpy(np.concatenate([batch.image for batch in batches])).to(device)
-        owners = torch.from_numpy(
-            np.concatenate([np.array(batch.items, dtype=np.int64)[batch.image] for batch in batches])
-        ).to(device)
-        sliced = zip(
-            batches,
-            self._embedding.batches([batch.items for batch in batches]),
-            self._batches_of_further([batch.items for batch in batches]),
-            sparse.split(sizes),
-            dense.split(sizes),
-            rows.split(sizes),
-            images.split(sizes),
-            owners.split(sizes),
-            strict=True,
+        joined = [
+            np.concatenate([batch.masks for batch in batches]),
+            np.concatenate([batch.image for batch in batches]),
+            np.concatenate([np.array(batch.items, dtype=np.int64)[batch.image] for batch in batches]),
+        ]
+        rows, images, owners = (torch.from_numpy(one).to(device).split(sizes) for one in joined)
+        images_of = [batch.items for batch in batches]
+        features = zip(*(feature.batches(images_of) for feature in self._features.values()), strict=True)
+        steps = zip(
+            batches, features, sparse.split(sizes), dense.split(sizes), rows, images, owners, strict=True
         )
-        for batch, embedding, further, own_sparse, own_dense, own_rows, image, owner in sliced:
+        for batch, found, own_sparse, own_dense, own_rows, image, owner in steps:
             yield Pairs(
                 items=tuple(self._masks.items[index] for index in batch.items),
-                embedding=embedding,
+                features=dict(zip(self._features, found, strict=True)),
                 image_index=None if len(batch.masks) == len(batch.items) else image,
                 sparse=own_sparse,
                 dense=own_dense,
@@ -80,15 +72,7 @@ class Feed:
                 weight=self._weight(owner),
                 is_box=batch.is_box,
                 coordinates=batch.coordinates,
-                further=further,
             )
-
-    def _batches_of_further(self, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, torch.Tensor]]:
-        if not self._further:
-            yield from ({} for _ in batches)
-            return
-        for tensors in zip(*(feature.batches(batches) for feature in self._further.values()), strict=True):
-            yield dict(zip(self._further, tensors, strict=True))
 
     def _unpack(self, packed: torch.Tensor) -> torch.Tensor:
         side = self._masks.row_cover.shape[1]

@@ -14,9 +14,9 @@ import torch
 from casam_cache.backbones.sam import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head
-from casam_cache.training.data import Items
-from casam_cache.training.epochs import TrainingMasks, draw_sample, join_samples
+from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.feed import Feed
+from casam_cache.training.items import Items
 from casam_cache.training.losses import log_likelihood, segmentation_loss
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.residency import place_features
@@ -60,25 +60,22 @@ def fisher_diagonal(
     """
     masks = TrainingMasks.prepare(items)
     single = options.model_copy(update={"masks_per_image": 1})
-    samples = sorted(
-        (
-            draw_sample(masks, index, single, generator(seed, task, "fisher", masks.items[index].id))
-            for index in masks.trained
-        ),
-        key=lambda sample: (sample.turn, masks.items[sample.item].task, masks.items[sample.item].id),
+    visits = masks.in_turn(
+        masks.draw(index, single, generator(seed, task, "fisher", masks.items[index].id))
+        for index in masks.trained
     )[:images]
     features = place_features(items, masks.trained, backbone.device, head.needs, "stream")
     feed = Feed(masks, features, backbone)
     copied = copy.deepcopy(head).requires_grad_(True).eval()
     named = dict(copied.named_parameters())
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in named.items()}
-    for pairs in feed.epoch([join_samples([sample]) for sample in samples]):
+    for pairs in feed.epoch([VisitBatch.of([visit]) for visit in visits]):
         value = _loss(copied, backbone, pairs, options, loss)
         gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             if gradient is not None:
                 total += gradient.detach().float().square()
-    return {name: total / len(samples) for name, total in sums.items()}
+    return {name: total / len(visits) for name, total in sums.items()}
 
 
 def _loss(

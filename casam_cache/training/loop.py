@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,14 @@ from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
 from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
-from casam_cache.training.compiled import arithmetic
-from casam_cache.training.data import Items
-from casam_cache.training.epochs import Batch, TrainingMasks, draw_epoch
+from casam_cache.training.compiled import CompiledStep
+from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
 from casam_cache.training.feed import Feed
+from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.training.residency import Residency, place_features
 from casam_cache.training.step import Pairs, Penalty, Step
-from casam_cache.training.views import ViewedItems
 from casam_cache.views import parse_views
 
 REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
@@ -60,7 +59,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Progress:
+class FitProgress:
     """Where a fit stands.
 
     Attributes:
@@ -124,27 +123,28 @@ def fit_head(
     residency: Residency = "auto",
     memory_limit: int | None = None,
     penalty: Penalty | None = None,
-    on_step: Callable[[Progress], None] | None = None,
-    on_epoch: Callable[[EpochRecord, Progress], None] | None = None,
+    on_step: Callable[[FitProgress], None] | None = None,
+    on_epoch: Callable[[EpochRecord, FitProgress], None] | None = None,
     on_prepare: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> FitResult:
-    """Trains a head on the stored embeddings of a view, with the backbone frozen.
+    """Trains a head on the stored embeddings of some items, with the backbone frozen.
 
     Args:
         head: trained in place and moved to the device.
         backbone: prompt encoder and mask decoder; moved to the device, never changed.
-        items: the training view; images without masks are left out.
+        items: for training; images without masks are left out.
         options: the recipe; the paper's by default.
         seed: of order, masks and prompts (the head's initial weights had their own).
         device: by default where the backbone is.
-        checkpoint_dir: an existing folder; a checkpoint found there is continued, and every epoch replaces
-            it.
+        checkpoint_dir: an existing folder; a checkpoint found there is continued, and every epoch replaces it.
         residency: where embeddings wait; does not change the numbers.
         memory_limit: bytes embeddings may take; None is half of what is free.
         penalty: a continual-learning method's addition to the loss.
         on_step: called every `REPORT_EVERY` steps and at the end of an epoch.
         on_epoch: called after every epoch, once its checkpoint is on disk.
         on_prepare: called with (images done, images) while targets are prepared.
+        warn: called with a line where a damaged checkpoint was found, so that the fit begins anew.
 
     Raises:
         CasamError: no image has a mask, a checkpoint of another fit, or a loss that is no longer finite.
@@ -157,13 +157,13 @@ def fit_head(
         raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
     precision = choose_precision(options.precision, where)
     if views := parse_views(options.views, VIEW_SEPARATOR):
-        items = ViewedItems(items, views)
+        items = add_views(items, views)
     masks = TrainingMasks.prepare(items, on_prepare)
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
     feed = Feed(masks, features, backbone)
     run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits)
-    key = fit_key(head, masks, options, seed, precision, run.penalty)
-    saved = read_checkpoint(checkpoint_dir, key) if checkpoint_dir else None
+    key = _fit_key(head, masks, options, seed, precision, run.penalty)
+    saved = read_checkpoint(checkpoint_dir, key, warn) if checkpoint_dir else None
     if saved:
         run.restore(saved)
     resumed_from = len(run.history)
@@ -213,19 +213,18 @@ class _Run:
         self._autocast = precision == "bf16"
         per_epoch = -(-visits // options.batch_size)
         self.total_steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
-        self._forward = arithmetic(_losses(head, backbone, options), options.compiled, backbone)
+        forward = _losses(head, backbone, options)
+        self._forward = CompiledStep(forward, backbone) if options.compiled else forward
         self._optimiser = torch.optim.Adam(
             head.trained(), lr=options.learning_rate, fused=backbone.device.type in ("cpu", "cuda")
         )
 
     @property
     def finished(self) -> bool:
-        """Whether every step is done."""
         return self.steps >= self.total_steps
 
     @property
     def speed(self) -> float:
-        """Image-mask pairs a second in this process."""
         return self._pairs_here / self.seconds if self.seconds else 0.0
 
     def state(self) -> dict[str, Any]:
@@ -239,7 +238,6 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
         self.head.load_state_dict(state["head"])
         self._optimiser.load_state_dict(state["optimiser"])
         self.penalty.restore(state["penalty"])
@@ -247,9 +245,8 @@ class _Run:
         self.history = [EpochRecord(**record) for record in state["history"]]
 
     def epoch(
-        self, feed: Feed, batches: list[Batch], on_step: Callable[[Progress], None] | None
+        self, feed: Feed, batches: list[VisitBatch], on_step: Callable[[FitProgress], None] | None
     ) -> EpochRecord:
-        """One pass over `batches`."""
         start, done = time.perf_counter(), self.seconds
         number, pairs = len(self.history), 0
         sums = torch.zeros(len(_TERMS), device=self.backbone.device)
@@ -265,7 +262,13 @@ class _Run:
                 self.seconds = done + time.perf_counter() - start
                 if on_step and not last:
                     on_step(self.progress(loss))
-        record = epoch_record(number, pairs, len(batches), (sums / pairs).tolist())
+        means = dict(zip(_TERMS, (sums / pairs).tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
+            raise CasamError(
+                f"the loss is no longer finite in epoch {number + 1} ({means})",
+                "lower learning_rate, or train with precision=fp32",
+            )
+        record = EpochRecord(number, pairs, len(batches), **means)
         self.history.append(record)
         if on_step:
             on_step(self.progress(record.loss))
@@ -287,10 +290,9 @@ class _Run:
         extra = torch.zeros_like(total) if added is None else added
         return torch.stack([loss, *terms, extra]).detach().float()
 
-    def progress(self, loss: float) -> Progress:
-        """Where the fit stands now."""
+    def progress(self, loss: float) -> FitProgress:
         per_step = self.seconds / max(1, self._steps_here)
-        return Progress(
+        return FitProgress(
             epoch=len(self.history),
             epochs=self.options.epochs,
             step=self.steps,
@@ -319,28 +321,12 @@ def _losses(
             head, backbone, features, image_index, sparse, dense, multimask=False
         )
         low_res, iou = masks[:, 0], scores[:, 0]
-        loss = segmentation_loss(low_res, iou, target, weight, options)
-        return aligned, low_res, iou, loss.total, loss.focal, loss.dice, loss.iou
+        return aligned, low_res, iou, *segmentation_loss(low_res, iou, target, weight, options)
 
     return run
 
 
-def epoch_record(epoch: int, pairs: int, steps: int, means: Sequence[float]) -> EpochRecord:
-    """The record of an epoch from its means: loss, focal, dice, iou, penalty.
-
-    Raises:
-        CasamError: one of them is not finite.
-    """
-    named = dict(zip(_TERMS, means, strict=True))
-    if not all(map(math.isfinite, means)):
-        raise CasamError(
-            f"the loss is no longer finite in epoch {epoch + 1} ({named})",
-            "lower learning_rate, or train with precision=fp32",
-        )
-    return EpochRecord(epoch=epoch, pairs=pairs, steps=steps, **named)
-
-
-def fit_key(
+def _fit_key(
     head: Head, masks: TrainingMasks, options: TrainingOptions, seed: int, precision: str, penalty: Penalty
 ) -> str:
     """Names a fit in its checkpoint: what decides its numbers, but for the head's initial weights."""

@@ -7,7 +7,7 @@ weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from casam_cache.training.options import TrainingOptions
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """The three terms, unweighted means over the samples, and their weighted total (0-d tensors)."""
 
     total: torch.Tensor
@@ -41,26 +40,12 @@ def segmentation_loss(
         weight: share of each low-res cell that holds image, (P, L, L).
         options: weights and constants of the terms.
     """
-    terms = segmentation_terms(low_res, predicted_iou, target, weight, options)
-    focal, dice, iou = (term.mean() for term in terms)
+    logits, target, weight = low_res.float(), target.float(), weight.float()
+    focal = focal_loss(logits, target, weight, options.focal_alpha, options.focal_gamma).mean()
+    dice = dice_loss(logits, target, weight, options.dice_smooth).mean()
+    iou = (predicted_iou.float() - mask_iou(logits, target, weight)).square().mean()
     total = options.focal_weight * focal + options.dice_weight * dice + options.iou_weight * iou
     return Loss(total, focal, dice, iou)
-
-
-def segmentation_terms(
-    low_res: torch.Tensor,
-    predicted_iou: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor,
-    options: TrainingOptions,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Focal, Dice and squared IoU error of each of P masks, (P,) each, unweighted; arguments as `segmentation_loss`."""
-    logits, target, weight = low_res.float(), target.float(), weight.float()
-    return (
-        focal_loss(logits, target, weight, options.focal_alpha, options.focal_gamma),
-        dice_loss(logits, target, weight, options.dice_smooth),
-        (predicted_iou.float() - mask_iou(logits, target, weight)).square(),
-    )
 
 
 def focal_loss(

@@ -9,9 +9,9 @@ import numpy as np
 
 from casam_cache.backbones.sam import Backbone
 from casam_cache.fingerprint import generator
-from casam_cache.training.data import Items
-from casam_cache.training.epochs import Batch, Sample, TrainingMasks, draw_sample, join_samples
+from casam_cache.training.epochs import TrainingMasks, Visit, VisitBatch
 from casam_cache.training.feed import Feed
+from casam_cache.training.items import Items
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.residency import place_features
 from casam_cache.training.step import Pairs
@@ -20,7 +20,7 @@ AHEAD = 16  # steps whose prompts are embedded together
 
 
 class Replay:
-    """An endless supply of batches from a view of exemplars.
+    """An endless supply of batches of exemplars.
 
     The images of a step are drawn by (seed, task, step), without replacement; the masks and prompts of each by
     (seed, its own task, its id) and the step they are replayed in.
@@ -60,17 +60,17 @@ class Replay:
         self._next = step + 1
         return next(self._pairs)
 
-    def draw(self, step: int) -> Batch:
+    def draw(self, step: int) -> VisitBatch:
         """What `at` gives, before any tensor is made."""
         trained = self._masks.trained
         size = min(self._options.batch_size, len(trained))
         chosen = generator(self._seed, self._task, "replay", step).choice(len(trained), size, replace=False)
-        return join_samples([self._sample(trained[place], step) for place in np.sort(chosen)])
+        return VisitBatch.of([self._visit(trained[place], step) for place in np.sort(chosen)])
 
-    def _sample(self, index: int, step: int) -> Sample:
+    def _visit(self, index: int, step: int) -> Visit:
         item = self._masks.items[index]
         rng = generator(self._seed, item.task, "replay", self._task, step, item.id)
-        return draw_sample(self._masks, index, self._options, rng)
+        return self._masks.draw(index, self._options, rng)
 
     def _from(self, step: int) -> Iterator[Pairs]:
         # From the start of the block, so that a resumed run multiplies matrices of the same sizes.

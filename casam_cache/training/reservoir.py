@@ -19,9 +19,8 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
-from casam_cache.training.data import Item, Items, read_feature
 from casam_cache.training.feed import pack_prompts
-from casam_cache.training.join import positions
+from casam_cache.training.items import Items, Row
 from casam_cache.training.residency import Residency, choose_residency
 from casam_cache.training.resize import low_res_cover
 from casam_cache.training.step import Step
@@ -32,7 +31,7 @@ class Reservoir:
 
     Args:
         size: pairs in all.
-        views: where features are read: the current task's training view and the replay view, if there is one.
+        sources: where features are read: the current task's training images and those replayed, if there are.
         backbone: on the device of training.
         needs: features that the head reads.
         seed: of the run.
@@ -43,15 +42,15 @@ class Reservoir:
     def __init__(
         self,
         size: int,
-        views: Sequence[Items],
+        sources: Sequence[Items],
         backbone: Backbone,
         needs: Sequence[str],
         seed: int,
         task: str,
         residency: Residency = "auto",
     ) -> None:
-        self._views, self._backbone = tuple(views), backbone
-        self._where = {name: (view, index) for view in views for name, index in positions(view).items()}
+        self._backbone = backbone
+        self._rows = {(row.item.task, row.item.id): row for items in sources for row in items.rows}
         self._seed, self._task = seed, task
         side = 4 * backbone.architecture.grid
         device = backbone.device
@@ -60,8 +59,7 @@ class Reservoir:
         self._is_box = np.zeros(size, dtype=bool)
         self._coordinates = np.zeros((size, 4), dtype=np.float32)
         self._logits = torch.zeros((size, side, side), dtype=torch.float16, device=device)
-        self._cover = torch.zeros((2, size, side), device=device)
-        samples = {name: torch.from_numpy(read_feature(views[0], name, 0)[None].copy()) for name in needs}
+        samples = {name: torch.from_numpy(sources[0].feature(name, 0)[None].copy()) for name in needs}
         needed = size * sum(sample.nbytes for sample in samples.values())
         chosen = choose_residency(needed, device, None) if residency == "auto" else residency
         self._needs = tuple(needs)
@@ -73,7 +71,6 @@ class Reservoir:
             }
 
     def __len__(self) -> int:
-        """Pairs held."""
         return len(self.entries)
 
     def offer(self, step: Step) -> None:
@@ -89,7 +86,9 @@ class Reservoir:
             slot = int(np.argmax(self._keys))
             if key >= self._keys[slot] or item.view:  # features are read again, of the images themselves
                 continue
-            self._put(slot, key, (item.task, item.id), bool(pairs.is_box[pair]), pairs.coordinates[pair])
+            self.entries[slot : slot + 1] = [(item.task, item.id)]
+            self._keys[slot], self._is_box[slot] = key, pairs.is_box[pair]
+            self._coordinates[slot] = pairs.coordinates[pair]
             taken[slot] = pair
         if not taken:
             return
@@ -124,7 +123,8 @@ class Reservoir:
             features = {name: kept.index_select(0, chosen) for name, kept in self._features.items()}
         floats = {name: feature.float() for name, feature in features.items()}
         _, low_res, _ = run_head(head, self._backbone, floats, None, sparse, dense)
-        rows, columns = self._cover[:, chosen]
+        covers = zip(*(low_res_cover(self._row(slot).item.geometry) for slot in slots), strict=True)
+        rows, columns = (torch.from_numpy(np.stack(one)).to(device) for one in covers)
         return (
             low_res[:, 0],
             self._logits.index_select(0, chosen).float(),
@@ -132,7 +132,7 @@ class Reservoir:
         )
 
     def state(self) -> dict[str, Any]:
-        """Tensors on the CPU and names: everything but the features, which their views still have."""
+        """Tensors on the CPU and names: everything but the features, which are read again."""
         held = len(self)
         return {
             "logits": self._logits[:held].cpu(),
@@ -146,53 +146,34 @@ class Reservoir:
         """Takes back what `state` gave, of this task or of the one before.
 
         Raises:
-            CasamError: an image is in none of the views.
+            CasamError: an image is in none of the sources.
         """
-        self.entries = []
-        self._keys[:] = np.inf
-        columns = (
-            state["keys"].tolist(),
-            state["entries"],
-            state["is_box"].tolist(),
-            state["coordinates"].numpy(),
-        )
-        for slot, (key, (task, item), is_box, coordinates) in enumerate(zip(*columns, strict=True)):
-            self._put(slot, key, (task, item), is_box, coordinates)
+        self.entries = [(task, item) for task, item in state["entries"]]
         held = len(self)
+        self._keys[:] = np.inf
+        self._keys[:held] = state["keys"].numpy()
+        self._is_box[:held] = state["is_box"].numpy()
+        self._coordinates[:held] = state["coordinates"].numpy()
         self._logits[:held] = state["logits"].to(self._logits.device)
-        self._place(list(range(held)))
-
-    def _put(
-        self, slot: int, key: float, entry: tuple[str, str], is_box: bool, coordinates: np.ndarray
-    ) -> None:
-        if entry not in self._where:
-            raise CasamError(
-                f"remembered image {entry[0]}/{entry[1]} is in no view of this task", "run the sequence anew"
-            )
-        if slot == len(self.entries):
-            self.entries.append(entry)
-        else:
-            self.entries[slot] = entry
-        self._keys[slot], self._is_box[slot], self._coordinates[slot] = key, is_box, coordinates
+        for slot in range(held):
+            self._row(slot)
+        self._place(range(held))
 
     def _place(self, slots: Sequence[int]) -> None:
-        """Copies to the device what belongs to newly filled slots."""
-        if not slots:
-            return
-        at = torch.tensor(slots, device=self._logits.device)
-        covers = [low_res_cover(self._item(slot).geometry) for slot in slots]
-        for axis in (0, 1):
-            self._cover[axis, at] = torch.from_numpy(np.stack([cover[axis] for cover in covers])).to(
-                at.device
-            )
-        for name, kept in (self._features or {}).items():
-            kept[at] = self._read(name, slots)
+        """Copies the features of newly filled slots to the device, where they stay there."""
+        if slots and self._features is not None:
+            at = torch.tensor(slots, device=self._logits.device)
+            for name, kept in self._features.items():
+                kept[at] = self._read(name, slots)
 
-    def _item(self, slot: int) -> Item:
-        view, index = self._where[self.entries[slot]]
-        return view.item(index)
+    def _row(self, slot: int) -> Row:
+        task, item = self.entries[slot]
+        if (task, item) not in self._rows:
+            raise CasamError(
+                f"remembered image {task}/{item} is not among those replayed", "run the sequence anew"
+            )
+        return self._rows[task, item]
 
     def _read(self, name: str, slots: Sequence[int]) -> torch.Tensor:
-        found = [self._where[self.entries[slot]] for slot in slots]
-        stacked = np.stack([read_feature(view, name, index) for view, index in found])
+        stacked = np.stack([self._row(slot).feature(name) for slot in slots])
         return torch.from_numpy(stacked).to(self._logits.device)

@@ -7,30 +7,29 @@ thread that reads ahead while the device computes.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from casam_cache.training.data import Items, read_feature
+from casam_cache.training.items import EMBEDDING, Items
 
 Residency = Literal["auto", "device", "host", "stream"]
 SHARE = 0.5  # of the free memory that embeddings may take; activations and the system need the rest
-READ_AHEAD = 2  # batches
+READ_AHEAD = 3  # batches
 
 
 class Embeddings:
-    """One feature array of some items of a view, batch by batch on the device.
+    """One feature array of some items, batch by batch on the device.
 
     Args:
-        items: the view.
-        indexes: which of its items will be asked for.
+        items: of which some are trained on.
+        indexes: which of them will be asked for.
         device: where batches are needed.
         residency: `device`, `host`, `stream`, or `auto` for the first of these that fits.
         memory_limit: bytes that may be taken on the device and on the host; None is half of what is free.
@@ -44,13 +43,13 @@ class Embeddings:
         device: torch.device,
         residency: Residency = "auto",
         memory_limit: int | None = None,
-        name: str = "embedding",
+        name: str = EMBEDDING,
     ) -> None:
         self._items = items
         self._name = name
         self._device = device
         self._place = {index: place for place, index in enumerate(indexes)}
-        first = read_feature(items, name, indexes[0])
+        first = items.feature(name, indexes[0])
         self.bytes = first.nbytes * len(indexes)
         self.residency = (
             choose_residency(self.bytes, device, memory_limit) if residency == "auto" else residency
@@ -61,7 +60,7 @@ class Embeddings:
             dtype = torch.from_numpy(first[:0].copy()).dtype
             self._all = torch.empty((len(indexes), *first.shape), dtype=dtype, device=on)
             for index, place in self._place.items():
-                stored = read_feature(items, name, index)
+                stored = items.feature(name, index)
                 self._all[place].copy_(torch.from_numpy(stored.copy()))  # stores give read-only views
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
@@ -77,7 +76,7 @@ class Embeddings:
             yield from self._ahead(batches, self._gather)
 
     def _read(self, batch: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([read_feature(self._items, self._name, index) for index in batch]))
+        return torch.from_numpy(np.stack([self._items.feature(self._name, index) for index in batch]))
 
     def _gather(self, batch: Sequence[int]) -> torch.Tensor:
         assert self._all is not None
@@ -88,36 +87,21 @@ class Embeddings:
     ) -> Iterator[torch.Tensor]:
         """Reads a few batches ahead in a thread; on CUDA through pinned memory, so that copies overlap."""
         pinned = self._device.type == "cuda"
-        ready: queue.Queue[torch.Tensor | BaseException] = queue.Queue(maxsize=READ_AHEAD)
-        stopped = threading.Event()
 
-        def put(entry: torch.Tensor | BaseException) -> None:
-            while not stopped.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(entry, timeout=0.1)
-                    return
+        def load(batch: Sequence[int]) -> torch.Tensor:
+            tensor = read(batch)
+            return tensor.pin_memory() if pinned else tensor
 
-        def work() -> None:
+        with ThreadPoolExecutor(1, "casam-embeddings") as reader:
+            waiting = deque(reader.submit(load, batch) for batch in batches[:READ_AHEAD])
             try:
-                for batch in batches:
-                    if stopped.is_set():
-                        return
-                    tensor = read(batch)
-                    put(tensor.pin_memory() if pinned else tensor)
-            except BaseException as error:  # whatever it is belongs to the thread that asked
-                put(error)
-
-        reader = threading.Thread(target=work, name="casam-embeddings", daemon=True)
-        reader.start()
-        try:
-            for _ in batches:
-                entry = ready.get()
-                if isinstance(entry, BaseException):
-                    raise entry
-                yield entry.to(self._device, non_blocking=pinned).float()
-        finally:
-            stopped.set()
-            reader.join()
+                for batch in (*batches[READ_AHEAD:], *[None] * len(waiting)):
+                    ready = waiting.popleft().result()
+                    if batch is not None:
+                        waiting.append(reader.submit(load, batch))
+                    yield ready.to(self._device, non_blocking=pinned).float()
+            finally:
+                reader.shutdown(cancel_futures=True)
 
 
 def place_features(
@@ -142,12 +126,11 @@ def choose_residency(needed: int, device: torch.device, memory_limit: int | None
 
     On a CPU the device is the host, and `host` never comes up.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if needed <= _limit(free, memory_limit):
-            return "device"
-        return "host" if needed <= _limit(available_memory(), memory_limit) else "stream"
-    return "device" if needed <= _limit(available_memory(), memory_limit) else "stream"
+    on_cuda = device.type == "cuda"
+    if on_cuda and needed <= _limit(torch.cuda.mem_get_info(device)[0], memory_limit):
+        return "device"
+    fits = needed <= _limit(available_memory(), memory_limit)
+    return "stream" if not fits else "host" if on_cuda else "device"
 
 
 def _limit(free: int, memory_limit: int | None) -> int:
@@ -156,26 +139,17 @@ def _limit(free: int, memory_limit: int | None) -> int:
 
 def available_memory() -> int:
     """Bytes of host memory that can be taken without swapping, containers' limits respected."""
-    free = _meminfo_available()
-    if free is None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (free,) = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
         try:
             free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         except (ValueError, OSError, AttributeError):
             free = 4 * 2**30  # a cautious guess where the system does not say
     group = Path("/sys/fs/cgroup")
     try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
+        limit = int((group / "memory.max").read_text())  # "max" is no number: no limit
+        return max(0, min(free, limit - int((group / "memory.current").read_text())))
     except (OSError, ValueError):
         return free
-    return free if limit == "max" else max(0, min(free, int(limit) - used))
-
-
-def _meminfo_available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None

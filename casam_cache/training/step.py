@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from casam_cache.backbones.sam import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.forward import run_head
-from casam_cache.training.data import Item
+from casam_cache.training.items import Item
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,17 @@ class Pairs:
 
     Attributes:
         items: the B images.
-        embedding: float32 (B, C, g, g), as stored.
+        features: what the head `needs` of the images by name, float32 (B, ...), the embedding among them.
         image_index: int64 (P,), the image of each pair; None when pair i belongs to image i.
         sparse, dense: prompt embeddings (P, 2, C) and (P, C, g, g).
         target: bool (P, L, L), the mask on the low-res grid.
         weight: float32 (P, L, L), share of each cell that holds image.
         is_box: bool (P,), on the host: the form of each prompt.
         coordinates: float32 (P, 4), on the host, in input pixels: a box, or a point twice.
-        further: the other features that the head `needs`, by name, float32 (B, ...).
     """
 
     items: tuple[Item, ...]
-    embedding: torch.Tensor
+    features: Mapping[str, torch.Tensor]
     image_index: torch.Tensor | None
     sparse: torch.Tensor
     dense: torch.Tensor
@@ -40,15 +39,13 @@ class Pairs:
     weight: torch.Tensor
     is_box: np.ndarray
     coordinates: np.ndarray
-    further: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
-    def features(self) -> dict[str, torch.Tensor]:
-        """All features of the B images by name, the embedding among them."""
-        return {"embedding": self.embedding, **self.further}
+    def embedding(self) -> torch.Tensor:
+        """(B, C, g, g), as stored."""
+        return self.features["embedding"]
 
     def __len__(self) -> int:
-        """P, the number of pairs."""
         return len(self.sparse)
 
 

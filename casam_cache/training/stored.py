@@ -1,84 +1,15 @@
-"""The view of one split of a store that training and evaluation get."""
+"""The items of one split of a store, which training and evaluation get."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.store import Annotations, EmbeddingStore
-from casam_cache.store.schema import EMBEDDING
-from casam_cache.training.data import Item, ItemMask
+from casam_cache.training.items import Item, ItemMask, Items, Row
 
 
-class SplitView:
-    """One split of one task: an `Items` over functions that can reach no other item.
-
-    Make it with `open_split`. It offers no way to the store, to another split or to another task: indexes
-    count this split's items only.
-
-    Attributes:
-        task: name of the task.
-        split: `train`, `val` or `test`.
-        embedding_shape: (C, g, g).
-        content: SHA-256 over the store's identity and what each item holds: image, masks, prompts, group. Two
-            views of equal content give equal results; other splits have no part in it.
-    """
-
-    def __init__(
-        self,
-        task: str,
-        split: str,
-        items: Sequence[Item],
-        embedding_shape: tuple[int, int, int],
-        content: str,
-        read_feature: Callable[[str, int], np.ndarray],
-        read_masks: Callable[[int], list[ItemMask]],
-    ) -> None:
-        self.task = task
-        self.split = split
-        self.embedding_shape = embedding_shape
-        self.content = content
-        self._items = tuple(items)
-        self._read_feature = read_feature
-        self._read_masks = read_masks
-
-    def __len__(self) -> int:
-        """Number of images of the split that have features."""
-        return len(self._items)
-
-    def item(self, index: int) -> Item:
-        """What is known of an item without reading pixels or features."""
-        return self._items[self._own(index)]
-
-    def embedding(self, index: int) -> np.ndarray:
-        """The stored image embedding, float16 (C, g, g), read-only."""
-        return self._read_feature(EMBEDDING, self._own(index))
-
-    def feature(self, name: str, index: int) -> np.ndarray:
-        """A stored feature array by name (`embedding`, `early`, `tokens`), read-only.
-
-        Raises:
-            StoreError: the store lacks it; the hint says how to add it.
-        """
-        return self._read_feature(name, self._own(index))
-
-    def masks(self, index: int) -> Sequence[ItemMask]:
-        """The masks of an item, decoded now."""
-        return self._read_masks(self._own(index))
-
-    def _own(self, index: int) -> int:
-        if not 0 <= index < len(self._items):
-            raise IndexError(f"item {index} of the {len(self._items)} {self.split} images of {self.task}")
-        return index
-
-
-def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> SplitView:
-    """The view of one split of a store.
-
-    Images that could not be encoded are not part of it.
+def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> Items:
+    """The images of one split of a store; those that could not be encoded are not among them.
 
     Args:
         store: with annotations, completely encoded.
@@ -98,14 +29,29 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> Sp
             f"task {name} has no {split} images in {store.path}",
             "split.csv, --test-fraction and --val-fraction of `casam encode` decide the split",
         )
-    places = [int(annotations.item[row]) for row in rows]
-    owned = [[int(mask) for mask in annotations.masks_of(row)] for row in rows]
-    items = [
-        Item(store.ids[place], name, annotations.group(row), store.geometry(place), len(masks))
-        for row, place, masks in zip(rows, places, owned, strict=True)
-    ]
+    held = sorted(
+        [
+            store.ids[annotations.item[row]],
+            annotations.group(row),
+            store.source_sha256[annotations.item[row]].tobytes().hex(),
+            annotations.sample_sha256[row].tobytes().hex(),
+        ]
+        for row in rows
+    )
+    channels, height, width = store.embedding_shape
+    return Items(
+        name,
+        (channels, height, width),
+        tuple(_row(store, annotations, row, name) for row in rows),
+        content=digest([store.fingerprint, held]),
+    )
 
-    def read_masks(index: int) -> list[ItemMask]:
+
+def _row(store: EmbeddingStore, annotations: Annotations, row: int, task: str) -> Row:
+    place = int(annotations.item[row])
+    owned = [int(mask) for mask in annotations.masks_of(row)]
+
+    def masks() -> list[ItemMask]:
         return [
             ItemMask(
                 annotations.mask(mask),
@@ -114,35 +60,8 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> Sp
                 annotations.box[mask],
                 annotations.point[mask],
             )
-            for mask in owned[index]
+            for mask in owned
         ]
 
-    channels, height, width = store.embedding_shape
-    return SplitView(
-        task=name,
-        split=split,
-        items=items,
-        embedding_shape=(channels, height, width),
-        content=_content(store, annotations, items, rows, places),
-        read_feature=lambda feature, index: store.read(places[index], feature),
-        read_masks=read_masks,
-    )
-
-
-def _content(
-    store: EmbeddingStore,
-    annotations: Annotations,
-    items: Sequence[Item],
-    rows: Sequence[int],
-    places: Sequence[int],
-) -> str:
-    held = [
-        [
-            item.id,
-            item.group,
-            store.source_sha256[place].tobytes().hex(),
-            annotations.sample_sha256[row].tobytes().hex(),
-        ]
-        for item, row, place in zip(items, rows, places, strict=True)
-    ]
-    return digest([store.fingerprint, sorted(held)])
+    item = Item(store.ids[place], task, annotations.group(row), store.geometry(place), len(owned))
+    return Row(item, lambda name: store.read(place, name), masks)

@@ -14,67 +14,88 @@ if TYPE_CHECKING:
     from casam_cache.bench.bench import Bench, BenchProgress
     from casam_cache.bench.recipe import Recipe
     from casam_cache.bench.results import Results
+    from casam_cache.engine.runs import Changed
 
 
 def bench(
     tasks: str | None = typer.Option(
-        None, metavar="A,B,...", help="Tasks to learn; all stores unless given."
+        None, metavar="A,B,...", help="The tasks to learn. Without it, all stores are learnt."
     ),
     order: str | None = typer.Option(
-        None, help="paper | random | table8 | a file | A,B,C: in which order tasks come (paper unless given)."
+        None, help="The order of the tasks: paper, random, table8, a file, or A,B,C. The default is paper."
     ),
-    orders: int | None = typer.Option(None, min=1, help="How many orders; random ones follow the named."),
+    orders: int | None = typer.Option(
+        None, min=1, help="How many orders to run. Random ones follow the named ones."
+    ),
     order_seed: int | None = typer.Option(
-        None, help="Of random orders; more orders begin with the same ones."
+        None, help="The seed of random orders. With more --orders, the first ones stay the same."
     ),
     methods: str | None = typer.Option(
-        None, metavar="all|A,B,...", help="Methods; FILE.py:CLASS is one of your own (all unless given)."
+        None,
+        metavar="all|A,B,...",
+        help="The methods to compare. FILE.py:CLASS is one of your own.",
     ),
-    method: list[str] = typer.Option([], help="One more method, or FILE.py:CLASS; may be repeated."),
+    method: list[str] = typer.Option(
+        [], help="A further method, or FILE.py:CLASS. It may be given several times."
+    ),
     set_: list[str] = typer.Option(
         [],
         "--set",
         metavar="KEY=V1,V2",
-        help="An option of every method that has it; several values are a grid.",
+        help="Set an option of every method that has it, or METHOD.KEY for one. Several values make a grid.",
     ),
-    epochs: int | None = typer.Option(None, min=1, help="Visits of each training image (24 unless given)."),
+    epochs: int | None = typer.Option(
+        None, min=1, help="How often each training image is visited. The default is 24."
+    ),
     select: str | None = typer.Option(
-        None, metavar="iou|biou", help="Choose from each grid on the validation split; report test once."
-    ),
-    seeds: int | None = typer.Option(None, min=1, help="How many seeds: 0, 1, ..."),
-    unseen: str | None = typer.Option(
-        None, metavar="none|paper|A,B", help="Sets no method trains on, for OOD accuracy and zero-shot IoU."
-    ),
-    evaluate: str | None = typer.Option(None, help="Split to score: test | val"),
-    weight: str | None = typer.Option(None, help="Of tasks in Last and Avg: images | masks | tasks"),
-    forgetting: str | None = typer.Option(None, help="Variant of FF: paper | mammoth | avalanche"),
-    recipe: Path | None = typer.Option(None, help="A recipe (YAML); options given here come before it."),
-    reference: str | None = typer.Option(
-        None, metavar="DIR", help="Stores of adapter-tuned features, for the distances of Table 4."
-    ),
-    pack: int | None = typer.Option(
         None,
-        min=1,
-        help="Fit up to K configurations of a task in one pass over its embeddings (1: each alone).",
+        metavar="iou|biou",
+        help="Choose the best of each grid on the validation split, and report test once.",
     ),
-    store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
-    runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
-    model: str | None = typer.Option(None, help="Backbone, needed only where stores of several are there."),
-    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    seeds: int | None = typer.Option(None, min=1, help="How many seeds to run: 0, 1, and so on."),
+    unseen: str | None = typer.Option(
+        None,
+        metavar="none|paper|A,B",
+        help="The sets that no method trains on, for OOD accuracy and zero-shot IoU.",
+    ),
+    evaluate: str | None = typer.Option(None, help="The split to score: test or val."),
+    weight: str | None = typer.Option(
+        None, help="What weights the tasks in Last and Avg: images, masks or tasks."
+    ),
+    forgetting: str | None = typer.Option(
+        None, help="The variant of forgetting: paper, mammoth or avalanche."
+    ),
+    recipe: Path | None = typer.Option(None, help="A recipe (YAML). Options given here come before it."),
+    reference: str | None = typer.Option(
+        None,
+        metavar="DIR",
+        help="The folder of stores of adapter-tuned features, for the distances of Table 4.",
+    ),
+    store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
+    runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs."),
+    model: str | None = typer.Option(
+        None, help="The backbone. It is needed only where there are stores of several."
+    ),
+    device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
     jobs: int | None = typer.Option(
-        None, min=1, help="Processes; one a core on a CPU, one on a GPU unless given."
+        None, min=1, help="How many processes to use. The default is one a core on a CPU, and one on a GPU."
     ),
     executor: str = typer.Option(
-        "processes", help="processes | dask | dask:ADDRESS: where stages run; a cluster shares the folders."
+        "processes",
+        help="Where stages run: processes, dask, or dask:ADDRESS. A cluster must see the same folders.",
     ),
     dry_run: bool = typer.Option(
-        False, "--dry-run", help="Print the plan: stages, what exists, what is shared, time."
+        False,
+        "--dry-run",
+        help="Print the plan and stop: its stages, what exists, what is shared, and the time.",
     ),
+    recompute: bool = console.RecomputeOption,
+    keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
 ) -> None:
     """Compare continual-learning methods over task orders, from cached embeddings; nothing is computed twice."""
     from casam_cache.bench.bench import Bench
-    from casam_cache.bench.run import default_jobs
+    from casam_cache.engine.executors import default_jobs
 
     asked = _recipe(
         recipe,
@@ -89,7 +110,6 @@ def bench(
             "evaluate": evaluate,
             "weight": weight,
             "forgetting": forgetting,
-            "pack": pack,
             "reference": reference,
         },
         methods,
@@ -104,7 +124,8 @@ def bench(
     if dry_run:
         _show_plan(planned, json_)
         return
-    results = _run(planned, jobs or default_jobs(planned.site.place.device), executor)
+    places = jobs or default_jobs(planned.tasks.place.device)
+    results = _run(planned, places, executor, console.changed(recompute, keep))
     if json_:
         console.print_json(results.to_json())
         return
@@ -143,11 +164,13 @@ def _names(text: str | None, *words: str) -> Any:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _run(planned: Bench, jobs: int, spec: str) -> Results:
-    from casam_cache.bench.executors import open_executor
+def _run(planned: Bench, jobs: int, spec: str, changed: Changed) -> Results:
+    from casam_cache.engine.executors import open_executor
 
     with open_executor(spec, jobs) as (executor, places), _Live() as live:
-        return planned.run(jobs=places, executor=executor, on_progress=live.update, on_inner=None)
+        return planned.run(
+            changed=changed, jobs=places, executor=executor, on_progress=live.update, say=console.show_line
+        )
 
 
 class _Live:
@@ -210,13 +233,9 @@ def _show_plan(planned: Bench, json_: bool) -> None:
     if json_:
         console.print_json(summary.to_json())
         return
-    console.show_result(f"{'stage':<10}{'requested':>11}{'distinct':>10}{'exist':>8}{'to do':>8}")
-    totals = [0, 0, 0, 0]
-    for kind, counts in summary.kinds.items():
-        row = [counts[name] for name in ("requested", "distinct", "existing", "missing")]
-        totals = [total + value for total, value in zip(totals, row, strict=True)]
-        console.show_result(f"{kind:<10}{row[0]:>11}{row[1]:>10}{row[2]:>8}{row[3]:>8}")
-    console.show_result(f"{'all':<10}{totals[0]:>11}{totals[1]:>10}{totals[2]:>8}{totals[3]:>8}")
+    from casam_cache.report.bench_table import plan_table
+
+    console.show_table(plan_table(summary.to_json()))
     if summary.seconds is None:
         console.show_result("time: unknown until a stage of each kind has been timed in this runs folder")
     else:
@@ -224,10 +243,12 @@ def _show_plan(planned: Bench, json_: bool) -> None:
 
 
 def _show_results(results: Results, runs: Path) -> None:
-    from casam_cache.report.bench_tables import bench_lines
+    from casam_cache.report.bench_table import bench_tables
 
-    for line in bench_lines(results.to_json()):
-        console.show_result(line)
+    for place, table in enumerate(bench_tables(results.to_json())):
+        if place:
+            console.show_result("")
+        console.show_table(table)
     counts = results.stages
     console.show_line(
         f"{counts['requested']} stages without sharing, {counts['distinct']} distinct:"

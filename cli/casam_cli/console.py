@@ -14,15 +14,37 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from casam_cache.errors import CasamError
+from casam_cache.errors import CasamError, OptionError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from casam_cache.engine.runs import Changed
+    from casam_cache.report.layout import Table
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
 JsonOption = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
+RecomputeOption = typer.Option(
+    False,
+    "--recompute",
+    help="Compute again what was computed by other code than that which is installed now.",
+)
+KeepOption = typer.Option(
+    False, "--keep", help="Use what was computed by other code as it is. The results say so."
+)
+
+
+def changed(recompute: bool, keep: bool) -> Changed:
+    """What the two options say about stages that other code computed.
+
+    Raises:
+        OptionError: both are given.
+    """
+    if recompute and keep:
+        raise OptionError("--recompute and --keep exclude each other", "give one of the two")
+    return "recompute" if recompute else "keep" if keep else "stop"
 
 
 def show_line(text: str, style: str = "") -> None:
@@ -33,6 +55,14 @@ def show_line(text: str, style: str = "") -> None:
 def show_result(text: str) -> None:
     """One line of a result, on stdout, never wrapped: a table stays one also in a file or a narrow window."""
     out.print(Text(text), soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """A table on stdout."""
+    from casam_cache.report.formats import to_text
+
+    for line in to_text(table).splitlines():
+        show_result(line)
 
 
 def show_error(error: CasamError) -> None:

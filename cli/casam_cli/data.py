@@ -1,4 +1,4 @@
-"""`casam data check | phantoms | scenes`: look at a dataset before encoding it; draw one to try things on."""
+"""`casam data check | phantoms`: look at a dataset before encoding it; draw one to try things on."""
 
 from __future__ import annotations
 
@@ -67,28 +67,6 @@ def phantoms(
         return
     for folder in folders:
         console.show_line(str(folder))
-
-
-@data_app.command()
-def scenes(
-    out: Path = typer.Argument(..., help="Image file to write; it must not exist."),
-    seed: int = typer.Option(0, help="Of the series of scenes."),
-    first: int = typer.Option(0, min=0, help="Number of the first scene."),
-    count: int = typer.Option(40, min=1, help="How many scenes."),
-    size: int = typer.Option(192, min=32, help="Long side of a scene, pixels."),
-    json_: bool = console.JsonOption,
-) -> None:
-    """Draw a contact sheet of the scenes that the small SAM is trained on, each above its objects."""
-    from casam_cache.datasets.scenes import contact_sheet
-    from casam_cache.errors import CasamError
-
-    if out.exists():
-        raise CasamError(f"{out} exists", "name another file, or remove it")
-    contact_sheet(list(range(first, first + count)), seed, size).save(out)
-    if json_:
-        console.print_json({"sheet": str(out), "scenes": count})
-        return
-    console.show_line(str(out))
 
 
 def _unused(folder: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ import typer
 from casam_cli import console
 
 if TYPE_CHECKING:
-    from casam_cache.training.loop import Progress
+    from casam_cache.training.loop import FitProgress
 
 
 def demo(
@@ -25,11 +25,11 @@ def demo(
 ) -> None:
     """Draw phantoms, encode them, fit an Alignment Layer to each task, print the table, draw pictures."""
     from casam_cache.report.demo import run_demo
-    from casam_cache.report.tables import fit_lines
+    from casam_cache.report.fit_table import fit_table
 
     with console.bar("demo", unit="images") as bar:
 
-        def on_fit(task: str, progress: Progress) -> None:
+        def on_fit(task: str, progress: FitProgress) -> None:
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
             bar.update_named(f"fit {task}", progress.step, progress.steps, note, progress.samples_per_second)
 
@@ -40,7 +40,6 @@ def demo(
     if json_:
         console.print_json(report.to_json())
         return
-    for line in fit_lines(report.fits):
-        console.show_result(line)
+    console.show_table(fit_table(report.fits))
     console.show_line(f"table: {report.table}")
     console.show_line(f"pictures: {report.pictures[0].parent}")

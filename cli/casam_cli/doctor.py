@@ -10,7 +10,7 @@ from typing import Any
 
 from casam_cli import console
 
-PACKAGES = ("casam-cache", "torch", "segment-anything", "zarr", "numpy", "pillow", "safetensors", "pyarrow")
+PACKAGES = ("casam-cache", "torch", "segment-anything", "zarr", "numpy", "pillow", "safetensors")
 
 
 def doctor(json_: bool = console.JsonOption) -> None:

@@ -10,42 +10,53 @@ import typer
 from casam_cli import console
 
 if TYPE_CHECKING:
-    from casam_cache.training.loop import Progress
+    from casam_cache.training.loop import FitProgress
 
 
 def fit(
-    task: str = typer.Option(..., help="Name of the dataset, as casam encode printed it."),
-    store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
-    runs: Path = typer.Option(Path("casam_runs"), help="Folder of runs."),
-    method: str = typer.Option("alignment", help="alignment | decoder | hq-sam | my_file.py:MyMethod"),
-    set_: list[str] = typer.Option(
-        [], "--set", metavar="KEY=VALUE", help="An option of the method or the training."
+    task: str = typer.Option(..., help="The name of the dataset, as casam encode printed it."),
+    store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
+    runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs."),
+    method: str = typer.Option(
+        "alignment", help="alignment, decoder, hq-sam, or a method of your own: FILE.py:CLASS."
     ),
-    epochs: int | None = typer.Option(None, help="Visits of each training image (24 unless given)."),
-    seed: int = typer.Option(0, help="Of initial weights, order, masks and prompts."),
-    evaluate: str = typer.Option("test", help="Split to score: test | val"),
-    model: str | None = typer.Option(None, help="Backbone, needed only where the task has several."),
-    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    set_: list[str] = typer.Option(
+        [],
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set an option of the method or the training.",
+    ),
+    epochs: int | None = typer.Option(
+        None, help="How often each training image is visited. The default is 24."
+    ),
+    seed: int = typer.Option(0, help="The seed of initial weights, order, masks and prompts."),
+    evaluate: str = typer.Option("test", help="The split to score: test or val."),
+    model: str | None = typer.Option(
+        None, help="The backbone. It is needed only where the task has several."
+    ),
+    device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
+    recompute: bool = console.RecomputeOption,
+    keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
 ) -> None:
     """Train on a task's train split from the cache, and score beside the frozen SAM on the same prompts."""
     from casam_cache.bench.fit import fit_task
-    from casam_cache.report.tables import fit_lines
+    from casam_cache.report.fit_table import fit_table
 
     options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
     with console.bar(f"fit {task}", unit="samples") as bar:
 
-        def on_fit(progress: Progress) -> None:
+        def on_fit(progress: FitProgress) -> None:
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
         report = fit_task(
             task, store, runs, method=method, options=options, seed=seed, split=evaluate, model=model, device=device,
+            changed=console.changed(recompute, keep), say=console.show_line,
             on_fit=on_fit, on_evaluate=lambda done, total: bar.update(done, total, "scoring"),
         )  # fmt: skip
     if json_:
         console.print_json(report.to_json())
         return
-    for line in fit_lines([report]):
-        console.show_result(line)
+    console.show_table(fit_table([report]))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")

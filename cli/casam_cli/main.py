@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import typer
 
+from casam_cache import __version__
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 from casam_cli.bench import bench
@@ -19,21 +20,39 @@ from casam_cli.encode import encode
 from casam_cli.fit import fit
 from casam_cli.predict import predict
 from casam_cli.report import report
+from casam_cli.runs import runs_app
 from casam_cli.store import store_app
 
 app = typer.Typer(
     name="casam",
-    help="Encode medical images with a frozen SAM once; train and evaluate adapters from the cache.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.show_result(f"casam-cache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Encode medical images with a frozen SAM once; train and evaluate adapters from the cache."""
+
+
 for command in (encode, fit, bench, report, predict, demo, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
+app.add_typer(runs_app, name="runs")
 
 
 # Typer brings its own copy of click in some versions: the base of all usage errors, whichever click it is of.
@@ -83,8 +102,8 @@ def _show_usage_error(error: Any) -> int:
     """A command line that names no command, or an option that does not exist, lacks its value or is required."""
     context = error.ctx
     if type(error).__name__ == "NoArgsIsHelpError":
-        if help_text := context.get_help():  # with rich, Typer has printed it already
-            console.show_result(help_text)
+        if error.message:  # the help; with rich, Typer printed it when it made the error
+            console.show_result(error.message)
         return int(error.exit_code)
     hint = f"{context.command_path if context else 'casam'} --help lists what there is"
     if context and hasattr(context.command, "list_commands"):

@@ -11,21 +11,29 @@ from casam_cli import console
 
 
 def predict(
-    image: Path = typer.Argument(..., help="Any image file."),
-    box: str | None = typer.Option(None, help="x0,y0,x1,y1 in pixels of the image."),
-    point: list[str] = typer.Option([], help="x,y in pixels of the image; may be given several times."),
-    run: Path | None = typer.Option(
-        None, help="Folder of a fit, or of a result of casam bench, which routes; else the frozen SAM."
+    image: Path = typer.Argument(..., help="The image: any file that can be read as one."),
+    box: str | None = typer.Option(None, help="A box x0,y0,x1,y1 in pixels of the image."),
+    point: list[str] = typer.Option(
+        [], help="A point x,y in pixels of the image. It may be given several times."
     ),
-    model: str = typer.Option("small", help="Backbone of the frozen SAM, where no run names one."),
+    run: Path | None = typer.Option(
+        None,
+        help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM.",
+    ),
+    model: str = typer.Option("small", help="The backbone of the frozen SAM, where no run names one."),
     checkpoint: Path | None = typer.Option(
-        None, help="Where the backbone's checkpoint is, if not where it was."
+        None, help="The backbone's checkpoint, if it is not where it was."
     ),
     out: Path = typer.Option(
-        Path("mask.png"), help="Mask to write (PNG, 0 and 255); an overlay goes beside it."
+        Path("mask.png"), help="The mask to write (PNG, 0 and 255). An overlay goes beside it."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
-    device: str = typer.Option("auto", help="auto | cpu | cuda | cuda:N | mps"),
+    device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
+    trust: bool = typer.Option(
+        False,
+        "--trust",
+        help="Run the Python files that the run brings. Read them first if they are not yours.",
+    ),
     json_: bool = console.JsonOption,
 ) -> None:
     """Segment one image with a fitted head or the frozen SAM."""
@@ -43,7 +51,7 @@ def predict(
     from casam_cache.bench.predict import Predictor
     from casam_cache.report.pictures import save_prediction
 
-    predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device)
+    predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device, trust=trust)
     prediction = predictor.predict(image, box=corners, points=points or None)
     save_prediction(prediction, out, picture, box=corners, points=points)
     height, width = prediction.mask.shape

@@ -46,45 +46,42 @@ def info(
     if json_:
         console.print_json(report)
         return
-    from rich.table import Table
-    from rich.text import Text
+    from casam_cache.report.layout import facts_table
 
-    table = Table(show_header=False, box=None)
-    table.add_row(
-        "items", f"{report['items']} ({report['committed'][EMBEDDING]} committed, {len(failures)} failed)"
-    )
+    told: list[tuple[str, str]] = []
+
+    def tell(name: str, value: str) -> None:
+        told.append((name, value))
+
+    tell("items", f"{report['items']} ({report['committed'][EMBEDDING]} committed, {len(failures)} failed)")
     for name, shape in report["arrays"].items():
         done = report["committed"][name]
-        table.add_row(
-            name, f"{tuple(shape)} {opened.arrays[name].dtype}, {done} of {report['items']} committed"
-        )
-    table.add_row("size", f"{report['bytes'] / 2**20:,.1f} MiB")
-    table.add_row(
-        "annotations", ", ".join(f"{key} {value}" for key, value in report["annotations"].items()) or "none"
-    )
+        tell(name, f"{tuple(shape)} {opened.arrays[name].dtype}, {done} of {report['items']} committed")
+    tell("size", f"{report['bytes'] / 2**20:,.1f} MiB")
+    tell("annotations", ", ".join(f"{key} {value}" for key, value in report["annotations"].items()) or "none")
     for name, error in report["quantisation"].items():
         if error["rms"] is None:
             continue
-        table.add_row(
+        tell(
             f"{name} as int8",
             f"error {100 * error['rms']:.2f} % (RMS error / RMS value; worst image {100 * error['worst_rms']:.2f} %), "
             f"largest {100 * error['largest']:.2f} % of an image's largest value",
         )
     if report["compare"]:
-        told = report["compare"]
-        table.add_row(
+        scores = report["compare"]
+        tell(
             "frozen SAM, box prompts",
-            f"{_points(told['iou'])} here, {_points(told['other_iou'])} in {told['store']}; difference "
-            f"{_points(told['difference'])} points over {told['masks']} masks, "
-            f"largest of a mask {_points(told['largest'])}",
+            f"{_points(scores['iou'])} here, {_points(scores['other_iou'])} in {scores['store']}; difference "
+            f"{_points(scores['difference'])} points over {scores['masks']} masks, "
+            f"largest of a mask {_points(scores['largest'])}",
         )
-    table.add_row("precision", str(opened.identity.get("precision")))
-    table.add_row("resize", str(opened.identity.get("preprocessing", {}).get("resize")))
-    table.add_row("weights", str(opened.identity.get("backbone", {}).get("weights")))
-    table.add_row("fingerprint", opened.fingerprint)
+    tell("precision", str(opened.identity.get("precision")))
+    tell("resize", str(opened.identity.get("preprocessing", {}).get("resize")))
+    tell("weights", str(opened.identity.get("backbone", {}).get("weights")))
+    tell("fingerprint", opened.fingerprint)
     for name, reason in failures.items():
-        table.add_row("failed", Text(f"{name}: {reason}"))
-    console.out.print(table)
+        tell("failed", f"{name}: {reason}")
+    console.show_table(facts_table(told))
 
 
 @store_app.command()

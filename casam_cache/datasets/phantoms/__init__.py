@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from casam_cache.datasets.phantoms import drawings
-from casam_cache.datasets.scenes.looks import LOOKS, Look, render
+from casam_cache.datasets.phantoms.looks import LOOKS, Look, render
 from casam_cache.errors import DatasetError
 from casam_cache.fingerprint import generator
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from casam_cache.datasets.scenes.canvas import Canvas, Kind, Shape
-from casam_cache.datasets.scenes.fields import fractal
-from casam_cache.datasets.scenes.looks import Look
+from casam_cache.datasets.phantoms.canvas import Canvas, Kind, Shape
+from casam_cache.datasets.phantoms.fields import fractal
+from casam_cache.datasets.phantoms.looks import Look
 
 
 class Slide:

@@ -7,21 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from casam_cache.bench.catalogue import paper_name
+from casam_cache.report.configurations import Configuration, Row, at, gather, number_cell, present
 from casam_cache.report.layout import Cell, Column, Section, ranked
-from casam_cache.report.layouts.paper_lines import columns_of, paper_line, side_by_side
+from casam_cache.report.layouts.paper_lines import (
+    OursCells,
+    columns_of,
+    figure_cells,
+    paper_line,
+    side_by_side,
+)
 from casam_cache.report.paper import PaperRow, paper_figures
-from casam_cache.report.runs import Row, Runs, at, gather, number_cell, percent_cell, present
-
-_FIGURES = (
-    "last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou", "ood_iou", "ood_biou", "ood_accuracy",
-)  # fmt: skip
 
 
-def same_option(name: str) -> Callable[[Runs, PaperRow], bool]:
+def same_option(name: str) -> Callable[[Configuration, PaperRow], bool]:
     """Whether a row of the paper has the same value of an option."""
 
-    def matches(runs: Runs, row: PaperRow) -> bool:
-        ours, theirs = runs.options.get(name), row.match[name]
+    def matches(each: Configuration, row: PaperRow) -> bool:
+        ours, theirs = each.options.get(name), row.match[name]
         if ours is None or isinstance(ours, str) or isinstance(theirs, str):
             return bool(ours == theirs)
         return math.isclose(ours, theirs)
@@ -29,23 +31,19 @@ def same_option(name: str) -> Callable[[Runs, PaperRow], bool]:
     return matches
 
 
-def figure_cells(runs: Runs) -> dict[str, Cell]:
-    """Last, Avg and FF, and the unseen sets."""
-    return present({name: percent_cell(runs.estimate(at(name))) for name in _FIGURES})
-
-
 def table_5(rows: Sequence[Row]) -> list[Section]:
     """Poolings."""
+    figures = figure_cells(paper_figures("5").columns)
 
-    def cells(runs: Runs) -> dict[str, Cell]:
-        return {"hyper": Cell(_hyper(runs.options)), **figure_cells(runs)}
+    def cells(each: Configuration) -> dict[str, Cell]:
+        return {"hyper": Cell(_hyper(each.options)), **figures(each)}
 
     return _ablation("5", "pooling", rows, cells)
 
 
 def table_6(rows: Sequence[Row]) -> list[Section]:
     """Threshold rules."""
-    return _ablation("6", "threshold", rows, figure_cells)
+    return _ablation("6", "threshold", rows, figure_cells(paper_figures("6").columns))
 
 
 def table_10(rows: Sequence[Row]) -> list[Section]:
@@ -69,7 +67,7 @@ def table_9(rows: Sequence[Row]) -> list[Section]:
     keys = {task: theirs.get(paper_name(task) or "", f"task:{task}") for task in tasks}
     columns = tuple(Column(keys[task], task) for task in tasks)
 
-    def cells(each: Runs) -> dict[str, Cell]:
+    def cells(each: Configuration) -> dict[str, Cell]:
         return present({keys[task]: _threshold(each, task) for task in tasks})
 
     matched = set(keys.values()) & set(theirs.values())
@@ -82,9 +80,7 @@ def table_9(rows: Sequence[Row]) -> list[Section]:
     return sections
 
 
-def _ablation(
-    number: str, option: str, rows: Sequence[Row], cells: Callable[[Runs], dict[str, Cell]]
-) -> list[Section]:
+def _ablation(number: str, option: str, rows: Sequence[Row], cells: OursCells) -> list[Section]:
     paper = paper_figures(number)
     lines = side_by_side(paper.rows, gather(rows), same_option(option), cells)
     title = "Table 6: threshold rules" if number == "6" else ""
@@ -100,19 +96,19 @@ def _numeric_ablation(number: str, option: str, symbol: str, rows: Sequence[Row]
     further = [value for value in ours if not any(math.isclose(value, theirs) for theirs in known)]
     blank = [PaperRow(f"{symbol}={value:g}", "", {option: value}, {}) for value in further]
     places = sorted([*paper.rows, *blank], key=lambda row: row.match[option])
-    lines = side_by_side(places, runs, same_option(option), figure_cells)
+    lines = side_by_side(places, runs, same_option(option), figure_cells(paper.columns))
     shown = tuple(line for line in lines if line.source == "ours" or line.cells)
     return [ranked(Section("", columns_of(paper.columns), shown))]
 
 
-def _threshold(runs: Runs, task: str) -> Cell | None:
+def _threshold(each: Configuration, task: str) -> Cell | None:
     """The mean over seeds with four decimals as in the paper; infinite if it is in any run."""
-    reported = [row["thresholds"] for row in runs.rows if task in (row.get("thresholds") or {})]
+    reported = [row["thresholds"] for row in each.rows if task in (row.get("thresholds") or {})]
     if not reported:
         return None
     if any(thresholds[task] is None for thresholds in reported):
         return Cell("∞")
-    return number_cell(runs.estimate(at("thresholds", task)), 4)
+    return number_cell(each.estimate(at("thresholds", task)), 4)
 
 
 def _hyper(options: Mapping[str, Any]) -> str:

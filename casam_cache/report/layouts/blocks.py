@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from casam_cache.metrics.compare import Estimate
+from casam_cache.report.configurations import Row, at, gather, percent_cell, present
 from casam_cache.report.layout import Cell, Column, Line, Section, ranked
-from casam_cache.report.runs import Row, at, gather, percent_cell, present
+from casam_cache.report.paper import REPORTED
 
 Grid = Mapping[tuple[int, int], Estimate]  # (blocks, epochs) -> average over the tasks, [0, 1]
 
@@ -15,9 +16,9 @@ Grid = Mapping[tuple[int, int], Estimate]  # (blocks, epochs) -> average over th
 def grid(rows: Sequence[Row], metric: str) -> Grid:
     """The average of each number of blocks and epochs that was run, `metric` being `iou` or `biou`."""
     found = {}
-    for runs in gather(rows):
-        blocks, epochs = runs.options.get("blocks"), runs.options.get("epochs")
-        estimate = runs.estimate(at(f"last_{metric}"))
+    for each in gather(rows):
+        blocks, epochs = each.options.get("blocks"), each.options.get("epochs")
+        estimate = each.estimate(at(f"last_{metric}"))
         if blocks is not None and epochs is not None and not math.isnan(estimate.mean):
             found[int(blocks), int(epochs)] = estimate
     return found
@@ -26,15 +27,15 @@ def grid(rows: Sequence[Row], metric: str) -> Grid:
 def figure_6(rows: Sequence[Row]) -> list[Section]:
     """A row a number of blocks, a column a number of epochs, IoU above BIoU."""
     sections = []
-    for metric, name in (("iou", "Average IoU"), ("biou", "Average BIoU")):
+    for metric, label in REPORTED.items():
         values = grid(rows, metric)
         epochs = sorted({epoch for _, epoch in values})
         columns = tuple(Column(str(epoch), f"{epoch} epochs", better="high") for epoch in epochs)
         lines = tuple(
-            Line(f"{blocks} block" + ("s" if blocks > 1 else ""), "ours", _cells(values, blocks, epochs))
+            Line(f"{blocks} block" + ("s" if blocks > 1 else ""), _cells(values, blocks, epochs), "ours")
             for blocks in sorted({blocks for blocks, _ in values})
         )
-        sections.append(ranked(Section(name, columns, lines)))
+        sections.append(ranked(Section(f"Average {label}", columns, lines)))
     return sections
 
 

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from casam_cache.bench.catalogue import TABLE_8, paper_name
-from casam_cache.report.layout import Cell, Section, ranked
-from casam_cache.report.layouts.paper_lines import columns_of, paper_line, side_by_side
+from casam_cache.report.configurations import Configuration, Row, gather
+from casam_cache.report.layout import Section, ranked
+from casam_cache.report.layouts.paper_lines import columns_of, figure_cells, paper_line, side_by_side
 from casam_cache.report.paper import PaperRow, paper_figures
-from casam_cache.report.runs import Row, Runs, at, gather, percent_cell, present
-
-METRICS = ("last_iou", "avg_iou", "ff_iou", "last_biou", "avg_biou", "ff_biou")
 
 
-def metric_cells(runs: Runs) -> dict[str, Cell]:
-    """Last, Avg and FF of IoU and BIoU."""
-    return present({name: percent_cell(runs.estimate(at(name))) for name in METRICS})
-
-
-def same_method(runs: Runs, row: PaperRow) -> bool:
+def same_method(each: Configuration, row: PaperRow) -> bool:
     """Whether a row of the paper is of the same method."""
-    return runs.method == row.match.get("method")
+    return each.method == row.match.get("method")
 
 
 def table_1(rows: Sequence[Row]) -> list[Section]:
     """Every method, means over seeds and orders."""
     paper = paper_figures("1")
-    lines = side_by_side(paper.rows, gather(rows), same_method, metric_cells)
+    lines = side_by_side(paper.rows, gather(rows), same_method, figure_cells(paper.columns))
     return [ranked(Section("", columns_of(paper.columns), lines))]
 
 
@@ -45,7 +38,9 @@ def table_8(rows: Sequence[Row]) -> list[Section]:
             f"order {place}" + (f" (Table 8's order {number})" if number else "") + f": {' → '.join(order)}"
         )
         sections.append(
-            ranked(Section(title, columns, side_by_side(beside, runs, same_method, metric_cells)))
+            ranked(
+                Section(title, columns, side_by_side(beside, runs, same_method, figure_cells(paper.columns)))
+            )
         )
     for number, order in enumerate(TABLE_8, 1):
         if number not in of_paper.values():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from casam_cache.bench.catalogue import paper_name
+from casam_cache.report.configurations import Configuration, Row, at, gather, number_cell, present
 from casam_cache.report.layout import Cell, Line, Section
 from casam_cache.report.layouts.paper_lines import columns_of, paper_line
 from casam_cache.report.paper import paper_figures
-from casam_cache.report.runs import Row, Runs, at, gather, number_cell, present
 
 SIDES = {"before": "Before vs Adapter", "after": "After vs Adapter"}
 
@@ -29,13 +29,13 @@ def table_4(rows: Sequence[Row]) -> list[Section]:
         for side, label in SIDES.items():
             for each in runs if name in ours else []:
                 shown = label if len(runs) == 1 else f"{label}, {each.label}"
-                lines.append(Line(shown, "ours", _cells(each, ours[name], side), ranked=False))
+                lines.append(Line(shown, _cells(each, ours[name], side), "ours", ranked=False))
             lines += map(paper_line, paper.rows_of(task=name, side=side))
         sections.append(Section(ours.get(name, name), columns, tuple(lines)))
     return sections
 
 
-def _cells(runs: Runs, task: str, side: str) -> dict[str, Cell]:
+def _cells(each: Configuration, task: str, side: str) -> dict[str, Cell]:
     return present(
-        {key: number_cell(runs.estimate(at("distances", task, side, key)), 4) for key in ("tv", "js")}
+        {key: number_cell(each.estimate(at("distances", task, side, key)), 4) for key in ("tv", "js")}
     )

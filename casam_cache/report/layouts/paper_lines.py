@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from casam_cache.report.configurations import Configuration, at, percent_cell, present
 from casam_cache.report.layout import Cell, Column, Line
 from casam_cache.report.paper import PaperColumn, PaperRow, printed_number
-from casam_cache.report.runs import Runs
 
-OursCells = Callable[[Runs], dict[str, Cell]]
+OursCells = Callable[[Configuration], dict[str, Cell]]
 
 
 def columns_of(columns: Iterable[PaperColumn]) -> tuple[Column, ...]:
@@ -19,7 +19,7 @@ def columns_of(columns: Iterable[PaperColumn]) -> tuple[Column, ...]:
 
 def paper_line(row: PaperRow) -> Line:
     """A row of the paper, never ranked."""
-    return Line(name_of(row), "paper", {key: printed(text) for key, text in row.values.items()}, ranked=False)
+    return Line(name_of(row), {key: printed(text) for key, text in row.values.items()}, "paper", ranked=False)
 
 
 def name_of(row: PaperRow) -> str:
@@ -34,8 +34,8 @@ def printed(text: str) -> Cell:
 
 def side_by_side(
     rows: Sequence[PaperRow],
-    runs: Sequence[Runs],
-    matches: Callable[[Runs, PaperRow], bool],
+    runs: Sequence[Configuration],
+    matches: Callable[[Configuration, PaperRow], bool],
     cells: OursCells,
 ) -> tuple[Line, ...]:
     """For each row of the paper, ours above it; then what the paper does not have.
@@ -59,7 +59,13 @@ def side_by_side(
     return (*lines, *(ours_line(each, cells) for each in rest))
 
 
-def ours_line(runs: Runs, cells: OursCells, label: str | None = None) -> Line:
+def ours_line(each: Configuration, cells: OursCells, label: str | None = None) -> Line:
     """A configuration of ours; says so where the task of each test image is told."""
-    told = " (task told)" if runs.oracle else ""
-    return Line((label or runs.label) + told, "ours", cells(runs), runs.ranked)
+    told = " (task told)" if each.oracle else ""
+    return Line((label or each.label) + told, cells(each), "ours", each.ranked)
+
+
+def figure_cells(columns: Iterable[PaperColumn]) -> OursCells:
+    """What fills the paper's columns that hold figures of our results by their own key, all in percent."""
+    keys = [column.key for column in columns if column.unit == "percent"]
+    return lambda each: present({key: percent_cell(each.estimate(at(key))) for key in keys})

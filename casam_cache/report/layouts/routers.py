@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from casam_cache.report.configurations import Configuration, Row, at, gather, percent_cell, present
 from casam_cache.report.layout import Cell, Column, Line, Section, ranked
-from casam_cache.report.runs import Row, Runs, at, gather, percent_cell, present
 
 COLUMNS = (
     Column("routing_accuracy", "routing accuracy", "tasks learnt", "high"),
@@ -24,9 +24,9 @@ def routers(rows: Sequence[Row]) -> list[Section]:
     runs = [
         each for each in gather(rows) if any(row.get("routing_accuracy") is not None for row in each.rows)
     ]
-    lines = tuple(Line(each.label, "ours", _cells(each), each.ranked) for each in runs)
+    lines = tuple(Line(each.label, _cells(each), "ours", each.ranked) for each in runs)
     return [ranked(Section("", COLUMNS, lines))]
 
 
-def _cells(runs: Runs) -> dict[str, Cell]:
-    return present({column.key: percent_cell(runs.estimate(at(column.key))) for column in COLUMNS})
+def _cells(each: Configuration) -> dict[str, Cell]:
+    return present({column.key: percent_cell(each.estimate(at(column.key))) for column in COLUMNS})

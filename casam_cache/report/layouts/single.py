@@ -6,23 +6,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from casam_cache.bench.catalogue import TASKS, paper_name
+from casam_cache.report.configurations import (
+    Configuration,
+    Row,
+    at,
+    gather,
+    gflops_cell,
+    parameter_cell,
+    percent_cell,
+    present,
+)
 from casam_cache.report.layout import Cell, Column, Section, ranked
 from casam_cache.report.layouts.continual import same_method
-from casam_cache.report.layouts.paper_lines import columns_of, paper_line, side_by_side
-from casam_cache.report.paper import PaperRow, paper_figures
-from casam_cache.report.runs import Row, Runs, at, gather, gflops_cell, parameter_cell, percent_cell, present
+from casam_cache.report.layouts.paper_lines import OursCells, columns_of, paper_line, side_by_side
+from casam_cache.report.paper import REPORTED, PaperRow, paper_figures
 
 
 def table_3(rows: Sequence[Row]) -> list[Section]:
     """Averages over the tasks, trained parameters and cost."""
 
-    def cells(runs: Runs) -> dict[str, Cell]:
+    def cells(each: Configuration) -> dict[str, Cell]:
         return present(
             {
-                "parameters": parameter_cell(runs.rows[0]),
-                "gflops": gflops_cell(runs.rows[0]),
-                "iou": percent_cell(runs.estimate(at("last_iou"))),
-                "biou": percent_cell(runs.estimate(at("last_biou"))),
+                "parameters": parameter_cell(each.rows[0]),
+                "gflops": gflops_cell(each.rows[0]),
+                **{name: percent_cell(each.estimate(at(f"last_{name}"))) for name in REPORTED},
             }
         )
 
@@ -45,7 +53,7 @@ def table_7(rows: Sequence[Row]) -> list[Section]:
     shared = set(keys.values()) & set(theirs.values())
     complete = shared == set(theirs.values())
     sections = []
-    for metric, name in (("iou", "IoU"), ("biou", "BIoU")):
+    for metric, name in REPORTED.items():
         beside = [_shared(row, shared, complete) for row in paper.rows_of(metric=metric)] if shared else []
         lines = side_by_side(beside, runs, same_method, _cells(metric, keys))
         sections.append(ranked(Section(f"Table 7: {name} of each task", columns, lines)))
@@ -57,7 +65,7 @@ def table_7(rows: Sequence[Row]) -> list[Section]:
                 columns_of(paper.columns),
                 tuple(map(paper_line, paper.rows_of(metric=metric))),
             )
-            for metric, name in (("iou", "IoU"), ("biou", "BIoU"))
+            for metric, name in REPORTED.items()
         ]
     return sections if runs else sections[-2:]
 
@@ -74,11 +82,11 @@ def task_score(metric: str, task: str) -> Callable[[Row], Any]:
     return read
 
 
-def _cells(metric: str, keys: dict[str, str]) -> Callable[[Runs], dict[str, Cell]]:
-    def cells(runs: Runs) -> dict[str, Cell]:
-        scores = {key: percent_cell(runs.estimate(task_score(metric, task))) for task, key in keys.items()}
-        average = percent_cell(runs.estimate(at(f"last_{metric}")))
-        return present({"parameters": parameter_cell(runs.rows[0]), **scores, "average": average})
+def _cells(metric: str, keys: dict[str, str]) -> OursCells:
+    def cells(each: Configuration) -> dict[str, Cell]:
+        scores = {key: percent_cell(each.estimate(task_score(metric, task))) for task, key in keys.items()}
+        average = percent_cell(each.estimate(at(f"last_{metric}")))
+        return present({"parameters": parameter_cell(each.rows[0]), **scores, "average": average})
 
     return cells
 

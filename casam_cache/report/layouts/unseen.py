@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 
 from casam_cache.bench.catalogue import UNSEEN, paper_name
+from casam_cache.report.configurations import Configuration, Row, at, gather, present
 from casam_cache.report.layout import Cell, Column, Section, ranked
 from casam_cache.report.layouts.continual import same_method
 from casam_cache.report.layouts.paper_lines import columns_of, paper_line, side_by_side
-from casam_cache.report.paper import PaperColumn, PaperRow, paper_figures
-from casam_cache.report.runs import Row, Runs, at, gather, present
-
-SCORES = {"iou": "IoU", "biou": "BIoU"}
+from casam_cache.report.paper import REPORTED, PaperColumn, PaperRow, paper_figures
 
 
 def table_2(rows: Sequence[Row]) -> list[Section]:
@@ -27,12 +25,12 @@ def table_2(rows: Sequence[Row]) -> list[Section]:
     columns = tuple(
         Column(f"{score}:{keys[name]}", label, name, "high")
         for name in names
-        for score, label in SCORES.items()
+        for score, label in REPORTED.items()
     )
     overall = (Column("ood_accuracy", "Acc", "all", "high"),)
 
-    def cells(each: Runs) -> dict[str, Cell]:
-        found = {f"{s}:{keys[name]}": _with_change(each, name, s) for name in names for s in SCORES}
+    def cells(each: Configuration) -> dict[str, Cell]:
+        found = {f"{s}:{keys[name]}": _with_change(each, name, s) for name in names for s in REPORTED}
         accuracy = each.estimate(at("ood_accuracy"))
         known = None if math.isnan(accuracy.mean) else Cell(f"{100 * accuracy.mean:.2f}", 100 * accuracy.mean)
         return present({**found, "ood_accuracy": known})
@@ -55,15 +53,15 @@ def _only(row: PaperRow, columns: Sequence[PaperColumn]) -> PaperRow:
     return PaperRow(row.label, row.section, row.match, values)
 
 
-def _with_change(runs: Runs, name: str, score: str) -> Cell | None:
+def _with_change(each: Configuration, name: str, score: str) -> Cell | None:
     """`77.62 (-0.46)`: the score and, signed, its difference to the frozen SAM on the same masks."""
-    estimate = runs.estimate(at("unseen", name, score))
+    estimate = each.estimate(at("unseen", name, score))
     if math.isnan(estimate.mean):
         return None
     number = 100 * estimate.mean
     half = None if math.isnan(estimate.half) else 100 * estimate.half
-    frozen = runs.estimate(at("unseen", name, f"frozen_{score}"))
+    frozen = each.estimate(at("unseen", name, f"frozen_{score}"))
     text = f"{number:.2f}" + ("" if half is None else f" ± {half:.2f}")
-    if runs.method != "frozen" and not math.isnan(frozen.mean):
+    if each.method != "frozen" and not math.isnan(frozen.mean):
         text += f" ({100 * (estimate.mean - frozen.mean):+.2f})"
     return Cell(text, number, half)

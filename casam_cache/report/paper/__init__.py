@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+REPORTED = {"iou": "IoU", "biou": "BIoU"}  # the metrics the paper has, by our names
 NUMBERS = tuple(str(number) for number in range(1, 12))
 
 

@@ -1,0 +1,363 @@
+"""The families of methods: which stages each needs over an order, and how R[t, k] follows from outcomes.
+
+A family is named by `Method.family`. An `Entry` is one method with its options over one order and seed: one row of
+results. Routed methods are in `routed.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from casam_cache.backbones.devices import choose_precision
+from casam_cache.bench.stages.distance import Cost, Distance, reference_content, reference_store
+from casam_cache.bench.stages.evaluate import Evaluate, MetricRefs, metric_refs
+from casam_cache.bench.stages.fit import Fit, JointFit
+from casam_cache.bench.stages.head import HeadStage, MethodRef
+from casam_cache.bench.stages.sequence import Learn, Remember, SequenceStage
+from casam_cache.bench.tables import OutcomeTable, Tables
+from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
+from casam_cache.config import validated
+from casam_cache.engine.stage import Stage, closure
+from casam_cache.fingerprint import digest
+from casam_cache.methods.base import Method
+from casam_cache.methods.registry import METHODS
+from casam_cache.methods.sequential import Sequential
+from casam_cache.routers.choice import chosen_options
+from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
+from casam_cache.views import parse_views
+
+
+@dataclass(frozen=True)
+class Config:
+    """One method with one set of options.
+
+    Attributes:
+        label: in tables.
+        method: with its options.
+        training: the recipe of its fits.
+        chosen: the options that were set, as given, for tables and selection.
+    """
+
+    label: str
+    method: Method
+    training: TrainingOptions
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every option, plain."""
+        return {**chosen_options(self.method.options), **self.training.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a method goes through.
+
+    Attributes:
+        order: tasks, in order of training.
+        seed: of the run.
+        evaluate: the split that is scored.
+        unseen: sets that no method trains on, scored after the last task.
+        metrics: what is scored.
+    """
+
+    order: tuple[str, ...]
+    seed: int
+    evaluate: str
+    unseen: tuple[str, ...]
+    metrics: MetricRefs = field(default_factory=metric_refs)
+
+
+class Entry(ABC):
+    """A config over a course."""
+
+    def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
+        self.config, self.course, self.tasks = config, course, tasks
+        self.splits = {task: tasks.split(task, course.evaluate) for task in course.order}
+        self.unseen = {task: tasks.split(task, "test") for task in course.unseen}
+        # Every result is beside the frozen SAM's on the same masks and prompts: forward transfer needs it.
+        self.frozen = {name: self.evaluate(None, split) for name, split in self.tested.items()}
+        first = course.order[0]
+        weights = tasks.store(first).identity["backbone"]["weights"]
+        self.cost = Cost(method=MethodRef.of(self.trained), weights=weights, task=first)
+
+    @property
+    def trained(self) -> Method:
+        """The method whose head one training pass goes through."""
+        return self.config.method
+
+    @property
+    def tested(self) -> dict[str, TaskSplit]:
+        """Every set that is scored."""
+        return {**self.splits, **self.unseen}
+
+    @cached_property
+    def wanted(self) -> tuple[Stage, ...]:
+        """The stages whose results are read, each once."""
+        every = (*self.frozen.values(), self.cost, *self.targets())
+        return tuple({stage.key: stage for stage in every}.values())
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage this result is made from, parents before children."""
+        return tuple(closure(self.wanted))
+
+    @cached_property
+    def key(self) -> str:
+        """Names the result: what it is, and the stages it is made from."""
+        described = [self.config.method.name, list(self.course.order), self.course.seed, self.course.evaluate]
+        used = sorted(stage.key for stage in self.targets())
+        return digest([described, self.config.to_json(), used])[:20]
+
+    @abstractmethod
+    def targets(self) -> list[Stage]:
+        """Stages whose results enter the figures (their parents follow)."""
+
+    @abstractmethod
+    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
+        """For each row of R, the outcomes on each test set in order of training; one row where there is no path."""
+
+    @abstractmethod
+    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
+        """Outcomes on each unseen set after the last task; empty where the method has no answer there."""
+
+    def extra(self, tables: Tables) -> dict[str, Any]:
+        """Further columns of the result."""
+        return {}
+
+    def evaluate(self, head: HeadStage | None, split: TaskSplit, member: str = "") -> Evaluate:
+        """The scoring of a head, or of the frozen SAM."""
+        return Evaluate(
+            items=split.ref, head=head, member=member, metrics=self.course.metrics, masks=sum(split.masks)
+        )
+
+    def fit(self, method: Method, task: str) -> Fit:
+        """The ordinary fit of one task, which every order and every method that begins with it shares."""
+        return fit_stage(self.tasks, method, self.config.training, task, self.course.seed)
+
+
+class FrozenEntry(Entry):
+    """The frozen SAM: the same on every row."""
+
+    def targets(self) -> list[Stage]:
+        return list(self.frozen.values())
+
+    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
+        return [[tables.outcomes(self.frozen[task]) for task in self.course.order]]
+
+    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
+        return {task: tables.outcomes(self.frozen[task]) for task in self.course.unseen}
+
+    def extra(self, tables: Tables) -> dict[str, Any]:
+        return {"parameters": 0, "bytes_kept": 0}
+
+
+class SingleEntry(Entry):
+    """A fit of its own for every task, scored on that task: no sequence, no routing (Tables 3 and 7)."""
+
+    def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
+        super().__init__(config, course, tasks)
+        self.fits = {task: self.fit(config.method, task) for task in course.order}
+        self.scored = {task: self.evaluate(fit, self.splits[task]) for task, fit in self.fits.items()}
+        compared = tasks.place.reference
+        self.distances = {task: self._distance(fit) for task, fit in self.fits.items() if compared}
+
+    def _distance(self, fit: Fit) -> Distance:
+        from pathlib import Path
+
+        split = self.splits[fit.task]
+        reference = reference_content(
+            reference_store(Path(self.tasks.place.reference), fit.task), split.images
+        )
+        return Distance(items=split.ref, head=fit, reference=reference, images=len(split.images))
+
+    def targets(self) -> list[Stage]:
+        return [*self.scored.values(), *self.distances.values()]
+
+    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
+        return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
+
+    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
+        return {}  # no fit belongs to an unseen set
+
+    def extra(self, tables: Tables) -> dict[str, Any]:
+        return {
+            "parameters": tables.recorded(self.fits[self.course.order[0]]).get("parameters"),
+            "bytes_kept": sum(fit.bytes_kept(tables.runs) for fit in self.fits.values()),
+            "run": {task: tables.folder(fit) for task, fit in self.fits.items()},
+            "distances": {task: stage.read(tables.runs) for task, stage in self.distances.items()},
+        }
+
+
+class JointEntry(Entry):
+    """One head on all tasks at once: the last row only."""
+
+    def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
+        super().__init__(config, course, tasks)
+        trains = [train_split(tasks, config.method, config.training, task) for task in sorted(course.order)]
+        self.joint = JointFit(
+            method=MethodRef.of(config.method),
+            training=resolved(config.training, tasks),
+            seed=course.seed,
+            items=tuple(train.ref for train in trains),
+            size=sum(visits(train, config.training) for train in trains),
+        )
+        self.scored = {name: self.evaluate(self.joint, split) for name, split in self.tested.items()}
+
+    def targets(self) -> list[Stage]:
+        return list(self.scored.values())
+
+    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
+        return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
+
+    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
+        return {task: tables.outcomes(self.scored[task]) for task in self.course.unseen}
+
+    def extra(self, tables: Tables) -> dict[str, Any]:
+        return {
+            "parameters": tables.recorded(self.joint).get("parameters"),
+            "bytes_kept": self.joint.bytes_kept(tables.runs),
+            "run": tables.folder(self.joint),
+        }
+
+
+@dataclass(frozen=True)
+class _After:
+    """A sequential method after some tasks: where its head and its memory are, and what was learnt."""
+
+    head: HeadStage
+    memory: SequenceStage | None
+    past: tuple[SplitRef, ...]
+
+
+class SequentialEntry(Entry):
+    """One head through the tasks, scored on every test set after each of them."""
+
+    def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
+        super().__init__(config, course, tasks)
+        self.after: list[_After] = []
+        for task in course.order:
+            self.after.append(self._learn(self.after[-1] if self.after else None, task))
+        self.cells = [
+            [self.evaluate(after.head, self.splits[task]) for task in course.order] for after in self.after
+        ]
+        last = self.after[-1].head
+        self.outside = {name: self.evaluate(last, split) for name, split in self.unseen.items()}
+
+    def _learn(self, before: _After | None, task: str) -> _After:
+        """After one more task; the first may be an ordinary fit that others share."""
+        method = self.config.method
+        assert isinstance(method, Sequential)
+        train = train_split(self.tasks, method, self.config.training, task)
+        past = before.past if before else ()
+        common: dict[str, Any] = {
+            "method": MethodRef.of(method),
+            "training": resolved(self.config.training, self.tasks),
+            "seed": self.course.seed,
+            "items": train.ref,
+            "images": len(train.images),
+            "size": visits(train, self.config.training),
+        }
+        if before is None and method.first is not None:
+            head = self.fit(with_shared_options(method.first, method.options), task)
+            memory = Remember(**common, fitted=head) if method.remembers else None
+            return _After(head, memory, (train.ref,))
+        learnt = Learn(
+            **common,
+            last=before.head if before else None,
+            last_memory=before.memory if before else None,
+            past=past,
+        )
+        return _After(learnt, learnt, (*past, train.ref))
+
+    def targets(self) -> list[Stage]:
+        memory = self.after[-1].memory  # it is part of what the method keeps
+        cells = [stage for row in self.cells for stage in row]
+        return [*cells, *self.outside.values(), *([memory] if memory else [])]
+
+    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
+        return [[tables.outcomes(stage) for stage in row] for row in self.cells]
+
+    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
+        return {task: tables.outcomes(stage) for task, stage in self.outside.items()}
+
+    def extra(self, tables: Tables) -> dict[str, Any]:
+        last = self.after[-1]
+        kept = last.head.bytes_kept(tables.runs)
+        if last.memory is not None:
+            memory = last.memory.memory(tables.runs)
+            kept += memory.bytes + sum(self._embedding_bytes(exemplar.task) for exemplar in memory.exemplars)
+        return {
+            "parameters": tables.recorded(last.head).get("parameters"),
+            "bytes_kept": kept,
+            "run": tables.folder(last.head),
+        }
+
+    def _embedding_bytes(self, task: str) -> int:
+        """Of an exemplar's embedding; its masks are a few hundred bytes."""
+        store = self.tasks.place.store(task)
+        size = store.dtype.itemsize
+        for side in store.embedding_shape:
+            size *= side
+        return size
+
+
+def entry_class(method: Method) -> type[Entry]:
+    """The family of a method."""
+    from casam_cache.bench.routed import RoutedEntry
+
+    families: dict[str, type[Entry]] = {
+        "frozen": FrozenEntry,
+        "single": SingleEntry,
+        "joint": JointEntry,
+        "sequential": SequentialEntry,
+        "routed": RoutedEntry,
+    }
+    return families[method.family]
+
+
+def fit_stage(tasks: Tasks, method: Method, training: TrainingOptions, task: str, seed: int) -> Fit:
+    """The fit of a single-task method to one task."""
+    train = train_split(tasks, method, training, task)
+    return Fit(
+        method=MethodRef.of(method),
+        training=resolved(training, tasks),
+        seed=seed,
+        items=train.ref,
+        size=visits(train, training),
+    )
+
+
+def train_split(tasks: Tasks, method: Method, training: TrainingOptions, task: str) -> TaskSplit:
+    """The train split of a task, which must have all that the method reads."""
+    views = (view.array for view in parse_views(training.views, VIEW_SEPARATOR))
+    tasks.require(task, (*method.needs, *views))
+    return tasks.split(task, "train")
+
+
+def resolved(training: TrainingOptions, tasks: Tasks) -> TrainingOptions:
+    """The recipe with the numeric mode that `auto` means on this device."""
+    precision = choose_precision(training.precision, torch.device(tasks.place.device))
+    return training.model_copy(update={"precision": precision})
+
+
+def visits(train: TaskSplit, training: TrainingOptions) -> float:
+    """Image-mask pairs that a fit trains on: the unit of its cost."""
+    pairs = sum(min(count, training.masks_per_image) for count in train.masks)
+    epochs = float(training.epochs)
+    if training.max_steps is not None:
+        epochs = min(epochs, training.max_steps * training.batch_size / max(1, train.scored))
+    return pairs * epochs
+
+
+def with_shared_options(name: str, options: BaseModel) -> Method:
+    """The method `name` with the options that it shares with `options`."""
+    made = METHODS.get(name)
+    model, given = made.options_model(), options.model_dump(mode="json")
+    return made(validated(model, {key: given[key] for key in model.model_fields if key in given}))

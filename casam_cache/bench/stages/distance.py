@@ -1,0 +1,176 @@
+"""What a training pass costs, and distances between features (Tables 3 and 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from casam_cache.bench.stages.head import HeadStage, MethodRef
+from casam_cache.bench.tasks import Place, SplitRef, find_store
+from casam_cache.engine.runs import Runs
+from casam_cache.engine.stage import Stage, Work, beside
+from casam_cache.errors import StoreError
+from casam_cache.fingerprint import digest
+from casam_cache.heads.base import Head
+from casam_cache.metrics.distribution import feature_distance
+from casam_cache.store import EmbeddingStore
+from casam_cache.training.cost import training_flops
+from casam_cache.training.items import EMBEDDING, Items
+
+DISTANCES = "distances.json"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cost(Stage):
+    """Arithmetic of one training pass of a method's head.
+
+    Attributes:
+        method: whose head.
+        weights: fingerprint of the backbone.
+        task: one whose store names the backbone.
+    """
+
+    kind: ClassVar[str] = "cost"
+
+    method: MethodRef
+    weights: str
+    task: str = beside("")
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"cost of {self.method.name}"
+
+    def compute(self, work: Work) -> dict[str, Any]:
+        """Records it; writes nothing."""
+        place: Place = work.place
+        backbone = place.backbone(self.task)
+        head = self.method.make(work).build(backbone, seed=0).to(place.torch_device).train()
+        work.use(type(head))
+        return {"flops": training_flops(head, backbone)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Distance(Stage):
+    """TV and JS (equations 13 and 14) of a split's features, before and after a head, to a reference store's.
+
+    Attributes:
+        items: the split.
+        head: the fitted head.
+        reference: hash of what the reference store holds of these images.
+        images: how many there are, for estimates.
+    """
+
+    kind: ClassVar[str] = "distance"
+
+    items: SplitRef
+    head: HeadStage
+    reference: str
+    images: int = beside(1)
+
+    @property
+    def cost(self) -> float:
+        """Images, each read three times."""
+        return 3.0 * self.images
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"distances of {self.items.task}"
+
+    def compute(self, work: Work) -> dict[str, Any]:
+        """Writes the distances."""
+        place: Place = work.place
+        task, items = self.items.task, place.items(self.items)
+        head = self.head.head(work.runs, place.backbone(task)).to(place.torch_device).eval()
+        work.use(type(head))
+        reference = reference_store(Path(place.reference), task)
+        images = [item.id for item in items]
+        if reference_content(reference, images) != self.reference:
+            raise StoreError(
+                f"the reference store of '{task}' has changed since the plan was made", "run again"
+            )
+        known = set(reference.ids)
+        absent = [image for image in images if image not in known]
+        if absent:
+            raise StoreError(
+                f"the reference store of task '{task}' lacks {len(absent)} images, the first is {absent[0]}",
+                f"encode the same images into {place.reference}",
+            )
+        adapted, device = _Stored(reference, images), place.torch_device
+        sides = {"before": _Aligned(items, None, device), "after": _Aligned(items, head, device)}
+        found = {side: vars(feature_distance(features, adapted)) for side, features in sides.items()}
+        (work.result / DISTANCES).write_text(json.dumps(found, indent=1) + "\n")
+        return {}
+
+    def read(self, runs: Runs) -> dict[str, Any]:
+        """`before` and `after`, each with `tv` and `js`."""
+        found: dict[str, Any] = json.loads((runs.open(self) / DISTANCES).read_text())
+        return found
+
+
+def reference_store(folder: Path, task: str) -> EmbeddingStore:
+    """The store of adapter-tuned features of a task.
+
+    Args:
+        folder: of reference stores.
+        task: its name.
+
+    Raises:
+        CasamError: there is none, or it is not finished.
+    """
+    store = EmbeddingStore.open(find_store(folder, task))
+    store.require_complete()
+    return store
+
+
+def reference_content(store: EmbeddingStore, images: Sequence[str]) -> str:
+    """Hash of the store's identity and of what its features of these images were made from."""
+    place = {name: row for row, name in enumerate(store.ids)}
+    held = [
+        [image, store.source_sha256[place[image]].tobytes().hex() if image in place else None]
+        for image in sorted(images)
+    ]
+    return digest([store.fingerprint, held])
+
+
+class _Aligned:
+    """Batches (1, C, cells) of embeddings, through a head or as they are; valid cells only."""
+
+    def __init__(self, items: Items, head: Head | None, device: torch.device) -> None:
+        self._items, self._head, self._device = items, head, device
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index, item in enumerate(self._items):
+            features = {
+                name: torch.from_numpy(np.array(self._items.feature(name, index), dtype=np.float32))[None].to(
+                    self._device
+                )
+                for name in (self._head.needs if self._head else (EMBEDDING,))
+            }
+            found = features[EMBEDDING]
+            if self._head is not None:
+                with torch.no_grad():
+                    found = self._head.align(features)
+            rows, columns = item.geometry.valid_grid
+            yield found[:, :, :rows, :columns].flatten(2).cpu().numpy()
+
+
+class _Stored:
+    """The same of a reference store, image by image."""
+
+    def __init__(self, store: EmbeddingStore, ids: list[str]) -> None:
+        self._store, self._ids = store, ids
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for name in self._ids:
+            index = self._store.index(name)
+            rows, columns = self._store.geometry(index).valid_grid
+            embedding = np.asarray(self._store.read(index), dtype=np.float32)
+            yield embedding[None, :, :rows, :columns].reshape(1, len(embedding), -1)

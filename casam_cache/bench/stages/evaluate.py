@@ -1,0 +1,83 @@
+"""How good a head, or the frozen SAM, is on one split, mask by mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from casam_cache.bench.outcomes import read_outcomes, write_outcomes
+from casam_cache.bench.stages.head import HeadStage
+from casam_cache.bench.tasks import Place, SplitRef
+from casam_cache.engine.runs import Runs
+from casam_cache.engine.stage import Stage, Work, beside
+from casam_cache.heads.files import build_head
+from casam_cache.metrics.registry import METRICS, make_metrics
+from casam_cache.registry import revision_of
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.outcomes import Outcomes
+
+PROMPT = "oracle box"
+MetricRefs = tuple[tuple[str, int | str], ...]  # name and revision of each metric
+
+
+def metric_refs(names: Iterable[str] = ()) -> MetricRefs:
+    """The standard metrics and further ones by name or FILE.py:CLASS, as a stage's key names them.
+
+    Raises:
+        OptionError: there is no such metric.
+    """
+    return tuple((name, revision_of(type(metric))) for name, metric in make_metrics(names).items())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluate(Stage):
+    """Per-mask outcomes on one split.
+
+    Attributes:
+        items: the split.
+        head: whose; None is the frozen SAM.
+        member: which of several heads.
+        prompt: what masks are prompted with.
+        metrics: what is scored.
+        masks: how many there are, for estimates.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+
+    items: SplitRef
+    head: HeadStage | None
+    member: str = ""
+    prompt: str = PROMPT
+    metrics: MetricRefs = field(default_factory=metric_refs)
+    masks: int = beside(1)
+
+    @property
+    def cost(self) -> float:
+        """Masks."""
+        return max(1.0, self.masks)
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.head.label if self.head else 'frozen SAM'} scored on {self.items.task}"
+
+    def compute(self, work: Work) -> dict[str, Any]:
+        """Writes the outcomes."""
+        place: Place = work.place
+        backbone = place.backbone(self.items.task)
+        if self.head is None:
+            head = build_head("identity", None, backbone, seed=0)
+        else:
+            head = self.head.head(work.runs, backbone, self.member)
+        names = [name for name, _ in self.metrics]
+        work.use(type(head), *(METRICS.get(name) for name in names))
+        progress = work.progress
+        done = None if progress is None else (lambda images, total: progress((images, total)))
+        items = place.items(self.items)
+        write_outcomes(work.result, evaluate(head, backbone, items, metrics=names, progress=done))
+        return {}
+
+    def read(self, runs: Runs) -> Outcomes:
+        """The finished outcomes."""
+        return read_outcomes(runs.open(self))

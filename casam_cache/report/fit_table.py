@@ -1,0 +1,89 @@
+"""Fits beside the frozen SAM, with intervals and with every convention that decides the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from casam_cache.bench.fit import FitReport
+from casam_cache.bench.stages.evaluate import PROMPT
+from casam_cache.metrics.base import MetricFacts
+from casam_cache.metrics.columns import facts_of
+from casam_cache.metrics.intervals import Interval
+from casam_cache.report.layout import Cell, Column, Line, Section, Table
+
+COLUMNS = (
+    Column("masks", "masks"),
+    Column("metric", "metric", left=True),
+    Column("frozen", "frozen SAM", left=True),
+    Column("fitted", "fitted", left=True),
+    Column("gain", "gain", left=True),
+)
+
+
+def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
+    """Frozen against fitted: a line a task and metric, and what the numbers mean below."""
+    metrics = facts_of(reports[0].test.metrics)
+    lines = [
+        Line(
+            report.task,
+            _cells(
+                report.test.masks if metric is metrics[0] else None,
+                metric,
+                report.frozen[metric.name],
+                report.test[metric.name],
+                report.gain[metric.name],
+            ),
+        )
+        for report in reports
+        for metric in metrics
+    ]
+    if len(reports) > 1:
+        lines += [Line("mean of tasks", _means(reports, metric, metric is metrics[0])) for metric in metrics]
+    first = reports[0]
+    methods = ", ".join(sorted({report.method for report in reports}))
+    modes = ", ".join(sorted({f"{report.task}: {report.mask_mode}" for report in reports}))
+    undefined = sum(report.test.undefined for report in reports)
+    notes = (
+        f"{first.model}, {methods}, {first.parameters:,} trained parameters, seed {first.seed}; {first.evaluate} "
+        f"split, {PROMPT} prompts, percent, means over masks at original resolution; 95 % intervals from "
+        "resampling groups.",
+        f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
+    )
+    return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)),), notes)
+
+
+def _means(reports: Sequence[FitReport], metric: MetricFacts, first: bool) -> dict[str, Cell]:
+    """Unweighted means over the tasks, without intervals."""
+    frozen, fitted = (
+        sum(getattr(report, side)[metric.name].mean for report in reports) / len(reports)
+        for side in ("frozen", "test")
+    )
+    masks = sum(report.test.masks for report in reports) if first else None
+    return _cells(masks, metric, *map(_alone, (frozen, fitted, fitted - frozen)))
+
+
+def _alone(mean: float) -> Interval:
+    return Interval(mean, math.nan, math.nan, 0, 0, 0)
+
+
+def _cells(
+    masks: int | None, metric: MetricFacts, frozen: Interval, fitted: Interval, gain: Interval
+) -> dict[str, Cell]:
+    cells = {
+        "metric": Cell(metric.label),
+        "frozen": _interval(frozen, metric),
+        "fitted": _interval(fitted, metric),
+        "gain": _interval(gain, metric, "+"),
+    }
+    return cells if masks is None else {"masks": Cell(str(masks), masks), **cells}
+
+
+def _interval(interval: Interval, metric: MetricFacts, sign: str = "") -> Cell:
+    """`71.2 [68.0, 74.1]`; only the mean where there is no interval, a dash where that is undefined."""
+    if math.isnan(interval.mean):
+        return Cell("-")
+    factor = 100 if metric.percent else 1
+    mean, low, high = (factor * value for value in (interval.mean, interval.low, interval.high))
+    edges = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    return Cell(f"{mean:{sign}.1f}{edges}", mean)

@@ -1,0 +1,120 @@
+"""How each mask was scored: a table of one row a mask, in memory and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from casam_cache.metrics.intervals import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One row a true mask, as columns of equal length, in the order of the view.
+
+    Attributes:
+        task, item, group: where the mask is from.
+        class_id, instance: which mask of the image.
+        area: true foreground pixels.
+        predicted_iou: the decoder's own estimate, not clipped.
+        scores: by name of the metric; NaN where it is undefined.
+    """
+
+    task: list[str] = field(default_factory=list)
+    item: list[str] = field(default_factory=list)
+    group: list[str] = field(default_factory=list)
+    class_id: list[int] = field(default_factory=list)
+    instance: list[int] = field(default_factory=list)
+    area: list[int] = field(default_factory=list)
+    predicted_iou: list[float] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Outcomes]) -> Outcomes:
+        """The rows of all parts, one part after the other; all must have the same metrics."""
+        whole = cls()
+        for part in parts:
+            if len(whole) and list(part.scores) != list(whole.scores):
+                raise ValueError(f"scores {list(part.scores)} after {list(whole.scores)}")
+            for name in DESCRIBING:
+                getattr(whole, name).extend(getattr(part, name))
+            for name, values in part.scores.items():
+                whole.scores.setdefault(name, []).extend(values)
+        return whole
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Means over the masks where a metric is defined (null where there is none), and how many masks.
+
+        `masks` counts all rows; `undefined` those without an IoU.
+        """
+        means: dict[str, float | int | None] = {}
+        for name, values in self.scores.items():
+            finite = [value for value in values if math.isfinite(value)]
+            means[name] = float(np.mean(finite)) if finite else None
+        undefined = sum(not math.isfinite(value) for value in self.scores.get("iou", ()))
+        return {**means, "masks": len(self), "undefined": undefined}
+
+    def intervals(self, seed: int = 0) -> dict[str, Interval]:
+        """Each metric's mean with its interval from resampling groups."""
+        groups = [f"{task}\0{group}" for task, group in zip(self.task, self.group, strict=True)]
+        return {name: mean_interval(values, groups, seed=seed) for name, values in self.scores.items()}
+
+    def to_csv(self) -> str:
+        """One header, one line a mask, a column a metric behind those that describe it.
+
+        Numbers come back to the bit; what is undefined is empty. Lines end as RFC 4180 has them, so that names with
+        line breaks are quoted: write it without translating them.
+        """
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\r\n")
+        writer.writerow([*DESCRIBING, *self.scores])
+        columns: list[Sequence[Any]] = [getattr(self, name) for name in (*_STRINGS, *_INTEGERS)]
+        columns += [
+            [_written(value) for value in column] for column in (self.predicted_iou, *self.scores.values())
+        ]
+        writer.writerows(zip(*columns, strict=True))
+        return out.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str) -> Outcomes:
+        """The table that `to_csv` wrote.
+
+        Raises:
+            ValueError: it is not one, or was cut off inside a line.
+        """
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        try:
+            header, *lines = rows
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+        if tuple(header[: len(DESCRIBING)]) != DESCRIBING or not text.endswith("\r\n"):
+            raise ValueError("no table of outcomes, or one that was cut off")
+        read = cls(scores={name: [] for name in header[len(DESCRIBING) :]})
+        convert = [str] * len(_STRINGS) + [int] * len(_INTEGERS)
+        columns: list[list[Any]] = [getattr(read, name) for name in (*_STRINGS, *_INTEGERS)]
+        numbers = [read.predicted_iou, *read.scores.values()]
+        for line in lines:
+            if len(line) != len(header):
+                raise ValueError(f"a line of {len(line)} columns below a header of {len(header)}")
+            for column, kind, value in zip(columns, convert, line, strict=False):
+                column.append(kind(value))
+            for column, value in zip(numbers, line[len(columns) :], strict=True):
+                column.append(float(value) if value else math.nan)
+        return read
+
+
+DESCRIBING = tuple(entry.name for entry in fields(Outcomes) if entry.name != "scores")
+_STRINGS, _INTEGERS = DESCRIBING[:3], DESCRIBING[3:6]
+
+
+def _written(value: float) -> str:
+    return "" if math.isnan(value) else repr(float(value))
