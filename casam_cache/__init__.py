@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Backbone": "backbones.sam",
+    "Backbone": "backbones.base",
     "Bench": "bench.bench",
     "CasamError": "errors",
     "DatasetOptions": "datasets",

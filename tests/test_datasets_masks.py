@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from casam_cache.datasets.labels import decide_mode, gather_values, read_labels, scan_mask
-from casam_cache.datasets.masks import interior_point, load_masks, mask_box, regions
-from casam_cache.datasets.sample import Mask, MaskValues, Sample
+from casam_cache.datasets.masks import interior_point, iter_masks, mask_box, regions
+from casam_cache.datasets.sample import Mask, MaskValues
 from casam_cache.errors import ImageError, OptionError
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
@@ -26,10 +26,9 @@ def save(path: Path, array: np.ndarray, **options: object) -> Path:
 
 
 def masks_of(*paths: Path, mode: str | None = None, folder: bool = False) -> tuple[str, list[Mask]]:
-    sample = Sample("a", Path("a.png"), paths, "train", "a", True, folder)
     values = gather_values([scan_mask(path) for path in paths])
     mode, _ = decide_mode(mode, values, folder)
-    return mode, load_masks(sample, mode, values)
+    return mode, list(iter_masks(paths, mode, values, one_object_a_file=folder))
 
 
 def numbers(masks: list[Mask]) -> list[tuple[int, int]]:
@@ -120,13 +119,13 @@ def test_colours_are_numbered_over_the_whole_dataset(tmp_path: Path) -> None:
     values = gather_values([scan_mask(path) for path in paths])
     assert values.coloured
     assert values.values == (0, 0x0000FF, 0x00FF00, 0xFF0000, 0xFFFFFF)
-    got = [load_masks(Sample("a", path, (path,), "train", "a"), "classes", values) for path in paths]
+    got = [list(iter_masks([path], "classes", values)) for path in paths]
     assert [numbers(masks) for masks in got] == [[(1, 1), (3, 1)], [(2, 1)], [], [(4, 1)]]
-    instances = load_masks(Sample("a", paths[0], (paths[0],), "train", "a"), "instances", values)
+    instances = list(iter_masks(paths[:1], "instances", values))
     assert numbers(instances) == [(1, 1), (1, 3)]
     changed = save(tmp_path / "b.png", np.full((4, 4, 3), (9, 8, 7), np.uint8))
     with pytest.raises(ImageError, match="colours that were not there"):
-        load_masks(Sample("a", changed, (changed,), "train", "a"), "classes", values)
+        list(iter_masks([changed], "classes", values))
 
 
 def test_grey_in_rgb_palette_alpha_and_deep_masks(tmp_path: Path) -> None:
@@ -198,7 +197,7 @@ def test_orientation_holds_for_masks(tmp_path: Path) -> None:
 def test_another_size_than_the_image(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", TWO)
     with pytest.raises(ImageError, match=r"a\.png: the mask has 10 x 8 pixels, its image 12 x 8"):
-        load_masks(Sample("a", path, (path,), "train", "a"), "binary", MaskValues((0, 255)), (8, 12))
+        list(iter_masks([path], "binary", MaskValues((0, 255)), (8, 12)))
 
 
 def test_one_file_an_object_may_overlap(tmp_path: Path) -> None:

@@ -101,8 +101,6 @@ def test_what_is_read_is_near_what_was_written(original: Path, tmp_path: Path) -
                 errors[row], expected, rtol=0.05, atol=2e-4
             )  # read is rounded once more
             assert 0 < errors[row, 1] < 0.01
-    many = store.read_many(GOOD[:2], "early")
-    np.testing.assert_array_equal(many[1], store.read(GOOD[1], "early"))
     fill(tmp_path / "y.zarr")
     exact = EmbeddingStore.open(tmp_path / "y.zarr")
     np.testing.assert_array_equal(store.pooled, exact.pooled)

@@ -33,10 +33,10 @@ from casam_cache.datasets import (
     Dataset,
     DatasetOptions,
     interior_point,
-    load_image,
-    load_masks,
     mask_box,
     read_dataset,
+    read_image,
+    read_masks,
 )
 from casam_cache.datasets.phantoms import write_phantoms
 from casam_cache.fingerprint import digest_file, generator
@@ -107,13 +107,13 @@ def score_set(
     scores = Scores(part, dataset.mask_mode, len(samples))
     for number in chosen:
         sample = samples[number]
-        image = load_image(sample.image)
+        image = read_image(dataset, sample)
         geometry, embedding = embed(backbone, encoder, image)
         rows, columns = geometry.valid_grid
         scores.images += 1
         scores.pooled.append(embedding[0, :, :rows, :columns].mean((1, 2)).numpy())
         scores.image_groups.append(sample.group)
-        found = load_masks(sample, dataset.mask_mode, dataset.values, image.shape[:2])
+        found = list(read_masks(dataset, sample, image.shape[:2]))
         order = generator("quality-masks", sample.id).permutation(len(found))[:masks]
         if len(order):
             add_rows(

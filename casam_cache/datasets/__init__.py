@@ -1,11 +1,13 @@
 """Datasets: folders of images and masks, read into samples; decoding, splits, checks and pictures of them."""
 
+from casam_cache.datasets.arrays import pixels_sha256, read_array, read_image, read_masks
+from casam_cache.datasets.base import Reader
 from casam_cache.datasets.check import CheckReport, TaskReport, check, check_dataset
 from casam_cache.datasets.contact_sheet import contact_sheet, overlay
 from casam_cache.datasets.images import image_size, load_image, parse_intensity
-from casam_cache.datasets.listing import listing
-from casam_cache.datasets.masks import interior_point, iter_masks, load_masks, mask_box
-from casam_cache.datasets.readers import Reader, find_tasks, read_dataset, task_name
+from casam_cache.datasets.labels import decide_mode
+from casam_cache.datasets.masks import interior_point, mask_box, split_labels
+from casam_cache.datasets.readers import find_reader, find_tasks, read_dataset, task_name
 from casam_cache.datasets.sample import (
     MASK_MODES,
     SPLITS,
@@ -16,6 +18,7 @@ from casam_cache.datasets.sample import (
     Problem,
     Sample,
 )
+from casam_cache.datasets.splits import draw_splits
 
 __all__ = [
     "MASK_MODES",
@@ -32,16 +35,21 @@ __all__ = [
     "check",
     "check_dataset",
     "contact_sheet",
+    "decide_mode",
+    "draw_splits",
+    "find_reader",
     "find_tasks",
     "image_size",
     "interior_point",
-    "iter_masks",
-    "listing",
     "load_image",
-    "load_masks",
     "mask_box",
     "overlay",
     "parse_intensity",
+    "pixels_sha256",
+    "read_array",
     "read_dataset",
+    "read_image",
+    "read_masks",
+    "split_labels",
     "task_name",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from casam_cache.datasets.arrays import pixels_sha256, read_array, read_masks
 from casam_cache.datasets.folder import problem_of
-from casam_cache.datasets.images import image_of, read_pixels, without_alpha
-from casam_cache.datasets.labels import Progress
-from casam_cache.datasets.masks import iter_masks
+from casam_cache.datasets.images import to_rgb
 from casam_cache.datasets.readers import find_tasks, read_dataset, task_name
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import DatasetError, ImageError
+from casam_cache.fingerprint import digest_file
+
+ImagesDone = Callable[[int, int], None]
+"""Called with (images read, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ class TaskReport:
         return sum(problem.severity == "error" for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
         return {**asdict(self), "errors": self.errors, "warnings": len(self.problems) - self.errors}
 
 
@@ -98,18 +99,14 @@ class CheckReport:
 
     @property
     def errors(self) -> int:
-        """Number of problems that cost something, over all tasks."""
         return sum(task.errors for task in self.tasks)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
         return {"tasks": [task.to_json() for task in self.tasks], "errors": self.errors}
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What reading one sample whole has shown."""
-
     size: tuple[int, int] | None = None
     kind: str = ""
     digest: str = ""
@@ -119,7 +116,10 @@ class _Look:
 
 
 def check(
-    path: Path | str, options: DatasetOptions | None = None, progress: Progress | None = None
+    path: Path | str,
+    options: DatasetOptions | None = None,
+    progress: ImagesDone | None = None,
+    reader: str | None = None,
 ) -> CheckReport:
     """Decode every image and mask below `path` and report what is there.
 
@@ -127,15 +127,16 @@ def check(
         path: a dataset folder or a folder of them.
         options: what to make of them.
         progress: called with (images done, images in all) for each task anew.
+        reader: as in `find_reader`.
 
     Raises:
         DatasetError: there is no dataset at `path`. A dataset that cannot be read becomes a problem of its
             report.
     """
     reports, datasets = [], []
-    for folder in find_tasks(path):
+    for folder in find_tasks(path, reader):
         try:
-            dataset = read_dataset(folder, options)
+            dataset = read_dataset(folder, options, reader=reader)
         except DatasetError as error:
             message = error.message.removeprefix(f"{folder}: ")
             problem = Problem(".", message, error.hint)
@@ -146,7 +147,7 @@ def check(
     return CheckReport(tuple(reports), tuple(datasets))
 
 
-def check_dataset(dataset: Dataset, progress: Progress | None = None) -> TaskReport:
+def check_dataset(dataset: Dataset, progress: ImagesDone | None = None) -> TaskReport:
     """Decode every image and mask of one dataset and report what is there; never raises for a bad file."""
     known = {(problem.sample, problem.path) for problem in dataset.problems if problem.severity == "error"}
     looks: list[_Look] = []
@@ -185,46 +186,45 @@ def check_dataset(dataset: Dataset, progress: Progress | None = None) -> TaskRep
 
 
 def _look(sample: Sample, dataset: Dataset) -> _Look:
-    """Read one sample whole."""
-    path, root, limit = sample.image, dataset.root, dataset.options.max_pixels
-    relative = path.relative_to(root).as_posix()
+    reader, root, name = dataset.reader, dataset.root, sample.source
     problems: list[Problem] = []
     try:
-        pixels = read_pixels(path, max_pixels=limit)
-        image_of(pixels, path)
+        array = read_array(reader, root, name, dataset.options.max_pixels)
+        to_rgb(array, root / name)
     except ImageError as error:
-        return _Look(problems=(problem_of(error, path, root, sample.id),))
-    array = without_alpha(pixels.array)
+        return _Look(problems=(problem_of(error, name, root, sample.id),))
+    bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize
     if array.min() == array.max():
-        message = f"a constant image: every value is {array.flat[0]}"
-        problems.append(Problem(relative, message, "look at it; it teaches nothing", "warning", sample.id))
+        value = int(array.flat[0]) if bits == 1 else array.flat[0]
+        message = f"a constant image: every value is {value}"
+        problems.append(Problem(name, message, "look at it; it teaches nothing", "warning", sample.id))
     size = (array.shape[0], array.shape[1])
-    kind = f"{'grey' if array.ndim == 2 else 'RGB'} {pixels.bits} bit"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    kind = f"{'grey' if array.ndim == 2 else 'RGB'} {bits} bit"
+    file = reader.file_of(name)
+    digest = pixels_sha256(array).hex() if file is None else digest_file(root / file)
     try:
-        masks = iter_masks(sample, dataset.mask_mode, dataset.values, size, max_pixels=limit)
+        masks = read_masks(dataset, sample, size)
         areas = tuple((mask.class_id, float(mask.bitmap.mean())) for mask in masks)
     except ImageError as error:
-        bad = next((mask for mask in sample.masks if error.message.startswith(f"{mask}:")), sample.masks[0])
-        problems.append(problem_of(error, bad, root, sample.id))
+        named = (mask for mask in sample.masks if error.message.startswith(f"{root / mask}:"))
+        problems.append(problem_of(error, next(named, [*sample.masks, name][0]), root, sample.id))
         return _Look(size, kind, digest, (), tuple(problems))
     return _Look(size, kind, digest, areas, tuple(problems), True)
 
 
 def _twins(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
-    """Image files with equal bytes in two splits: the test would have been seen in training."""
+    """Images of equal content in two splits: the test would have been seen in training."""
     first: dict[str, Sample] = {}
     problems = []
     for sample, look in zip(dataset.samples, looks, strict=True):
         other = first.setdefault(look.digest, sample) if look.digest else sample
         if other.split != sample.split:
-            relative = sample.image.relative_to(dataset.root).as_posix()
+            what = "pixels" if dataset.reader.file_of(sample.source) is None else "file"
             message = (
-                f"the same file as '{other.id}', which is in {other.split}; this one is in {sample.split}"
+                f"the same {what} as '{other.id}', which is in {other.split}; this one is in {sample.split}"
             )
             problems.append(
-                Problem(relative, message, "keep one, or put both in a group", "warning", sample.id)
+                Problem(sample.source, message, "keep one, or put both in a group", "warning", sample.id)
             )
     return problems
 
@@ -250,7 +250,6 @@ def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
 
 
 def _splits(dataset: Dataset, looks: Sequence[_Look]) -> dict[str, SplitReport]:
-    """Counts by split, in the order of `SPLITS`."""
     reports: dict[str, SplitReport] = {}
     for split in SPLITS:
         chosen = [
@@ -273,7 +272,6 @@ def _class_report(class_id: int, shares: list[tuple[int, float]]) -> ClassReport
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Smallest, largest and most common (height, width)."""
     if not sizes:
         return {}
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from casam_cache.datasets.images import load_image
-from casam_cache.datasets.masks import load_masks
+from casam_cache.datasets.arrays import read_image, read_masks
 from casam_cache.datasets.sample import SPLITS, Dataset, Mask, Sample
 from casam_cache.errors import CasamError, ImageError
 
@@ -88,7 +87,7 @@ def contact_sheet(
         out: the file to write; its suffix decides the format.
         n: how many samples, evenly chosen from the splits.
         columns: tiles in a row, at most.
-        intensity: as in `load_image`.
+        intensity: as in `read_image`.
 
     Returns:
         The file written. A sample that cannot be read is shown as an empty tile with the reason.
@@ -173,10 +172,9 @@ def _tile(
     """One sample: picture, id, split, and what its masks are."""
     x, y = at
     draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), MISSING)
-    limit = dataset.options.max_pixels
     try:
-        image = load_image(sample.image, intensity, max_pixels=limit)
-        masks = load_masks(sample, dataset.mask_mode, dataset.values, image.shape[:2], max_pixels=limit)
+        image = read_image(dataset, sample, intensity)
+        masks = list(read_masks(dataset, sample, image.shape[:2]))
     except ImageError as error:
         reason = error.message.rsplit("/", 1)[-1]
         for line in range(4):
@@ -219,7 +217,6 @@ def _fit(image: np.ndarray, masks: list[Mask], colours: list[tuple[int, int, int
 
 
 def _note(sample: Sample, masks: list[Mask], mode: str) -> str:
-    """What the masks of a sample are, in a few words."""
     if not sample.labelled:
         return "no mask"
     if not masks:

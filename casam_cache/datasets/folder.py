@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from casam_cache.datasets.images import image_suffixes
+import numpy as np
+
+from casam_cache.datasets.base import FilesDone, Reader
+from casam_cache.datasets.images import image_suffixes, load_array
 from casam_cache.datasets.labels import (
     MANY_CLASSES,
     ImageHeader,
     MaskScan,
-    Progress,
     decide_mode,
     gather_values,
     scan_files,
 )
-from casam_cache.datasets.listing import SPLIT_CSV, is_dataset, split_folders, walk
-from casam_cache.datasets.masks import size_mismatch
-from casam_cache.datasets.sample import Dataset, DatasetOptions, MaskValues, Problem, Sample, Split
+from casam_cache.datasets.listing import SPLIT_CSV, is_dataset, listing, split_folders, walk
+from casam_cache.datasets.masks import iter_masks, size_mismatch
+from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample, SplitName
 from casam_cache.datasets.splits import (
     carve_validation,
     group_of,
@@ -41,9 +43,9 @@ class _Found:
 
     id: str
     name: str
-    image: Path
-    folder_split: Split | None
-    masks: tuple[Path, ...] = ()
+    image: str
+    folder_split: SplitName | None
+    masks: tuple[str, ...] = ()
     labelled: bool = True
     one_object_a_file: bool = False
 
@@ -54,7 +56,7 @@ class _Part:
 
     root: Path
     prefix: str
-    split: Split | None
+    split: SplitName | None
     problems: list[Problem] = field(default_factory=list)
 
     def files(self, kind: str) -> dict[str, list[str]]:
@@ -94,8 +96,8 @@ class _Part:
                 self.refuse(stem, paths, "two images of one name")
                 masks.pop(stem, None)
                 continue
-            one = _Found(self.prefix + stem if self.split else stem, stem, self.root / paths[0], self.split)
-            if self.attach(one, masks.pop(stem, []), objects.get(stem, []), paths[0], unlabelled):
+            one = _Found(self.prefix + stem if self.split else stem, stem, paths[0], self.split)
+            if self.attach(one, masks.pop(stem, []), objects.get(stem, []), unlabelled):
                 found.append(one)
         for paths in masks.values():
             self.problems.extend(
@@ -106,13 +108,13 @@ class _Part:
             )
         return found
 
-    def attach(self, one: _Found, maps: list[str], objects: list[str], image: str, unlabelled: bool) -> bool:
+    def attach(self, one: _Found, maps: list[str], objects: list[str], unlabelled: bool) -> bool:
         """Give an image its masks; False when it cannot be used."""
         folder = self.root / self.prefix / "masks" / one.name
         if len(maps) + bool(objects) > 1:
             self.refuse(one.id, [*maps, *objects[:1]], "two masks of one name")
             return False
-        one.masks = tuple(self.root / path for path in sorted(maps or objects))
+        one.masks = tuple(sorted(maps or objects))
         one.one_object_a_file = bool(objects) or (not maps and folder.is_dir())
         one.labelled = bool(one.masks) or one.one_object_a_file
         if one.labelled or unlabelled:
@@ -120,26 +122,26 @@ class _Part:
         wanted = f"{self.prefix}masks/{one.name}.png"
         self.problems.append(
             Problem(
-                image, "no mask", f"add {wanted} (all black if empty), or use --unlabelled", sample=one.id
+                one.image, "no mask", f"add {wanted} (all black if empty), or use --unlabelled", sample=one.id
             )
         )
         return False
 
     def refuse(self, sample: str, paths: Sequence[str], what: str) -> None:
-        """Report files that claim one name."""
         paths = sorted(paths)
         self.problems.append(Problem(paths[0], f"{what}: {' and '.join(paths)}", "keep one", sample=sample))
 
 
-class FolderReader:
-    """Reads a dataset folder: the built-in reader, and the model for others."""
+class FolderReader(Reader):
+    """Reads a folder of image files and mask files."""
+
+    name = "folder"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` has the layout of a dataset folder."""
         return is_dataset(path)
 
     def read(
-        self, path: Path, task: str, options: DatasetOptions, progress: Progress | None = None
+        self, path: Path, task: str, options: DatasetOptions, progress: FilesDone | None = None
     ) -> Dataset:
         """Read one dataset folder.
 
@@ -153,8 +155,8 @@ class FolderReader:
         found.sort(key=lambda one: one.id)
         samples, source = _split(path, found, options, problems)
         scans, headers = scan_files(
-            [mask for sample in samples for mask in sample.masks],
-            [sample.image for sample in samples],
+            [path / mask for sample in samples for mask in sample.masks],
+            [path / sample.source for sample in samples],
             options.max_pixels,
             progress,
         )
@@ -163,6 +165,22 @@ class FolderReader:
         problems += _file_problems(path, samples, scans, headers, values)
         problems += _value_problems(scans, values, mode, options)
         return Dataset(task, path, tuple(samples), mode, reason, values, tuple(problems), source, options)
+
+    def image(self, root: Path, source: str, max_pixels: int) -> np.ndarray:
+        return load_array(root / source, max_pixels)
+
+    def masks(self, dataset: Dataset, sample: Sample, size: tuple[int, int] | None) -> Iterator[Mask]:
+        return iter_masks(
+            [dataset.root / name for name in sample.masks], dataset.mask_mode, dataset.values, size,
+            one_object_a_file=sample.one_object_a_file, max_pixels=dataset.options.max_pixels,
+        )  # fmt: skip
+
+    def files(self, path: Path) -> list[tuple[str, int, int]]:
+        """All of `images/` and `masks/`, and `split.csv`; whatever else lies in the folder does not matter."""
+        return listing(path)
+
+    def file_of(self, source: str) -> str:
+        return source
 
 
 def _parts(root: Path) -> list[_Part]:
@@ -250,7 +268,7 @@ def _split(
                     Problem(".", "one train group only: no validation split", "check the groups", "warning")
                 )
     samples = [
-        Sample(one.id, one.image, one.masks, split, group, one.labelled, one.one_object_a_file)
+        Sample(one.id, one.image, split, group, one.masks, one.labelled, one.one_object_a_file)
         for one, split, group in zip(found, splits, groups, strict=True)
     ]
     return samples, source
@@ -258,12 +276,11 @@ def _split(
 
 def _from_table(
     root: Path, found: list[_Found], options: DatasetOptions, problems: list[Problem]
-) -> tuple[list[_Found], list[str], list[Split]]:
-    """Match the images with the rows of `split.csv`."""
+) -> tuple[list[_Found], list[str], list[SplitName]]:
     path = root / SPLIT_CSV
     known = {one.id for one in found}
     reported = {problem.sample for problem in problems if problem.sample}
-    chosen: dict[str, tuple[str, Split]] = {}
+    chosen: dict[str, tuple[str, SplitName]] = {}
     for row in read_split_csv(path):
         name = unicodedata.normalize("NFC", row.id)
         pure = PurePosixPath(name)
@@ -283,10 +300,9 @@ def _from_table(
             )
     for one in found:
         if one.id not in chosen:
-            relative = one.image.relative_to(root).as_posix()
             problems.append(
                 Problem(
-                    relative,
+                    one.image,
                     f"no row for the id '{one.id}' in {SPLIT_CSV}, left out",
                     "add one",
                     sample=one.id,
@@ -306,11 +322,10 @@ def _from_table(
     return kept, groups, splits
 
 
-def problem_of(error: CasamError, path: Path, root: Path, sample: str = "") -> Problem:
-    """The error about the file `path` as a problem of the dataset `root`."""
-    relative = path.relative_to(root).as_posix()
-    message = error.message.removeprefix(f"{path}: ").replace(f"{root}/", "")
-    return Problem(relative, message, error.hint.replace(f"{root}/", ""), sample=sample)
+def problem_of(error: CasamError, name: str, root: Path, sample: str = "") -> Problem:
+    """The error about the file `name` as a problem of the dataset `root`."""
+    message = error.message.removeprefix(f"{root / name}: ").replace(f"{root}/", "")
+    return Problem(name, message, error.hint.replace(f"{root}/", ""), sample=sample)
 
 
 def _file_problems(
@@ -321,31 +336,28 @@ def _file_problems(
     rest = iter(scans)
     for sample, header in zip(samples, headers, strict=True):
         if header.error:
-            problems.append(problem_of(header.error, sample.image, root, sample.id))
-        for path in sample.masks:
+            problems.append(problem_of(header.error, sample.source, root, sample.id))
+        for name in sample.masks:
             scan = next(rest)
             error = scan.error
             if error is None and header.size and scan.size and scan.size != header.size:
-                error = size_mismatch(path, scan.size, header.size)
+                error = size_mismatch(root / name, scan.size, header.size)
             if error:
-                problems.append(problem_of(error, path, root, sample.id))
+                problems.append(problem_of(error, name, root, sample.id))
             elif values.coloured and not scan.coloured and any(value > 255 for value in scan.values):
                 message = "a label map of more than 8 bits among colour masks"
                 hint = "save all masks of the dataset in one way, as label numbers or as colours"
-                problems.append(Problem(path.relative_to(root).as_posix(), message, hint, sample=sample.id))
+                problems.append(Problem(name, message, hint, sample=sample.id))
             elif scan.lossy:
                 what = "cut at 127" if values.threshold else "its values are no longer exact"
                 message = f"a mask with {len(scan.values)} grey values from a lossy compression, {what}"
-                hint = "save masks as PNG"
-                relative = path.relative_to(root).as_posix()
-                problems.append(Problem(relative, message, hint, "warning", sample.id))
+                problems.append(Problem(name, message, "save masks as PNG", "warning", sample.id))
     return problems
 
 
 def _value_problems(
     scans: list[MaskScan], values: MaskValues, mode: str, options: DatasetOptions
 ) -> list[Problem]:
-    """What is odd about the values of all masks together."""
     problems = []
     if mode == "classes" and options.masks is None and len(values.foreground) > MANY_CLASSES:
         problems.append(

@@ -46,7 +46,6 @@ class Pixels:
 
     @property
     def bits(self) -> int:
-        """Bits a channel: 1, 8, 16 or 32."""
         return 1 if self.mode == "1" else self.array.dtype.itemsize * 8
 
 
@@ -254,7 +253,6 @@ def _rawmode(args: Any) -> str:
 
 
 def _with_rawmode(args: Any, rawmode: str) -> Any:
-    """A decoder's arguments with another raw mode."""
     return (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
 
 
@@ -321,23 +319,33 @@ def load_image(
         OptionError: for a malformed `intensity`.
     """
     window = parse_intensity(intensity)
-    return image_of(read_pixels(Path(path), max_pixels=max_pixels), Path(path), window)
+    return to_rgb(load_array(Path(path), max_pixels), Path(path), window)
 
 
-def image_of(pixels: Pixels, path: Path, window: tuple[float, float] | None = None) -> np.ndarray:
-    """Decoded `pixels` of the file `path` as uint8 RGB (H, W, 3).
+def load_array(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
+    """Decode one image at its own depth, without alpha: (H, W) or (H, W, 3); bool where the file has 1 bit a pixel.
+
+    Raises:
+        ImageError: names the file and what is wrong with it.
+    """
+    pixels = read_pixels(path, max_pixels=max_pixels)
+    array = without_alpha(pixels.array)
+    return array.astype(np.bool_) if pixels.mode == "1" else array
+
+
+def to_rgb(array: np.ndarray, path: Path, window: tuple[float, float] | None = None) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 3) of any depth as uint8 RGB (H, W, 3); `path` is for the message.
 
     Raises:
         ImageError: for NaN or infinite pixels.
     """
-    array = without_alpha(pixels.array)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise ImageError(
             f"{path}: {bad:,} of {array.size:,} pixel values are NaN or infinite",
             "replace them, for example by the lowest finite value, and save the image again",
         )
-    if pixels.mode == "1":
+    if array.dtype == np.bool_:
         array = array * np.uint8(255)
     grey_or_rgb = to_uint8(array, window)
     if grey_or_rgb.ndim == 2:

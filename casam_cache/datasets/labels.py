@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.images import Pixels, image_size, read_pixels
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MaskValues
 from casam_cache.errors import ImageError
 
-Progress = Callable[[int, int], None]
 GREY = 0x010101  # a grey value times this is the packed colour of equal channels
 LOSSY_CUT = 127
 MANY_CLASSES = 64
@@ -164,7 +164,7 @@ def scan_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageHeader
 
 
 def scan_files(
-    masks: Sequence[Path], images: Sequence[Path], max_pixels: int, progress: Progress | None = None
+    masks: Sequence[Path], images: Sequence[Path], max_pixels: int, progress: FilesDone | None = None
 ) -> tuple[list[MaskScan], list[ImageHeader]]:
     """Scan every mask and every image header, in threads; results in the order given."""
     total, scans, headers = len(masks) + len(images), [], []

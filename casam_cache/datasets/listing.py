@@ -50,7 +50,7 @@ def is_dataset(root: Path) -> bool:
 
 
 def listing(root: Path | str) -> list[tuple[str, int, int]]:
-    """Relative path, size in bytes and modification time in ns of all that a dataset consists of, sorted.
+    """Relative path, size in bytes and modification time in ns of all that images and masks consist of, sorted.
 
     Two equal listings mean that nothing changed. Nothing is opened: 10,000 files take a fraction of a second.
     A link to a missing file is listed with size -1.
@@ -65,6 +65,11 @@ def listing(root: Path | str) -> list[tuple[str, int, int]]:
         facts = table.stat()
         found.append((SPLIT_CSV, facts.st_size, facts.st_mtime_ns))
     return sorted(found)
+
+
+def facts_below(root: Path) -> list[tuple[str, int, int]]:
+    """Relative path, size in bytes and modification time in ns of every file below a folder that counts, sorted."""
+    return sorted(_facts(name, entry) for name, entry in walk(root))
 
 
 def _facts(name: str, entry: os.DirEntry[str]) -> tuple[str, int, int]:

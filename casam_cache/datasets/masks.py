@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from casam_cache.datasets.labels import GREY, LOSSY_CUT, LabelMap, distinct, read_labels
-from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MASK_MODES, Mask, MaskValues, Sample
+from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MASK_MODES, Mask, MaskValues
 from casam_cache.errors import ImageError, unknown_name
 
 
-def load_masks(
-    sample: Sample,
-    mode: str,
-    values: MaskValues,
-    size: tuple[int, int] | None = None,
-    *,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-) -> list[Mask]:
-    """All masks of one sample, sorted by class, then instance. See `iter_masks`."""
-    return list(iter_masks(sample, mode, values, size, max_pixels=max_pixels))
-
-
 def iter_masks(
-    sample: Sample,
+    paths: Sequence[Path],
     mode: str,
     values: MaskValues,
     size: tuple[int, int] | None = None,
     *,
+    one_object_a_file: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Mask]:
-    """The masks of one sample one after another, sorted by class, then instance; none for an empty mask.
+    """The masks in the mask files of one image, sorted by class, then instance; none for an empty mask.
 
-    `binary`: everything that is not background, class 1. `classes`: one mask a value, its class being the
-    value (colours are numbered from 1 in sorted order over the dataset). `instances`: one mask a value, all
-    of class 1, its instance being the value or the colour's number. `components`: each 8-connected region of
-    each class, numbered in row-major order of first pixels; where the dataset has one value, its class is 1.
-    Where masks are folders, each file is one object whatever its value: `classes` takes its class from its
-    one value, `components` splits it, `binary` unites all.
+    A label map is read as in `split_labels`. Where masks are folders, each file is one object whatever its value:
+    `classes` takes its class from its one value, `components` splits it, `binary` unites all.
 
     Args:
-        sample: its `masks` are read.
+        paths: one label map, or one file an object.
         mode: one of `MASK_MODES`, usually `Dataset.mask_mode`.
         values: usually `Dataset.values`.
         size: height and width of the image, to which every mask is compared; None compares nothing.
+        one_object_a_file: as in `Sample`.
         max_pixels: larger files are refused before they are decoded.
 
     Raises:
@@ -54,17 +40,39 @@ def iter_masks(
     """
     if mode not in MASK_MODES:
         raise unknown_name("mask mode", mode, list(MASK_MODES))
-    maps = [load_labels(path, values, size, max_pixels=max_pixels) for path in sample.masks]
+    maps = [load_labels(path, values, size, max_pixels=max_pixels) for path in paths]
     if not maps:
         return
     if mode == "binary":
-        foreground = np.logical_or.reduce([labels != 0 for labels in maps])
+        yield from split_labels(np.logical_or.reduce([labels != 0 for labels in maps]), mode, values)
+    elif one_object_a_file:
+        yield from _objects(maps, mode, values, paths)
+    else:
+        yield from split_labels(maps[0], mode, values)
+
+
+def split_labels(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[Mask]:
+    """The masks in one label map of whole numbers (H, W), sorted by class, then instance; 0 is background.
+
+    `binary`: everything that is not background, class 1. `classes`: one mask a value, its class being the
+    value (colours are numbered from 1 in sorted order over the dataset). `instances`: one mask a value, all
+    of class 1, its instance being the value or the colour's number. `components`: each 8-connected region of
+    each class, numbered in row-major order of first pixels; where the dataset has one value, its class is 1.
+    """
+    if mode == "binary":
+        foreground = labels != 0
         if foreground.any():
             yield Mask(foreground, 1, 1)
-    elif sample.one_object_a_file:
-        yield from _objects(maps, mode, values, sample)
-    else:
-        yield from _split_map(maps[0], mode, values)
+        return
+    single = _single_class(values)
+    for number, bitmap in _numbered(labels, values):
+        if mode == "instances":
+            yield Mask(bitmap, 1, number)
+        elif mode == "classes":
+            yield Mask(bitmap, number, 1)
+        else:
+            for instance, region in enumerate(regions(bitmap), 1):
+                yield Mask(region, 1 if single else number, instance)
 
 
 def load_labels(
@@ -122,32 +130,19 @@ def _numbered(labels: np.ndarray, values: MaskValues) -> Iterator[tuple[int, np.
             yield (ranks[int(value)] if values.coloured else int(value)), labels == value
 
 
-def _split_map(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[Mask]:
-    """One label map in mode `classes`, `instances` or `components`."""
-    single = _single_class(values)
-    for number, bitmap in _numbered(labels, values):
-        if mode == "instances":
-            yield Mask(bitmap, 1, number)
-        elif mode == "classes":
-            yield Mask(bitmap, number, 1)
-        else:
-            for instance, region in enumerate(regions(bitmap), 1):
-                yield Mask(region, 1 if single else number, instance)
-
-
 def _single_class(values: MaskValues) -> bool:
     """Whether the dataset has only one foreground value, so that its class is 1 whatever the value."""
     return len(values.foreground) <= 1
 
 
-def _objects(maps: list[np.ndarray], mode: str, values: MaskValues, sample: Sample) -> Iterator[Mask]:
+def _objects(maps: list[np.ndarray], mode: str, values: MaskValues, paths: Sequence[Path]) -> Iterator[Mask]:
     """Masks given as one file an object; an instance is the number of its file."""
     if mode == "instances":
         yield from (Mask(labels != 0, 1, number) for number, labels in enumerate(maps, 1) if labels.any())
         return
     found: list[tuple[int, np.ndarray]] = []
     single = _single_class(values)
-    for path, labels in zip(sample.masks, maps, strict=True):
+    for path, labels in zip(paths, maps, strict=True):
         numbered = [number for number, _ in _numbered(labels, values)]
         if len(numbered) > 1:
             raise ImageError(

@@ -4,48 +4,47 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
+from casam_cache.datasets.base import FilesDone, Reader, check_inside
 from casam_cache.datasets.folder import EXPECTED, FolderReader
-from casam_cache.datasets.labels import Progress
 from casam_cache.datasets.listing import entries
-from casam_cache.datasets.sample import Dataset, DatasetOptions
+from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
+from casam_cache.datasets.splits import refuse_parted_groups
 from casam_cache.errors import DatasetError
-
-ENTRY_POINTS = "casam_cache.readers"
-
-
-class Reader(Protocol):
-    """What an entry point of the group `casam_cache.readers` names: a class constructed without arguments."""
-
-    def recognises(self, path: Path) -> bool:
-        """Whether the folder is a dataset of this reader's kind; quick, and never raises."""
-        ...
-
-    def read(
-        self, path: Path, task: str, options: DatasetOptions, progress: Progress | None = None
-    ) -> Dataset:
-        """The whole dataset; bad files become problems of it."""
-        ...
+from casam_cache.references import file_sha256
 
 
-@cache
-def _installed_readers() -> tuple[Reader, ...]:
-    """Readers of other packages, by name; found only when the built-in one does not know a folder."""
-    from importlib.metadata import entry_points
+def find_reader(path: Path, name: str | Reader | None = None) -> Reader | None:
+    """The reader of a dataset folder, None where it is no dataset.
 
-    found = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
-    return tuple(reader() for reader in (point.load() for point in found) if reader is not FolderReader)
+    Args:
+        path: the folder.
+        name: of the reader, or `FILE.py:Class`, or the reader itself. None takes the one that recognises the folder,
+            the built-in one first; never one from a file.
 
+    Raises:
+        DatasetError: several readers recognise it.
+        OptionError: there is no reader of that name.
+        CasamError: a reader cannot be imported, or is none.
+    """
+    if name is None and FolderReader().recognises(path):
+        return FolderReader()
+    from casam_cache.datasets.registry import READERS  # pydantic: decoding processes do without
 
-def _reader_of(path: Path) -> Reader | None:
-    """The first reader that recognises a folder."""
-    built_in = FolderReader()
-    if built_in.recognises(path):
-        return built_in
-    return next((reader for reader in _installed_readers() if reader.recognises(path)), None)
+    if name is not None:
+        named = name if isinstance(name, Reader) else READERS.get(name)()
+        return named if named.recognises(path) else None
+    installed = [cls() for cls in READERS.all().values() if file_sha256(cls) is None]
+    found = [reader for reader in installed if reader.recognises(path)]
+    if len(found) > 1:
+        names = [reader.name for reader in found]
+        raise DatasetError(
+            f"{path}: read by several readers: {', '.join(names)}", f"choose one: --reader {names[0]}"
+        )
+    return found[0] if found else None
 
 
 def task_name(path: Path | str) -> str:
@@ -69,8 +68,12 @@ def task_name(path: Path | str) -> str:
     return name
 
 
-def find_tasks(path: Path | str) -> list[Path]:
+def find_tasks(path: Path | str, reader: str | Reader | None = None) -> list[Path]:
     """The dataset folders that `path` means, sorted by name: itself, or those directly in it.
+
+    Args:
+        path: a folder.
+        reader: as in `find_reader`.
 
     Raises:
         DatasetError: it does not exist, is no folder, or holds no dataset; says what was expected.
@@ -81,11 +84,11 @@ def find_tasks(path: Path | str) -> list[Path]:
     if not path.is_dir():
         raise DatasetError(f"{path}: a file, not a folder", EXPECTED)
     try:
-        if _reader_of(path):
+        if find_reader(path, reader):
             task_name(path)
             return [path]
         inside = [Path(entry.path) for entry in entries(path) if entry.is_dir()]
-        tasks = [folder for folder in inside if _reader_of(folder)]
+        tasks = [folder for folder in inside if find_reader(folder, reader)]
     except PermissionError as error:
         raise DatasetError(
             f"{error.filename}: no permission to read it", f"chmod u+rx '{error.filename}'"
@@ -100,34 +103,65 @@ def find_tasks(path: Path | str) -> list[Path]:
         if names
         else "it holds no folder"
     )
+    if reader is not None:
+        raise DatasetError(
+            f"{path}: no dataset of the reader '{reader if isinstance(reader, str) else reader.name}' here; {seen}",
+            "name another folder, or another --reader",
+        )
     raise DatasetError(f"{path}: no dataset here; {seen}", f"{EXPECTED}; or give a folder of such folders")
 
 
 def read_dataset(
-    path: Path | str, options: DatasetOptions | None = None, progress: Progress | None = None
+    path: Path | str,
+    options: DatasetOptions | None = None,
+    progress: FilesDone | None = None,
+    reader: str | Reader | None = None,
 ) -> Dataset:
     """Read one dataset folder: samples, splits, how its masks are to be read, and every problem found.
 
-    Opens every mask and the header of every image. A bad file becomes a problem and never stops the rest.
+    A bad file becomes a problem and never stops the rest. The built-in reader opens every mask and the header of every
+    image.
 
     Args:
         path: the dataset folder.
         options: what to make of it.
         progress: called with (files done, files in all).
+        reader: as in `find_reader`.
 
     Raises:
         DatasetError: the folder as a whole cannot be used: no dataset, no usable image, a parted group.
     """
     path = Path(path)
-    reader = _reader_of(path)
-    if reader is None:
-        found = find_tasks(path)
+    found = find_reader(path, reader)
+    if found is None:
+        tasks = find_tasks(path, reader)
         raise DatasetError(
-            f"{path}: a folder of {len(found)} datasets, not a dataset", f"for example {found[0]}"
+            f"{path}: a folder of {len(tasks)} datasets, not a dataset", f"for example {tasks[0]}"
         )
     try:
-        return reader.read(path, task_name(path), options or DatasetOptions(), progress)
+        dataset = found.read(path, task_name(path), options or DatasetOptions(), progress)
     except OSError as error:
         raise DatasetError(
             f"{error.filename or path}: {error.strerror or error}", "check that it can be read"
         ) from None
+    _refuse_unsound(dataset, found)
+    return replace(dataset, read_by=found)
+
+
+def _refuse_unsound(dataset: Dataset, reader: Reader) -> None:
+    """What no store could keep: ids that come twice, names outside the folder, parted groups."""
+    ids = [sample.id for sample in dataset.samples]
+    wrong = next((second for first, second in pairwise(ids) if first >= second), None)
+    if wrong is not None:
+        raise DatasetError(
+            f"{dataset.root}: the reader '{reader.name}' gives the id '{wrong}' twice, or out of order",
+            "ids are unique, and samples sorted by them",
+        )
+    for sample in dataset.samples:
+        check_inside(sample.source)
+        if sample.split not in SPLITS:
+            raise DatasetError(
+                f"{dataset.root}: the reader '{reader.name}' puts '{sample.id}' into '{sample.split}'",
+                f"a split is one of {', '.join(SPLITS)}",
+            )
+    refuse_parted_groups(((s.id, s.group, s.split) for s in dataset.samples), dataset.root)

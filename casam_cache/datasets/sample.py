@@ -5,40 +5,43 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from casam_cache.errors import OptionError
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+if TYPE_CHECKING:
+    from casam_cache.datasets.base import Reader
+
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 MASK_MODES = ("binary", "classes", "instances", "components")
 DEFAULT_MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its mask files.
+    """One image of a dataset, by name: its pixels and masks are asked of the reader. Plain text, so it travels.
 
     Attributes:
-        id: posix path of the image inside `images/`, without suffix; unique in its task. Images of the layout
-            `train/images`, `test/images` carry the split folder in front (`train/0001`), since numbering
-            often restarts.
-        image: the image file.
-        masks: its mask files: one label map, or one file an object (`one_object_a_file`); none when
-            unlabelled.
+        id: unique in its task. The built-in reader takes the posix path of the image inside `images/`, without suffix;
+            images of the layout `train/images`, `test/images` carry the split folder in front (`train/0001`), since
+            numbering often restarts.
+        source: what the reader finds the image by, and what the store records: a posix path relative to the dataset
+            folder. Of several images in one file each adds what tells it apart, e.g. `volume.npz#12`.
         split: `train`, `val` or `test`.
         group: what must not be parted over splits (a patient, a parent slide).
+        masks: names that the reader finds its masks by, e.g. files relative to the dataset folder.
         labelled: False when there is no mask at all, which is not the same as an empty mask.
-        one_object_a_file: the masks came as a folder `masks/STEM/`, each file being one object.
+        one_object_a_file: each of `masks` is one object (a folder `masks/STEM/`), not a label map.
     """
 
     id: str
-    image: Path
-    masks: tuple[Path, ...]
-    split: Split
+    source: str
+    split: SplitName
     group: str
+    masks: tuple[str, ...] = ()
     labelled: bool = True
     one_object_a_file: bool = False
 
@@ -148,7 +151,6 @@ class DatasetOptions:
                 ) from None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, for identities and records."""
         return asdict(self)
 
 
@@ -167,6 +169,7 @@ class Dataset:
         problems: everything found wrong, in the order of the files.
         split_source: where the split came from, for people.
         options: what the dataset was read with.
+        read_by: set by `read_dataset`; ask for `reader`.
     """
 
     task: str
@@ -178,7 +181,18 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     split_source: str = ""
     options: DatasetOptions = field(default_factory=DatasetOptions)
+    read_by: Reader | None = field(default=None, compare=False)
+
+    @property
+    def reader(self) -> Reader:
+        """The reader that supplies the pixels and masks.
+
+        Raises:
+            ValueError: the dataset does not come from `read_dataset`.
+        """
+        if self.read_by is None:
+            raise ValueError("this dataset has no reader: get it from read_dataset")
+        return self.read_by
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """The samples of one split, sorted by id."""
         return tuple(sample for sample in self.samples if sample.split == name)

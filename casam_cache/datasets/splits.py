@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casam_cache.datasets.sample import SPLITS, Split
+from casam_cache.datasets.sample import SPLITS, DatasetOptions, SplitName
 from casam_cache.errors import DatasetError
 from casam_cache.fingerprint import digest
 
-_SPLIT_NAMES: dict[str, Split] = {
+_SPLIT_NAMES: dict[str, SplitName] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -36,7 +36,7 @@ class SplitRow:
     """
 
     id: str
-    split: Split
+    split: SplitName
     group: str
     line: int
 
@@ -130,7 +130,7 @@ def _draw(groups: Sequence[str], fraction: float, seed: int, purpose: str) -> se
     return chosen
 
 
-def seeded_split(groups: Sequence[str], fraction: float, seed: int) -> list[Split]:
+def seeded_split(groups: Sequence[str], fraction: float, seed: int) -> list[SplitName]:
     """Train or test for each image, given its group; the same group always goes to the same side.
 
     Args:
@@ -146,8 +146,8 @@ def seeded_split(groups: Sequence[str], fraction: float, seed: int) -> list[Spli
 
 
 def carve_validation(
-    groups: Sequence[str], splits: Sequence[Split], fraction: float, seed: int
-) -> list[Split]:
+    groups: Sequence[str], splits: Sequence[SplitName], fraction: float, seed: int
+) -> list[SplitName]:
     """Turn about `fraction` of the train images into validation, by group; one group stays in train."""
     if fraction <= 0:
         return list(splits)
@@ -159,7 +159,18 @@ def carve_validation(
     ]
 
 
-def refuse_parted_groups(members: Iterable[tuple[str, str, Split]], where: Path) -> None:
+def draw_splits(groups: Sequence[str], options: DatasetOptions) -> tuple[list[SplitName], str]:
+    """A split for each image, given its group, as the options ask for it; and how it was made, for people."""
+    splits = carve_validation(
+        groups, seeded_split(groups, options.test_fraction, options.seed), options.val_fraction, options.seed
+    )
+    source = f"seeded, {options.test_fraction:g} of the images for test by group, seed {options.seed}"
+    if "val" in splits:
+        source += f"; {options.val_fraction:g} of train for validation by group, seed {options.seed}"
+    return splits, source
+
+
+def refuse_parted_groups(members: Iterable[tuple[str, str, SplitName]], where: Path) -> None:
     """Check that every group lies in one split.
 
     Args:
@@ -169,10 +180,10 @@ def refuse_parted_groups(members: Iterable[tuple[str, str, Split]], where: Path)
     Raises:
         DatasetError: names a parted group and one member on each side.
     """
-    found: dict[str, dict[Split, str]] = {}
+    found: dict[str, dict[SplitName, str]] = {}
     for name, group, split in members:
         found.setdefault(group, {}).setdefault(split, name)
-    parted: Mapping[str, dict[Split, str]] = {
+    parted: Mapping[str, dict[SplitName, str]] = {
         group: sides for group, sides in found.items() if len(sides) > 1
     }
     if parted:

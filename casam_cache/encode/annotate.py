@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
-from casam_cache.datasets import Dataset, Sample, interior_point, load_masks, mask_box
+from casam_cache.datasets import Dataset, Mask, Reader, Sample, interior_point, mask_box, read_masks
 from casam_cache.errors import ImageError
+from casam_cache.registry import revision_of
 from casam_cache.store import EmbeddingStore, StoreWriter
 from casam_cache.store.annotations import AnnotatedMask, AnnotatedSample, current_version, write_annotations
 from casam_cache.store.schema import OK
@@ -55,10 +55,24 @@ def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
         "values": list(dataset.values.values),
         "split_source": dataset.split_source,
         "options": dataset.options.to_json(),
+        "reader": described_reader(dataset.reader),
     }
     version = write_annotations(writer.path, _samples(dataset, store, done), attributes, writer.lock)
     done.refreshed = version != before
     return done
+
+
+def described_reader(reader: Reader) -> dict[str, int | str]:
+    """What a store records of the reader; the revision of one from a user's file is the SHA-256 of that file."""
+    return {"name": reader.name, "revision": revision_of(type(reader))}
+
+
+def recorded_reader(store: EmbeddingStore) -> dict[str, int | str]:
+    """What `described_reader` gave when the store's annotations were written; empty where nothing says it."""
+    recorded: dict[str, int | str] = (
+        store.annotations.attributes.get("reader", {}) if store.has_annotations else {}
+    )
+    return recorded
 
 
 def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterator[AnnotatedSample]:
@@ -68,13 +82,10 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
     def read(sample: Sample) -> tuple[AnnotatedMask, ...] | ImageError:
         size = store.geometry(store.index(sample.id))
         try:
-            masks = load_masks(
-                sample, dataset.mask_mode, dataset.values, (size.height, size.width),
-                max_pixels=dataset.options.max_pixels,
-            )  # fmt: skip
+            masks = read_masks(dataset, sample, (size.height, size.width))
+            return tuple(_annotated(mask) for mask in masks)
         except ImageError as error:
             return error
-        return tuple(_annotated(mask) for mask in masks)
 
     with ThreadPoolExecutor(THREADS) as pool:
         for sample, masks in zip(usable, pool.map(read, usable), strict=True):
@@ -86,7 +97,7 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
             yield AnnotatedSample(store.index(sample.id), sample.split, sample.group, masks)
 
 
-def _annotated(mask: Any) -> AnnotatedMask:
+def _annotated(mask: Mask) -> AnnotatedMask:
     bitmap = mask.bitmap
     return AnnotatedMask.from_bitmap(
         bitmap, mask.class_id, mask.instance, mask_box(bitmap), interior_point(bitmap)

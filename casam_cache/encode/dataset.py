@@ -38,7 +38,7 @@ def encode_dataset(
     """
     options = options or EncodeOptions()
     reports = []
-    for root in find_tasks(Path(path)):
+    for root in find_tasks(Path(path), options.reader):
         report = finished_report(root, Path(store), options)
         if report is None:
             from casam_cache.encode.task import encode_task

@@ -1,18 +1,21 @@
-"""One image file -> the encoder's uint8 input. What the worker processes run: no torch is imported here."""
+"""One image -> the encoder's uint8 input. What the worker processes run: no torch is imported here."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from casam_cache.backbones.preprocess import resize_for_encoder
-from casam_cache.datasets import load_image
+from casam_cache.datasets import Reader, pixels_sha256, read_array
+from casam_cache.datasets.base import check_inside
+from casam_cache.datasets.images import parse_intensity, to_rgb
 from casam_cache.errors import ImageError
 from casam_cache.geometry import Geometry
 from casam_cache.views import View
@@ -29,6 +32,7 @@ class Preprocessing:
         max_pixels: larger images are refused before they are decoded.
         prepare: the backbone's `prepare`, in a form that travels to other processes.
         view: which view of the image; None for the image itself.
+        reader: supplies the pixels.
     """
 
     image_size: int
@@ -38,6 +42,7 @@ class Preprocessing:
     max_pixels: int
     prepare: Callable[[np.ndarray, Geometry], np.ndarray] = resize_for_encoder
     view: View | None = None
+    reader: Reader = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Decoded:
     """One image, ready for the encoder, or the reason why not.
 
     Attributes:
-        sha256: of the file's bytes, 32 bytes; zeros if it cannot be read.
+        sha256: of what the image was made from, 32 bytes, see `Reader.file_of`; zeros if it cannot be read.
         pixels: uint8 (h, w, 3), the valid part of the input; None for a bad image.
         geometry: None for a bad image.
         failure: one line that names the file and what to do; empty for a good image.
@@ -58,20 +63,30 @@ class Decoded:
 
 
 def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
-    """Reads, decodes and resizes one image; a bad one comes back as a failure, never as an exception.
+    """Reads and resizes one image; a bad one comes back as a failure, never as an exception.
 
     Args:
         root: dataset folder.
-        name: of the image file, relative to it; a failure names the file so, wherever the dataset lies.
+        name: of the image, as `Sample.source`; a failure names the file so, wherever the dataset lies.
         preprocessing: what to do.
+
+    Raises:
+        DatasetError: the name leads out of the dataset folder.
     """
-    path = root / name
+    check_inside(name)
+    reader = preprocessing.reader
     sha256 = bytes(32)
     try:
-        sha256 = file_sha256(path)
-        image = load_image(path, preprocessing.intensity, max_pixels=preprocessing.max_pixels)
+        file = reader.file_of(name)
+        if file is not None:
+            sha256 = file_sha256(root / file)
+        window = parse_intensity(preprocessing.intensity)
+        array = read_array(reader, root, name, preprocessing.max_pixels)
+        if file is None:
+            sha256 = pixels_sha256(array)
+        image = to_rgb(array, root / name, window)
     except ImageError as error:
-        message = error.message.replace(str(path), name)
+        message = error.message.replace(f"{root}{os.sep}", "")
         return Decoded(sha256, failure=f"{message} ({error.hint})" if error.hint else message)
     except OSError as error:
         return Decoded(sha256, failure=f"{name}: {error.strerror or error}")
@@ -88,6 +103,17 @@ def file_sha256(path: Path) -> bytes:
     """SHA-256 of a file's bytes, 32 bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def source_sha256(reader: Reader, root: Path, source: str, max_pixels: int) -> bytes:
+    """What `decode` names an image by as it is now; zeros where it cannot be read."""
+    try:
+        file = reader.file_of(source)
+        if file is not None:
+            return file_sha256(root / file)
+        return pixels_sha256(read_array(reader, root, source, max_pixels))
+    except (ImageError, OSError):
+        return bytes(32)
 
 
 def decoding_pool(workers: int) -> Executor:

@@ -67,7 +67,7 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> EncodeEst
     Raises:
         CasamError: the dataset, the store or the checkpoint cannot be used.
     """
-    dataset = read_dataset(root, options.dataset)
+    dataset = read_dataset(root, options.dataset, reader=options.reader)
     path = store_path(stores, dataset.task, options.backbone_name)
     fetch = BACKBONES.get(options.model).to_fetch(options.checkpoint)
     arrays = (EMBEDDING, *options.extra)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from casam_cache.datasets import listing, task_name
+from casam_cache.datasets import find_reader, task_name
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import has_decoder
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest, digest_file
 from casam_cache.references import is_file_reference
+from casam_cache.registry import revision_of
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.files import write_file
 
@@ -42,8 +43,11 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
         metadata = (store / "zarr.json").read_bytes()
     except (OSError, ValueError):
         return None
-    if memory.get("request") != _request(root, options) or memory.get("metadata") != digest(
-        metadata.decode()
+    request = _Request.of(root, options)
+    if (
+        request is None
+        or memory.get("request") != request.digest
+        or memory.get("metadata") != digest(metadata.decode())
     ):
         return None
     report = EncodeReport.from_json(memory["report"])
@@ -61,11 +65,14 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
 
 def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeReport) -> None:
     """Notes that `report` is of a complete run, so that the next one can stop early; no harm where it cannot."""
+    request = _Request.of(root, options)
+    if request is None:
+        return
     memory = {
-        "request": _request(root, options),
+        "request": request.digest,
         "metadata": digest((store / "zarr.json").read_text()),
         "weights": EmbeddingStore.open(store).identity["backbone"]["weights"],
-        "files": {name: [size, time] for name, size, time in listing(root)},
+        "files": {name: [size, time] for name, size, time in request.files},
         "report": replace(report, encoded=0, skipped=0, refreshed=False, seconds={}, store="").to_json(),
     }
     path = memory_path(store)
@@ -87,12 +94,26 @@ def remembered_files(store: Path) -> dict[str, tuple[int, int]]:
     return {name: (size, time) for name, (size, time) in files.items()}
 
 
-def _request(root: Path, options: EncodeOptions) -> str:
-    checkpoint: list[Any] = []
-    if options.checkpoint is not None:
-        status = options.checkpoint.stat()
-        checkpoint = [status.st_size, status.st_mtime_ns]
-    decides = options.what_decides()
-    if is_file_reference(options.model):
-        decides["code"] = digest_file(Path(options.model.rpartition(":")[0]).expanduser())
-    return digest([decides, checkpoint, [list(entry) for entry in listing(root)]])
+@dataclass(frozen=True)
+class _Request:
+    """What is asked, and the files of the dataset as they are now."""
+
+    digest: str
+    files: list[tuple[str, int, int]]
+
+    @classmethod
+    def of(cls, root: Path, options: EncodeOptions) -> _Request | None:
+        reader = find_reader(root, options.reader)
+        if reader is None:
+            return None
+        checkpoint: list[Any] = []
+        if options.checkpoint is not None:
+            status = options.checkpoint.stat()
+            checkpoint = [status.st_size, status.st_mtime_ns]
+        files = reader.files(root)
+        read_by = [reader.name, revision_of(type(reader))]
+        decides = options.what_decides()
+        if is_file_reference(options.model):
+            decides["code"] = digest_file(Path(options.model.rpartition(":")[0]).expanduser())
+        asked = [decides, checkpoint, read_by, [list(entry) for entry in files]]
+        return cls(digest(asked), files)

@@ -36,6 +36,7 @@ class EncodeOptions(BaseModel):
         strict: make the first bad item fatal.
         update: encode again the images whose file changed since they were encoded.
         dataset: how masks, splits and groups are read.
+        reader: name of the reader or `FILE.py:Class`; None looks for the one that recognises the folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +57,7 @@ class EncodeOptions(BaseModel):
     strict: bool = False
     update: bool = False
     dataset: DatasetOptions = DatasetOptions()
+    reader: str | None = None
 
     @field_validator("views")
     @classmethod
@@ -78,5 +80,9 @@ class EncodeOptions(BaseModel):
         return self.name
 
     def what_decides(self) -> dict[str, Any]:
-        """The part that decides a finished store's content, as JSON (devices, workers and strictness do not)."""
-        return self.model_dump(mode="json", exclude={"device", "workers", "strict", "batch_size", "update"})
+        """The part that decides a finished store's content, as JSON (devices, workers and strictness do not).
+
+        The reader does too, but by its name and revision.
+        """
+        others = {"device", "workers", "strict", "batch_size", "update", "reader"}
+        return self.model_dump(mode="json", exclude=others)

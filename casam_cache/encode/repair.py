@@ -8,13 +8,17 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.datasets.sample import DatasetOptions
+from casam_cache.datasets import DatasetOptions, Reader, find_reader
+from casam_cache.datasets.base import check_inside
+from casam_cache.datasets.folder import FolderReader
+from casam_cache.encode.annotate import recorded_reader
 from casam_cache.encode.decode import Preprocessing, decode
 from casam_cache.encode.finished import forget
 from casam_cache.encode.pipeline import ImageProgress
 from casam_cache.encode.sources import whole_backbone
 from casam_cache.encode.team import EncoderTeam
-from casam_cache.errors import DatasetError
+from casam_cache.errors import DatasetError, OptionError
+from casam_cache.references import is_file_reference
 from casam_cache.store import Batch, EmbeddingStore, ItemResult
 from casam_cache.store.repair import ShardDamage, mend, open_for_repair, replace_items
 from casam_cache.views import view_of
@@ -26,6 +30,7 @@ def repair_store(
     *,
     checkpoint: Path | None = None,
     device: str = "auto",
+    reader: str | None = None,
     progress: ImageProgress | None = None,
 ) -> dict[str, Any]:
     """Restores a store to the bytes it had, encoding again only the items that are damaged.
@@ -37,6 +42,7 @@ def repair_store(
         data: the dataset folder it was encoded from.
         checkpoint: where the backbone's checkpoint is now, if not where it was.
         device: `auto`, `cpu`, `cuda`, ...; the same kind as at first gives the same bits.
+        reader: name or `FILE.py:Class` of the reader; by default the one that the store names.
         progress: called with (items done, items in all, note, items/s).
 
     Returns:
@@ -52,19 +58,38 @@ def repair_store(
         damages = mend(writer)
         opened = EmbeddingStore.open(store)
         total = sum(len(batch) for damage in damages for batch in damage.batches)
+        read_by = _reader(opened, data, reader) if total else FolderReader()
         encoder = _encoder(store, opened, checkpoint, device) if total else None
         done = 0
         for damage in damages:
             results: dict[Batch, list[ItemResult]] = {}
             for batch in damage.batches:
                 assert encoder is not None
-                results[batch] = _again(encoder, opened, data, damage, batch)
+                results[batch] = _again(encoder, opened, read_by, data, damage, batch)
                 done += len(batch)
                 if progress is not None:
                     progress(done, total, "encoding again", None)
             replace_items(writer, damage, results)
         ids = [opened.ids[item] for damage in damages for item in damage.items]
     return {"store": str(store), "repaired": len(ids), "ids": ids}
+
+
+def _reader(opened: EmbeddingStore, data: Path, name: str | None) -> Reader:
+    """The reader that the images were read with; the store's word does not run a user's file."""
+    recorded = recorded_reader(opened)
+    if name is None and recorded:
+        if isinstance(recorded["revision"], str) or is_file_reference(str(recorded["name"])):
+            raise OptionError(
+                f"{opened.path} was read with a reader of your own, '{recorded['name']}'",
+                "name its file: --reader FILE.py:CLASS",
+            )
+        name = str(recorded["name"])
+    found = find_reader(data, name)
+    if found is None:
+        raise DatasetError(
+            f"{data}: no dataset of the reader '{name or 'folder'}'", "name the dataset it was encoded from"
+        )
+    return found
 
 
 def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, device: str) -> FrozenEncoder:
@@ -76,7 +101,12 @@ def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, devic
 
 
 def _again(
-    encoder: FrozenEncoder, opened: EmbeddingStore, data: Path, damage: ShardDamage, batch: Batch
+    encoder: FrozenEncoder,
+    opened: EmbeddingStore,
+    reader: Reader,
+    data: Path,
+    damage: ShardDamage,
+    batch: Batch,
 ) -> list[ItemResult]:
     preprocessing = Preprocessing(
         encoder.backbone.image_size,
@@ -85,12 +115,16 @@ def _again(
         opened.identity["preprocessing"]["intensity"],
         DatasetOptions().max_pixels,
         encoder.backbone.prepare,
+        reader=reader,
     )
     for item in range(batch.start, batch.stop):
-        path = data / opened.paths[item]
-        if item in damage.items and not path.exists():
+        source = opened.paths[item]
+        check_inside(source)
+        file = reader.file_of(source)
+        if file is not None and item in damage.items and not (data / file).exists():
             raise DatasetError(
-                f"{path}: the store needs this image to be repaired", "name the dataset it was encoded from"
+                f"{data / file}: the store needs this image to be repaired",
+                "name the dataset it was encoded from",
             )
     views = {name: view_of(name) for name in damage.arrays}
     passes = [

@@ -37,16 +37,13 @@ class EncodeReport:
     problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
         return {**asdict(self), "problems": list(self.problems)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EncodeReport:
-        """The report that `to_json` described."""
         return cls(**{**data, "problems": tuple(data["problems"])})
 
     def describe(self) -> str:
-        """One line for a person."""
         failed = f", {self.failed} failed" if self.failed else ""
         if not self.encoded:
             annotations = "annotations refreshed" if self.refreshed else "nothing to do"

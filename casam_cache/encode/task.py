@@ -15,8 +15,8 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.race import fitting_batch
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
-from casam_cache.encode.annotate import Annotated, annotate
-from casam_cache.encode.decode import Preprocessing, file_sha256
+from casam_cache.encode.annotate import Annotated, annotate, described_reader, recorded_reader
+from casam_cache.encode.decode import Preprocessing, source_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
@@ -56,7 +56,7 @@ def encode_task(
         ImageError: the first bad image, with `strict`.
     """
     parse_intensity(options.intensity)
-    dataset = read_dataset(root, options.dataset)
+    dataset = read_dataset(root, options.dataset, reader=options.reader)
     if not dataset.samples:
         detail = "; ".join(str(problem) for problem in dataset.problems[:3])
         raise DatasetError(
@@ -203,10 +203,10 @@ def _encode_missing(
     warn: Warn | None,
 ) -> PipelineResult:
     """Plans the new items, uncommits the changed ones where asked, and encodes all that is pending."""
-    path_of = {sample.id: sample.image for sample in dataset.samples}
+    source_of = {sample.id: sample.source for sample in dataset.samples}
     known = writer.ids()
     new = [sample for sample in dataset.samples if sample.id not in set(known)]
-    _check_unchanged(writer, dataset, path_of, previously, options.update)
+    _check_unchanged(writer, dataset, source_of, previously, options)
     segments = writer.meta.segments
     if (
         options.batch_size is not None
@@ -219,7 +219,7 @@ def _encode_missing(
         more = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
         encoders = [encoder_of(writer.path, part) for part in (backbone, *more)]
     writer.plan(
-        [(sample.id, sample.image.relative_to(dataset.root).as_posix()) for sample in new],
+        [(sample.id, sample.source) for sample in new],
         batch_size_of(options, encoders) if new else 1,
     )
     passes = _passes(writer, options)
@@ -233,8 +233,9 @@ def _encode_missing(
         options.intensity,
         options.dataset.max_pixels,
         preparation(writer.path.parent.parent, backbone),
+        reader=dataset.reader,
     )
-    names = [path_of[i].relative_to(dataset.root).as_posix() if i in path_of else None for i in writer.ids()]
+    names = [source_of.get(name) for name in writer.ids()]
     workers = options.workers if options.workers is not None else _default_workers(backbone.device)
     for arrays, batches in passes:
         part = run_pipeline(
@@ -272,28 +273,34 @@ def _default_workers(device: torch.device) -> int:
 def _check_unchanged(
     writer: StoreWriter,
     dataset: Dataset,
-    path_of: dict[str, Path],
+    source_of: dict[str, str],
     previously: dict[str, tuple[int, int]],
-    update: bool,
+    options: EncodeOptions,
 ) -> None:
     """Features of an image that has changed since are stale: refuse, or with `update` encode it again.
 
-    A changed image that had failed is simply tried again: it has no features.
+    A changed image that had failed is simply tried again: it has no features. A file that another reader, or another
+    revision of it, has read may give other pixels though its bytes are the same.
     """
     store = EmbeddingStore.open(writer.path)
+    reader = dataset.reader
+    reread = recorded_reader(store) not in ({}, described_reader(reader))
+    now = {name: (size, time) for name, size, time in reader.files(dataset.root)}
     committed = store.committed(EMBEDDING)
     stale: list[int] = []
     retry: list[int] = []
     for index, name in enumerate(store.ids):
-        path = path_of.get(name)
-        if path is None or not committed[index]:
+        source = source_of.get(name)
+        if source is None or not committed[index]:
             continue
-        facts = path.stat()
-        if previously.get(path.relative_to(dataset.root).as_posix()) == (facts.st_size, facts.st_mtime_ns):
+        file = reader.file_of(source)
+        same = now == previously if file is None else file in now and previously.get(file) == now[file]
+        if same and not reread:
             continue
-        if file_sha256(path) != store.source_sha256[index].tobytes():
+        sha256 = source_sha256(reader, dataset.root, source, options.dataset.max_pixels)
+        if (reread and file is not None) or sha256 != store.source_sha256[index].tobytes():
             (retry if store.status[index] == FAILED else stale).append(index)
-    if stale and not update:
+    if stale and not options.update:
         names = ", ".join(store.ids[index] for index in stale[:5]) + (" ..." if len(stale) > 5 else "")
         raise StoreError(
             f"{writer.path}: {len(stale)} images have changed since they were encoded: {names}",

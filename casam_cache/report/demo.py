@@ -12,7 +12,7 @@ import numpy as np
 
 from casam_cache.bench.fit import FitReport, fit_task
 from casam_cache.bench.predict import Predictor
-from casam_cache.datasets import DatasetOptions, find_tasks, load_image, load_masks, mask_box, read_dataset
+from casam_cache.datasets import DatasetOptions, find_tasks, mask_box, read_dataset, read_image, read_masks
 from casam_cache.datasets.phantoms import write_phantoms
 from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.report import EncodeReport
@@ -135,14 +135,12 @@ def compare(root: Path, report: FitReport, device: str = "auto", cases: int = CA
     dataset = read_dataset(root, DatasetOptions())
     fitted, frozen = Predictor(report.run, device=device), Predictor(None, model=report.model, device=device)
     masks = [
-        (sample, mask)
-        for sample in dataset.split(report.evaluate)
-        for mask in load_masks(sample, dataset.mask_mode, dataset.values)
+        (sample, mask) for sample in dataset.split(report.evaluate) for mask in read_masks(dataset, sample)
     ]
     chosen = [masks[index] for index in np.unique(np.linspace(0, len(masks) - 1, cases).round().astype(int))]
     rows = []
     for sample, mask in chosen:
-        image, (x0, y0, x1, y1) = load_image(sample.image), (float(edge) for edge in mask_box(mask.bitmap))
+        image, (x0, y0, x1, y1) = read_image(dataset, sample), (float(edge) for edge in mask_box(mask.bitmap))
         first, second = (p.predict(image, box=(x0, y0, x1, y1)).mask for p in (frozen, fitted))
         ious = (iou(first, mask.bitmap), iou(second, mask.bitmap))
         rows.append(Case(f"{sample.id} class {mask.class_id}", image, mask.bitmap, first, second, ious))

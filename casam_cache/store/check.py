@@ -20,7 +20,7 @@ RECORD, ANNOTATIONS, UNKNOWN = "record", "annotations", "unknown"
 
 
 @dataclass(frozen=True)
-class Problem:
+class Fault:
     """One thing that is not as it was written.
 
     Attributes:
@@ -42,13 +42,13 @@ class Problem:
 
 def check_shard(
     path: Path, meta: StoreMeta, shard: int, unfinished: list[str]
-) -> tuple[list[Problem], dict[str, int]]:
+) -> tuple[list[Fault], dict[str, int]]:
     """Check everything of one shard: records, side arrays, features.
 
     Returns:
         The problems, and the number of committed items of each array that has records of its own.
     """
-    problems: list[Problem] = []
+    problems: list[Fault] = []
     counts: dict[str, int] = {}
     start = shard * meta.shard
     bounds = {0, *(batch.stop - start for batch in batches_of(meta, shard))}
@@ -57,12 +57,10 @@ def check_shard(
         try:
             counts[name] = read_record(path, name, shard)
             if counts[name] not in bounds:
-                problems.append(
-                    Problem(file, RECORD, f"{counts[name]} is not the end of a batch", name, shard)
-                )
+                problems.append(Fault(file, RECORD, f"{counts[name]} is not the end of a batch", name, shard))
                 counts[name] = 0
         except DamagedError as error:
-            problems.append(Problem(file, RECORD, error.what, name, shard))
+            problems.append(Fault(file, RECORD, error.what, name, shard))
             counts[name] = 0
     unreadable = {problem.array for problem in problems}
     count = counts[EMBEDDING]
@@ -74,13 +72,13 @@ def check_shard(
         try:
             side = read_side(path, meta, name, shard, required=count > 0)
         except DamagedError as error:
-            problems.append(Problem(file, SIDE, error.what, EMBEDDING, shard, rows))
+            problems.append(Fault(file, SIDE, error.what, EMBEDDING, shard, rows))
             continue
         there = (path / file).exists()
         if needed and not there:
-            problems.append(Problem(file, SIDE, "is missing", EMBEDDING, shard, rows))
+            problems.append(Fault(file, SIDE, "is missing", EMBEDDING, shard, rows))
         if there and name == "failure" and status is not None and not needed and not side[count:].any():
-            problems.append(Problem(file, UNKNOWN, "does not belong to the store"))
+            problems.append(Fault(file, UNKNOWN, "does not belong to the store"))
         elif there and side[count:].any() and EMBEDDING not in unreadable:
             unfinished.append(file)
         if name == "status":
@@ -100,7 +98,7 @@ def _check_features(
     count: int,
     status: np.ndarray | None,
     unfinished: list[str],
-) -> Iterator[Problem]:
+) -> Iterator[Fault]:
     spec = meta.arrays[name]
     first = shard * meta.shard
     file = f"{name}/{chunk_name(shard, len(spec.shape) + 1)}"
@@ -110,19 +108,19 @@ def _check_features(
     except FileNotFoundError:
         if count:
             lost = range(count) if good is None else np.flatnonzero(good).tolist()
-            yield Problem(file, FEATURES, "is missing", name, shard, tuple(first + i for i in lost))
+            yield Fault(file, FEATURES, "is missing", name, shard, tuple(first + i for i in lost))
         return
     except DamagedError as error:
         if count:
             lost = [i for i, chunk in enumerate(salvage(path, meta, name, shard, count)) if chunk is None]
             lost = [i for i in lost if good is None or good[i]]
-            yield Problem(file, FEATURES, error.what, name, shard, tuple(first + i for i in lost))
+            yield Fault(file, FEATURES, error.what, name, shard, tuple(first + i for i in lost))
         else:
             unfinished.append(file)
         return
     present = opened.present
     if not opened.is_tight():
-        yield Problem(file, FEATURES, "has bytes that belong to no item", name, shard)
+        yield Fault(file, FEATURES, "has bytes that belong to no item", name, shard)
     if present[count:].any() or not count:
         unfinished.append(file)
     bad = []
@@ -133,13 +131,13 @@ def _check_features(
             bad.append(position)
     if bad:
         lost_items = tuple(first + i for i in bad)
-        yield Problem(file, FEATURES, "checksums differ", name, shard, lost_items)
+        yield Fault(file, FEATURES, "checksums differ", name, shard, lost_items)
     if good is not None:
         whole = meta.sources.get(name, name) == EMBEDDING
         wrong = present[:count] != good if whole else present[:count] & ~good
         if wrong.any():
             items = tuple(first + int(i) for i in np.flatnonzero(wrong))
-            yield Problem(file, FEATURES, "does not agree with `status`", name, shard, items)
+            yield Fault(file, FEATURES, "does not agree with `status`", name, shard, items)
 
 
 def salvage(path: Path, meta: StoreMeta, name: str, shard: int, count: int) -> list[bytes | None]:

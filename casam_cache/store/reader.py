@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,23 +216,6 @@ class EmbeddingStore:
                 raise self._unavailable(index, array)
             return mapped.read(position)
 
-    def read_many(
-        self, indices: Sequence[int] | np.ndarray, array: str = EMBEDDING, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Several items, copied into one array.
-
-        Args:
-            indices: items, in any order; repeated ones are fine.
-            array: which feature array.
-            out: where to put them, (len(indices), *shape) of any float dtype; None: a new array.
-        """
-        spec = self._known(array)
-        if out is None:
-            out = np.empty((len(indices), *spec.shape), dtype=spec.read_dtype)
-        for row, index in enumerate(indices):
-            out[row] = self.read(int(index), array)
-        return out
-
     def quantisation_errors(self, array: str = EMBEDDING) -> np.ndarray:
         """float32 (n, 2) of the available items of an int8 array, see `quantise.quantisation_error`.
 
@@ -246,11 +228,6 @@ class EmbeddingStore:
             )
         rows = [self.read_stored(int(i), f"{array}_error") for i in np.flatnonzero(self.available(array))]
         return np.array(rows, dtype=np.float32).reshape(-1, 2)
-
-    def iterate(self, array: str = EMBEDDING) -> Iterator[tuple[int, np.ndarray]]:
-        """(index, view) of every available item in order."""
-        for index in np.flatnonzero(self.available(array)):
-            yield int(index), self.read(int(index), array)
 
     @property
     def has_annotations(self) -> bool:

@@ -25,7 +25,7 @@ from casam_cache.store.check import (
     RECORD,
     SIDE,
     TABLE,
-    Problem,
+    Fault,
     check_shard,
     salvage,
 )
@@ -46,7 +46,7 @@ from casam_cache.store.schema import (
     side_spec,
 )
 from casam_cache.store.shard import encode_shard
-from casam_cache.store.verify import Progress, Report, recover_meta, verify
+from casam_cache.store.verify import Report, recover_meta, verify
 from casam_cache.store.writer import StoreWriter
 
 
@@ -93,7 +93,7 @@ def open_for_repair(path: Path) -> StoreWriter:
     return StoreWriter.open(path, damaged=True)
 
 
-def mend(writer: StoreWriter, progress: Progress | None = None) -> list[ShardDamage]:
+def mend(writer: StoreWriter) -> list[ShardDamage]:
     """Verify a store, restore all that needs no encoder, and say what does.
 
     Metadata is derived again, the table of items and its mirror restore each other, commit records follow
@@ -103,7 +103,7 @@ def mend(writer: StoreWriter, progress: Progress | None = None) -> list[ShardDam
     Raises:
         StoreError: where both copies of the same part of the table of items are lost.
     """
-    report = verify(writer.path, progress)
+    report = verify(writer.path)
     mended = [problem for problem in report.problems if problem.kind == METADATA]
     write_all((writer.path / p.file, [documents(writer.meta)[p.file]]) for p in mended)
     _mend_tables(writer.path, [p for p in report.problems if p.kind == TABLE])
@@ -212,7 +212,7 @@ def _check_sources(writer: StoreWriter, damage: ShardDamage, fresh: Mapping[int,
             )
 
 
-def _mend_tables(path: Path, problems: Sequence[Problem]) -> None:
+def _mend_tables(path: Path, problems: Sequence[Fault]) -> None:
     bad = {problem.file for problem in problems}
     for file in sorted(bad):
         table, _, rest = file.partition("/")
@@ -225,7 +225,7 @@ def _mend_tables(path: Path, problems: Sequence[Problem]) -> None:
         write_file(path / file, (path / other).read_bytes())
 
 
-def _drop_annotations(path: Path, problems: Sequence[Problem]) -> None:
+def _drop_annotations(path: Path, problems: Sequence[Fault]) -> None:
     if not problems:
         return
     root = path / FOLDER

@@ -32,7 +32,7 @@ OFFSETS_CHUNK = 4096
 ITEM_TABLES = ("item", "mirror")  # two copies: the one thing that no encoder pass can make again
 TEXTS = ("id", "path")
 
-ABSENT, OK, FAILED = 0, 1, 2
+OK, FAILED = 1, 2  # status of an item; 0 while it is not encoded
 SIDE_ARRAYS = ("status", "geometry", "pooled", "source_sha256", "failure")
 POOLING = {"pooling": "attention", "temperature": 1.0, "cells": "valid"}
 

@@ -20,7 +20,7 @@ from casam_cache.store.annotations import (
     read_version,
     version_documents,
 )
-from casam_cache.store.check import ANNOTATIONS, METADATA, TABLE, UNKNOWN, Problem, check_shard, relative
+from casam_cache.store.check import ANNOTATIONS, METADATA, TABLE, UNKNOWN, Fault, check_shard, relative
 from casam_cache.store.files import TEMPORARY, DamagedError, read_chunk
 from casam_cache.store.flat import ChunkedReader, FlatSpec
 from casam_cache.store.items import OFFSETS, VALUES, read_items
@@ -39,7 +39,8 @@ from casam_cache.store.schema import (
     read_meta,
 )
 
-Progress = Callable[[int, int], None]
+ShardsDone = Callable[[int, int], None]
+"""Called with (shards read, shards in all)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Report:
     path: Path
     meta: StoreMeta
     committed: dict[str, int]
-    problems: tuple[Problem, ...]
+    problems: tuple[Fault, ...]
     unfinished: tuple[str, ...] = ()
 
     @property
@@ -124,7 +125,7 @@ def recover_meta(path: Path) -> tuple[StoreMeta, bool]:
             raise error from None
 
 
-def verify(path: Path, progress: Progress | None = None) -> Report:
+def verify(path: Path, progress: ShardsDone | None = None) -> Report:
     """Read a store back and compare everything with its checksums or with what it follows from.
 
     Args:
@@ -160,7 +161,7 @@ class _Check:
         self.unfinished: list[str] = []
         self.known: set[str] = set()
 
-    def metadata(self) -> Iterator[Problem]:
+    def metadata(self) -> Iterator[Fault]:
         """Every metadata file must be what the root attributes make it, byte for byte.
 
         A run killed while it changed them leaves some as the mirror, which is written last, makes them.
@@ -186,9 +187,9 @@ class _Check:
                 self.unfinished.append(file)
             else:
                 what = "is missing" if found is None else "is not what the root attributes make it"
-                yield Problem(file, METADATA, what)
+                yield Fault(file, METADATA, what)
 
-    def tables(self) -> Iterator[Problem]:
+    def tables(self) -> Iterator[Fault]:
         """Both copies of the table of items: checksums, and that they agree."""
         for text in TEXTS:
             sizes: dict[str, tuple[np.dtype, int, int]] = {
@@ -209,7 +210,7 @@ class _Check:
                 self.unfinished.append(file)
                 following += 1
 
-    def _copies(self, name: str, dtype: np.dtype, chunk: int, length: int, index: int) -> Iterator[Problem]:
+    def _copies(self, name: str, dtype: np.dtype, chunk: int, length: int, index: int) -> Iterator[Fault]:
         copies = []
         for table in ITEM_TABLES:
             file = f"{table}/{name}/{chunk_name(index)}"
@@ -217,18 +218,18 @@ class _Check:
             try:
                 found = read_chunk(self.path / file, dtype, (chunk,))
             except DamagedError as error:
-                yield Problem(file, TABLE, error.what)
+                yield Fault(file, TABLE, error.what)
                 continue
             if found is None:
-                yield Problem(file, TABLE, "is missing")
+                yield Fault(file, TABLE, "is missing")
                 continue
             if found[max(0, length - index * chunk) :].any():
                 self.unfinished.append(file)
             copies.append(found[: length - index * chunk].tobytes())
         if len(set(copies)) > 1:
-            yield Problem(f"{ITEM_TABLES[0]}/{name}/{chunk_name(index)}", TABLE, "differs from its mirror")
+            yield Fault(f"{ITEM_TABLES[0]}/{name}/{chunk_name(index)}", TABLE, "differs from its mirror")
 
-    def annotations(self) -> Iterator[Problem]:
+    def annotations(self) -> Iterator[Fault]:
         """The pointer and every version, down to the digest of each array."""
         root = self.path / FOLDER
         if not root.is_dir():
@@ -240,28 +241,28 @@ class _Check:
         try:
             current = current_version(self.path)
             if current is not None and current not in versions:
-                yield Problem(pointer, ANNOTATIONS, f"version {current} is missing")
+                yield Fault(pointer, ANNOTATIONS, f"version {current} is missing")
             if not (root / ROOT).exists() and versions:
-                yield Problem(pointer, ANNOTATIONS, "is missing")
+                yield Fault(pointer, ANNOTATIONS, "is missing")
         except DamagedError as error:
-            yield Problem(pointer, ANNOTATIONS, error.what)
+            yield Fault(pointer, ANNOTATIONS, error.what)
         for version in versions:
             if len(version) == VERSION_DIGITS:
                 yield from self._version(version)
 
-    def _version(self, version: str) -> Iterator[Problem]:
+    def _version(self, version: str) -> Iterator[Fault]:
         folder = f"{FOLDER}/{version}"
         try:
             body = read_version(self.path, version)
         except DamagedError as error:
             self.known.update(_files(self.path / folder, self.path))
-            yield Problem(f"{folder}/{ROOT}", ANNOTATIONS, error.what)
+            yield Fault(f"{folder}/{ROOT}", ANNOTATIONS, error.what)
             return
         for file, data in version_documents(body).items():
             self.known.add(f"{folder}/{file}")
             path = self.path / folder / file
             if not path.exists() or path.read_bytes() != data:
-                yield Problem(f"{folder}/{file}", ANNOTATIONS, "is missing or damaged")
+                yield Fault(f"{folder}/{file}", ANNOTATIONS, "is missing or damaged")
         for name, described in body["arrays"].items():
             spec = FlatSpec.from_json(described)
             reader = ChunkedReader(self.path / folder / name, spec)
@@ -270,11 +271,11 @@ class _Check:
             try:
                 intact = digest_arrays([(name, reader.all())]) == described["sha256"]
                 if not intact:
-                    yield Problem(f"{folder}/{name}", ANNOTATIONS, "its digest differs")
+                    yield Fault(f"{folder}/{name}", ANNOTATIONS, "its digest differs")
             except DamagedError as error:
-                yield Problem(relative(self.path, error.path), ANNOTATIONS, error.what)
+                yield Fault(relative(self.path, error.path), ANNOTATIONS, error.what)
 
-    def others(self) -> Iterator[Problem]:
+    def others(self) -> Iterator[Fault]:
         """Files that no run of this project leaves."""
         shards = self.meta.shards
         for shard in range(shards):
@@ -289,7 +290,7 @@ class _Check:
             if any(part.startswith(TEMPORARY) for part in file.split("/")):
                 self.unfinished.append(file)
             elif file not in self.known:
-                yield Problem(file, UNKNOWN, "does not belong to the store; delete it if it is not needed")
+                yield Fault(file, UNKNOWN, "does not belong to the store; delete it if it is not needed")
 
 
 def _files(folder: Path, root: Path) -> Iterator[str]:

@@ -14,7 +14,8 @@ data_app = typer.Typer(help="Look at datasets before encoding them; draw phantom
 
 @data_app.command()
 def check(
-    path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
+    path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
+    reader: str | None = dataset_options.READER,
     masks: str = dataset_options.MASKS,
     unlabelled: bool = dataset_options.UNLABELLED,
     group_regex: str | None = dataset_options.GROUP_REGEX,
@@ -22,7 +23,7 @@ def check(
     val_fraction: float = dataset_options.VAL_FRACTION,
     split_seed: int = dataset_options.SPLIT_SEED,
     max_pixels: int = dataset_options.MAX_PIXELS,
-    sheets: Path = typer.Option(Path("casam_check"), help="Folder for contact sheets; made if need be."),
+    sheets: Path = typer.Option(Path("casam_check"), help="Folder that contact sheets are written to."),
     json_: bool = console.JsonOption,
 ) -> None:
     """Print what was found and every problem by file, and draw a contact sheet; exit code 1 if anything is unusable."""
@@ -35,7 +36,7 @@ def check(
         val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
     )  # fmt: skip
     with console.bar("check") as bar:
-        report = check_datasets(path, options, progress=lambda done, total: bar.update(done, total))
+        report = check_datasets(path, options, lambda done, total: bar.update(done, total), reader)
     pictures = {}
     for dataset in report.datasets:
         if dataset.samples:
@@ -54,7 +55,7 @@ def check(
 def phantoms(
     out: Path = typer.Argument(..., help="Folder to draw into; it must not exist or be empty."),
     seed: int = typer.Option(0, help="Another seed draws other phantoms of the same looks."),
-    images: int = typer.Option(24, help="Images a task."),
+    images: int = typer.Option(24, help="Number of images that each task gets."),
     json_: bool = console.JsonOption,
 ) -> None:
     """Draw nine small procedural tasks of different look, and unseen ones: OUT/tasks and OUT/unseen."""

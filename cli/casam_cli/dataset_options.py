@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import typer
 
-MASKS = typer.Option("auto", help="auto | binary | classes | instances | components")
-UNLABELLED = typer.Option(False, "--unlabelled", help="Accept images without masks.")
-GROUP_REGEX = typer.Option(None, help="What of an id names its group (patient): first capture group.")
-TEST_FRACTION = typer.Option(0.3, help="Share of images for test, in whole groups, where no split is given.")
-VAL_FRACTION = typer.Option(0.0, help="Share of training images set apart for validation, in whole groups.")
-SPLIT_SEED = typer.Option(0, help="Seed of the splits made here.")
-MAX_PIXELS = typer.Option(100_000_000, help="Larger images are refused before they are decoded.")
+READER = typer.Option(
+    None,
+    metavar="NAME|FILE.py:CLASS",
+    help="Reader of the dataset; the one that recognises the folder is taken unless you name one.",
+)
+MASKS = typer.Option(
+    "auto",
+    help="What a mask's values mean: binary (one object), classes (a class each), instances (an object each), "
+    "components (every connected region is an object), or auto, which looks at all of them.",
+)
+UNLABELLED = typer.Option(False, "--unlabelled", help="Keep images that have no mask.")
+GROUP_REGEX = typer.Option(
+    None, help="Regular expression that finds the group (patient) in an id; its first capture group counts."
+)
+TEST_FRACTION = typer.Option(
+    0.3, help="Share of the images that is kept for test, in whole groups, where the dataset has no split."
+)
+VAL_FRACTION = typer.Option(
+    0.0, help="Share of the training images that is set apart for validation, in whole groups."
+)
+SPLIT_SEED = typer.Option(0, help="Seed of the splits that are drawn here; another seed draws other ones.")
+MAX_PIXELS = typer.Option(100_000_000, help="Images of more pixels are refused before they are decoded.")

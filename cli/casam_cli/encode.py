@@ -16,33 +16,47 @@ if TYPE_CHECKING:
 
 
 def encode(
-    path: Path = typer.Argument(..., help="A dataset (images/ + masks/), or a folder of datasets."),
-    store: Path = typer.Option(Path("casam_store"), help="Folder of stores."),
-    model: str = typer.Option("small", help="small | vit_b | vit_l | vit_h, or FILE.py:CLASS"),
-    checkpoint: Path | None = typer.Option(None, help="Weights of that architecture: .pth or .safetensors."),
-    name: str | None = typer.Option(None, help="Name of the backbone's store, for another checkpoint."),
+    path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
+    store: Path = typer.Option(Path("casam_store"), help="Folder where the stores are kept."),
+    model: str = typer.Option(
+        "small", help="Model that encodes: small | vit_b | vit_l | vit_h | FILE.py:CLASS."
+    ),
+    checkpoint: Path | None = typer.Option(
+        None, help="File with other weights of that model: .pth or .safetensors."
+    ),
+    name: str | None = typer.Option(
+        None, help="Name of the store; give one to weights that are not the model's own."
+    ),
     device: str = typer.Option(
-        "auto", help="auto | cpu | cuda | cuda:N | mps; several: cuda:0,cuda:1 | cuda:all"
+        "auto",
+        help="Where to compute: auto | cpu | cuda | cuda:N | mps; several share the work: cuda:0,cuda:1 | cuda:all.",
     ),
     compiled: bool = typer.Option(False, "--compile", help="Run the encoder through torch.compile."),
-    batch_size: int | None = typer.Option(None, help="Images a forward pass; chosen by device unless given."),
-    precision: str = typer.Option("auto", help="auto | fp32 | bf16"),
+    batch_size: int | None = typer.Option(
+        None, help="Number of images in a forward pass; it suits the device unless you give one."
+    ),
+    precision: str = typer.Option("auto", help="Precision of the encoder: auto | fp32 | bf16."),
     dtype: str = typer.Option(
-        "auto", help="auto (what the store has, else float16) | float16 | int8 (half the bytes)"
+        "auto", help="How features are stored: auto (as the store has them, else float16) | float16 | int8."
     ),
-    resize: str = typer.Option("longest", help="longest (SAM's own) | stretch (the paper's)"),
+    resize: str = typer.Option(
+        "longest",
+        help="How images are fitted into the input: longest (as SAM does) | stretch (as the paper does).",
+    ),
     intensity: str = typer.Option(
-        "auto", help="auto (0.5-99.5 percentiles an image) | LOW,HIGH, for >8-bit images"
+        "auto",
+        help="How images of more than 8 bits become 8-bit: auto (0.5-99.5 percentiles of each image) | LOW,HIGH.",
     ),
-    workers: int | None = typer.Option(None, help="Processes that decode images."),
+    workers: int | None = typer.Option(None, help="Number of processes that decode images."),
     with_: list[str] = typer.Option(
-        [], "--with", metavar="A,B", help="Further arrays: early (HQ-SAM), tokens (MoDA); comma-separated."
+        [], "--with", metavar="A,B", help="Store further arrays too: early (for HQ-SAM), tokens (for MoDA)."
     ),
     views: list[str] = typer.Option(
         [],
         metavar="A,B",
-        help="Further views of each image: flip_h, flip_v, rot90, rot180, rot270, scaleNN; comma-separated.",
+        help="Store further views of each image too: flip_h, flip_v, rot90, rot180, rot270, scaleNN.",
     ),
+    reader: str | None = dataset_options.READER,
     masks: str = dataset_options.MASKS,
     unlabelled: bool = dataset_options.UNLABELLED,
     group_regex: str | None = dataset_options.GROUP_REGEX,
@@ -50,9 +64,15 @@ def encode(
     val_fraction: float = dataset_options.VAL_FRACTION,
     split_seed: int = dataset_options.SPLIT_SEED,
     max_pixels: int = dataset_options.MAX_PIXELS,
-    strict: bool = typer.Option(False, "--strict", help="Make one bad item fatal."),
-    update: bool = typer.Option(False, "--update", help="Encode again the images whose file has changed."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print images, bytes and an estimate of the time."),
+    strict: bool = typer.Option(
+        False, "--strict", help="Stop at the first image or mask that cannot be used."
+    ),
+    update: bool = typer.Option(False, "--update", help="Encode those images again that have changed since."),
+    dry_run: bool = typer.Option(
+        False,
+        "--dry-run",
+        help="Only say how many images would be encoded, and the bytes and time they take.",
+    ),
     json_: bool = console.JsonOption,
 ) -> None:
     """Run the frozen encoder once over a dataset and keep its features; go on where an earlier run stopped."""
@@ -69,6 +89,7 @@ def encode(
                 "precision": precision, "dtype": dtype, "resize": resize, "intensity": intensity, "workers": workers,
                 "extra": tuple(sorted(_listed(with_))),
                 "views": tuple(_listed(views)), "strict": strict, "update": update,
+                "reader": reader,
                 "dataset": DatasetOptions(
                     masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
                     val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
@@ -79,7 +100,7 @@ def encode(
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise OptionError(f"wrong option: {wrong}", "casam encode --help lists what each accepts") from None
     if dry_run:
-        reports = _estimate(find_tasks(path), store, options)
+        reports = _estimate(find_tasks(path, reader), store, options)
     else:
         reports = _encode(path, store, options)
     if all(report["images"] and report["failed"] == report["images"] for report in reports):

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from casam_cache.errors import StoreError
-from casam_cli import console
+from casam_cli import console, dataset_options
 
 store_app = typer.Typer(help="Look at a store, verify every byte of it, or repair it.", no_args_is_help=True)
 
@@ -113,6 +113,7 @@ def repair(
         None, help="Where the backbone's checkpoint is now, if it was moved."
     ),
     device: str = typer.Option("auto", help="The device to compute on: auto, cpu, cuda, cuda:N or mps."),
+    reader: str | None = dataset_options.READER,
     json_: bool = console.JsonOption,
 ) -> None:
     """Encode again just what `casam store verify` finds damaged."""
@@ -123,7 +124,9 @@ def repair(
             f"{store} is not a store", "casam encode makes one; a store is DIR/TASK/BACKBONE.zarr"
         )
     with console.bar("repair") as bar:
-        report = repair_store(store, data, checkpoint=checkpoint, device=device, progress=bar.update)
+        report = repair_store(
+            store, data, checkpoint=checkpoint, device=device, reader=reader, progress=bar.update
+        )
     if json_:
         console.print_json(report)
         return

@@ -1,0 +1,101 @@
+"""Pixels and masks from any reader, checked; whatever fails in a reader is an `ImageError` of that one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from casam_cache.datasets.base import Reader, check_inside
+from casam_cache.datasets.images import parse_intensity, to_rgb
+from casam_cache.datasets.masks import size_mismatch
+from casam_cache.datasets.sample import Dataset, Mask, Sample
+from casam_cache.errors import ImageError, OptionError
+from casam_cache.fingerprint import digest_arrays
+
+
+def read_array(reader: Reader, root: Path, source: str, max_pixels: int) -> np.ndarray:
+    """The pixels of one image at their own depth: (H, W) or (H, W, 3).
+
+    Raises:
+        ImageError: they cannot be read, or are none.
+        DatasetError: the name leads out of the dataset folder.
+    """
+    check_inside(source)
+    path = root / source
+    try:
+        array = reader.image(root, source, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # a reader meets damaged files in ways of its own
+        raise _unreadable(path, reader, error) from error
+    shape = getattr(array, "shape", None)
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.kind not in "buif"
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
+        or not array.size
+    ):
+        raise ImageError(
+            f"{path}: the reader '{reader.name}' gives {type(array).__name__} of shape {shape}",
+            "an image is an array of numbers, (H, W) or (H, W, 3)",
+        )
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise ImageError(
+            f"{path}: {array.shape[1]} x {array.shape[0]} pixels are more than the limit of {max_pixels:,}",
+            "cut it into tiles, make it smaller, or raise the limit with --max-pixels",
+        )
+    return array
+
+
+def read_image(dataset: Dataset, sample: Sample, intensity: str = "auto") -> np.ndarray:
+    """One image as uint8 RGB (H, W, 3).
+
+    Args:
+        dataset: from `read_dataset`.
+        sample: one of its samples.
+        intensity: `auto` maps images deeper than 8 bit by their own 0.5-99.5 percentiles, `LOW,HIGH` by that window.
+
+    Raises:
+        ImageError: names the file and what is wrong with it.
+    """
+    window = parse_intensity(intensity)
+    array = read_array(dataset.reader, dataset.root, sample.source, dataset.options.max_pixels)
+    return to_rgb(array, dataset.root / sample.source, window)
+
+
+def read_masks(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> Iterator[Mask]:
+    """The masks of one sample, one after another, each of `size` (height, width) and none of them empty.
+
+    Raises:
+        ImageError: they cannot be read, or have another size than the image.
+    """
+    path, reader = dataset.root / sample.source, dataset.reader
+    try:
+        for mask in reader.masks(dataset, sample, size):
+            if size is not None and mask.bitmap.shape != tuple(size):
+                raise size_mismatch(path, mask.bitmap.shape, size)
+            if mask.bitmap.dtype != np.bool_ or not mask.bitmap.any():
+                raise ImageError(
+                    f"{path}: the reader '{reader.name}' gives a mask that is empty or of {mask.bitmap.dtype}",
+                    "a mask is a bool array with at least one pixel; leave out empty ones",
+                )
+            yield mask
+    except (ImageError, OptionError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, reader, error) from error
+
+
+def pixels_sha256(array: np.ndarray) -> bytes:
+    """32 bytes that name the pixels of an image, with their shape and type."""
+    return bytes.fromhex(digest_arrays([("image", array)]))
+
+
+def _unreadable(path: Path, reader: Reader, error: Exception) -> ImageError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ImageError(
+        f"{path}: cannot be read by '{reader.name}': {type(error).__name__}: {reason}".splitlines()[0],
+        "restore the file, or remove it from the dataset",
+    )
