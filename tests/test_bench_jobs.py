@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from casam_cache.bench import outcomes
 from casam_cache.bench.bench import Bench, distinct
+from casam_cache.bench.results import read_results
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.engine.executors import run_stages
 from casam_cache.engine.schedule import BUSY_SECONDS
@@ -274,7 +275,7 @@ def test_killed_at_twenty_random_instants_it_ends_with_the_same_bits(
         committed = after
         if process.exitcode != -signal.SIGKILL:
             assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
-            [results] = [json.loads(path.read_text()) for path in runs.glob("bench/*/results.json")]
+            [results] = read_results(runs)
             assert stripped(results["results"]) == facts(reference.results)
             assert results["stages"]["distinct"] == len(committed) == len(reference.stages)
             assert after.keys() == reference.stages.keys()
