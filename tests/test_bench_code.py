@@ -306,10 +306,10 @@ STAGES = "casam_cache.bench.stages"
 @pytest.mark.parametrize(
     ("root", "reaches", "never"),
     [
-        ("evaluate", "metrics.overlap", "training.losses"),
+        ("evaluate", "metrics.base", "training.losses"),
         ("trained", "training.losses", "metrics.overlap"),
-        ("routing", "routers.vae_training", "training.losses"),
-        ("routing", "routers.mixture", "training.loop"),
+        ("routing", "routers.fit", "training.losses"),
+        ("routing", "routers.pooling", "training.loop"),
         ("distance", "metrics.distribution", "training.losses"),
         ("sequence", "training.losses", "bench.results"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from bench_sets import LOOKS, ORDERS, TASKS, Reference, facts, finished, one_thread, plan, row_of
 
 from casam_cache.bench.bench import Bench, distinct
-from casam_cache.bench.stages import head as head_stages
+from casam_cache.bench.stages import trained as head_stages
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest_arrays
@@ -36,7 +36,7 @@ def beyond(view):
     """What an index outside of the view gives."""
     found = []
     for index in (-1, len(view), len(view) + 100):
-        for ask in (view.item, view.embedding, view.masks):
+        for ask in (view.item, lambda place: view.feature("embedding", place), view.masks):
             try:
                 found.append(repr(ask(index)))
             except IndexError:

@@ -123,7 +123,7 @@ def test_what_crosses_an_executor_is_plain_data(reference: Reference, tmp_path: 
 def test_a_failed_stage_ends_the_run_and_leaves_what_is_finished(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from casam_cache.bench.stages import head
+    from casam_cache.bench.stages import trained as head
 
     class Full(Exception):
         pass

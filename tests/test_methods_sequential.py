@@ -264,7 +264,7 @@ def test_naive_forgets_what_er_and_ewc_keep(tmp_path):
     sam = seeded_backbone(TINY, 0)
     training = TrainingOptions(epochs=60, learning_rate=1e-2)
     tuned = fit_head(build_head("decoder", None, sam, 1), sam, look("known", 99, 6), training)
-    backbone = replace(sam, mask_decoder=tuned.head.mask_decoder.requires_grad_(False))
+    backbone = sam.with_decoder(tuned.head.mask_decoder.requires_grad_(False))
     views = {"a": look("a", 1, 6), "b": look("b", 1, 6, sign=-1)}
     training = TrainingOptions(epochs=40, learning_rate=5e-3)
     forgotten = {}

@@ -121,7 +121,7 @@ def test_the_examples_are_benched_and_predicted_with(
     found = Predictor(folder, device="cpu").predict(image, box=(5, 5, 30, 30))
     assert found.mask.shape == (40, 64)
     stages = json.loads((folder / "model.json").read_text())["stages"]
-    place = runs.joinpath(*stages["router/amber"])
+    place = runs / stages["router/amber"]
     forget()
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "another user"))
     for load, where in ((load_router, place), (load_pooling, folder)):

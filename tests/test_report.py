@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from casam_cache.errors import OptionError, StoreError
+from casam_cache.fingerprint import digest
 from casam_cache.metrics.base import MetricFacts
 from casam_cache.metrics.columns import facts_of, result_columns
 from casam_cache.metrics.registry import STANDARD
@@ -50,12 +51,18 @@ def results(rows: list[dict[str, Any]], *, tests: bool = True, **further: Any) -
     }  # fmt: skip
 
 
+def write(path: Path, made: dict[str, Any]) -> None:
+    """As a bench writes it, with the digest over all of it."""
+    data = json.loads(json.dumps(made))
+    path.write_text(json.dumps({**data, "digest": digest(data)}))
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "bench" / "one"
     folder.mkdir(parents=True)
     made = results([row("er", 0.5), row("naive", 0.3), row("ca-sam", 0.7)])
-    (folder / "results.json").write_text(json.dumps(made))
+    write(folder / "results.json", made)
     return tmp_path / "runs"
 
 
@@ -149,7 +156,7 @@ def test_a_full_disk_leaves_the_files_that_were_there(
 
 
 def test_results_without_tests_or_of_an_unknown_table(runs: Path, tmp_path: Path) -> None:
-    (runs / "bench" / "one" / "results.json").write_text(json.dumps(results([row("er", 0.5)])))
+    write(runs / "bench" / "one" / "results.json", results([row("er", 0.5)]))
     (page,) = pages(runs, "bench")
     assert page.tests is None
     assert "Paired" not in page.show("text")

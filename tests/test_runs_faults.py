@@ -20,6 +20,7 @@ from bench_sets import BENCH, METHODS, Reference, facts, one_thread, plan
 from conftest import Casam
 
 from casam_cache.bench.fit import fit_task
+from casam_cache.bench.outcomes import FILE as OUTCOMES
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.results import read_results
 from casam_cache.engine.runs import RECORD, DamagedError, Runs, read_record, stage_folder
@@ -284,10 +285,10 @@ def test_fit_says_that_it_computes_again(case: Case) -> None:
     assert again == case.fit
     assert len(lines) == 1
     assert "record.json is missing; computed again" in lines[0]
-    put(Path(case.fit["outcomes"]) / "outcomes.parquet", b"PAR1")
+    put(Path(case.fit["outcomes"]) / OUTCOMES, b"task")
     again, lines = case.fitted()
     assert again == case.fit
-    assert "outcomes.parquet is damaged" in lines[0]
+    assert f"{OUTCOMES} is damaged" in lines[0]
 
 
 def test_a_stage_that_is_a_file_is_computed_again(case: Case) -> None:
@@ -477,8 +478,8 @@ def test_a_model_that_names_no_stage_is_refused(case: Case, name: str) -> None:
         lambda described: {**described, "stages": 3},
         lambda described: {**described, "stages": dict.fromkeys(described["stages"], 3)},
         lambda described: {**described, "tasks": ["nothing"]},
-        lambda described: {**described, "method": {"name": "ca-sam", "options": {"router": "os.system"}}},
-        lambda described: {**described, "pooling": {"pooling": 3}},
+        lambda described: {**described, "method": {"name": "ca-sam", "options": 3}},
+        lambda described: {**described, "router": {"name": "os.system"}},
     ],
 )
 def test_a_model_of_another_shape_is_refused(case: Case, change: Callable[[Any], Any]) -> None:

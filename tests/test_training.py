@@ -88,7 +88,7 @@ def test_decoder_tuning_and_then_alignment_learn_toy_tasks(backbone):
     options = TrainingOptions(epochs=60, learning_rate=1e-2)
     identity = build_head("identity", None, backbone, 0)
     tuned = fit_head(build_head("decoder", None, backbone, 1), backbone, known, options)
-    sam = replace(backbone, mask_decoder=tuned.head.mask_decoder.requires_grad_(False))
+    sam = backbone.with_decoder(tuned.head.mask_decoder.requires_grad_(False))
     assert (
         evaluate(identity, sam, known).summary()["iou"]
         > evaluate(identity, backbone, known).summary()["iou"] + 0.3

@@ -219,17 +219,15 @@ def test_empty_bitmaps_are_left_out():
     assert masks.trained == (0,)
 
 
-def test_the_feed_unpacks_targets_and_weights(monkeypatch):
+def test_the_feed_unpacks_targets_and_weights():
     source = view(["a"], masks=2)
     masks = TrainingMasks.prepare(source)
 
     class Fake:
         device = torch.device("cpu")
 
-    monkeypatch.setattr(
-        "casam_cache.training.feed.embed_prompts",
-        lambda backbone, prompts: (torch.zeros(len(prompts), 2, 4), torch.zeros(len(prompts), 4, 8, 8)),
-    )
+        def embed_prompts(self, prompts):
+            return torch.zeros(len(prompts), 2, 4), torch.zeros(len(prompts), 4, 8, 8)
 
     class Kept:
         def batches(self, batches):

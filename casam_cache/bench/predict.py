@@ -85,7 +85,7 @@ class Predictor:
             folder = Path(run)
             named = "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`"
             if not (folder / RECORD).is_file():
-                raise CasamError(f"{folder} is not the folder of a finished run", named)
+                raise CasamError(f"{folder} is not the folder of a finished run: {RECORD} is missing", named)
             record = read_record(folder.absolute())
             if record.kind not in ("fit", "joint", "learn", "model"):
                 raise CasamError(f"{folder} holds no head: it is a stage of kind '{record.kind}'", named)
@@ -100,7 +100,7 @@ class Predictor:
                     f"{folder} does not say on which store it was fitted: {error}",
                     "run the command that made it again",
                 ) from None
-            self._backbone = whole_backbone(stores, weights, checkpoint, where)
+            self._backbone = whole_backbone(stores, weights, checkpoint, where, trust=trust)
             if record.kind == "model":
                 self.task = ""
                 self._model = RoutedModel(folder.absolute(), self._backbone, trust=trust)

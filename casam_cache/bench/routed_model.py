@@ -42,7 +42,8 @@ class RoutedModel:
                 str(role): _as_it_was(folder, str(name)) for role, name in described["stages"].items()
             }
             rule = {name: described["router"][name] for name in ("threshold", "strict")}
-            tasks = [str(task) for task in described["tasks"] if f"head/{task}" in self._folders]
+            tasks = [str(task) for task in described["tasks"]]
+            self._fits = {task: self._folders[f"head/{task}"] for task in tasks}
             fitted = [load_router(self._folders[f"router/{task}"], trust=trust) for task in tasks]
             self._routers = TaskRouters([replace(one, choice=replace(one.choice, **rule)) for one in fitted])
             of_tasks = {task: self._folders.get(f"query/{task}", folder) for task in tasks}
@@ -70,7 +71,7 @@ class RoutedModel:
     def head(self, task: str) -> Head:
         """The head of a task, in evaluation mode on the backbone's device."""
         if task not in self._heads:
-            loaded = load_head(self._folders[f"head/{task}"], self._backbone, trust=self._trust)
+            loaded = load_head(self._fits[task], self._backbone, trust=self._trust)
             self._heads[task] = loaded.to(self._backbone.device).eval()
         return self._heads[task]
 

@@ -125,9 +125,11 @@ def _look_once(targets: Sequence[Stage], find: _Finder, changed: Changed, found:
         known = seen.get((stage.key, needed))
         if known is not None:
             return known
+        seen[stage.key, needed] = stage.key in found.stages
         if stage.key in found.stages:
+            for parent in stage.parents:  # what of theirs was passed before may be to do by now
+                visit(parent, True)
             return True
-        seen[stage.key, needed] = False
         try:
             record = find(stage)
         except DamagedError as error:
