@@ -22,7 +22,7 @@ DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
 MAPS = {
     "splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures", "scores",
     "options", "chosen", "set", "training", "orders", "unseen", "confusion", "thresholds", "estimates", "mixtures",
-    "architecture", "inputs", "parents", "code", "files", "recorded",
+    "architecture", "inputs", "parents", "code", "files", "recorded", "trusted",
 }  # fmt: skip
 MAPS_OF_MAPS = {"estimates", "confusion"}
 
@@ -248,6 +248,8 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")
     yield "predict", casam.json("predict", "image.png", "--box", "5,5,20,20", "--run", report["run"])
     yield "doctor", casam.json("doctor")
+    (casam.folder / "theirs.py").write_text("x = 1\n")
+    yield "trust", casam.json("trust", "theirs.py")
     store = casam.folder / "casam_store" / "discs" / "tiny.zarr"
     yield "store info", casam.json("store", "info", store)
     casam("encode", discs, "--checkpoint", checkpoint, "--name", "small8", "--dtype", "int8")
