@@ -20,7 +20,7 @@ from casam_cache.methods.lwf import LwF, LwFOptions
 from casam_cache.methods.memory import Memory
 from casam_cache.methods.sequential import Past, Setting
 from casam_cache.training import loop
-from casam_cache.training.compiled import CompiledStep
+from casam_cache.training.loop import CompiledStep
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
 

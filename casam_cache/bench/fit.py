@@ -9,7 +9,6 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import fit_stage
-from casam_cache.bench.outcomes import Score, gain, score
 from casam_cache.bench.stages.evaluate import PROMPT, Evaluate
 from casam_cache.bench.tasks import Tasks
 from casam_cache.config import parse_assignments
@@ -22,6 +21,7 @@ from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Score, gain, score
 
 SPLITS = ("val", "test")
 

@@ -17,19 +17,17 @@ from typing import Any
 import torch
 
 from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.compiling import compile_fixed, compiler_error
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_arrays
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import run_head
+from casam_cache.heads.base import Head, run_head
 from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
-from casam_cache.training.compiled import CompiledStep
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
-from casam_cache.training.feed import Feed
+from casam_cache.training.feed import Feed, Residency, place_features
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
-from casam_cache.training.residency import Residency, place_features
 from casam_cache.training.step import Pairs, Penalty, Step
 from casam_cache.views import parse_views
 
@@ -300,6 +298,43 @@ class _Run:
             samples_per_second=self.speed,
             eta_seconds=(self.total_steps - self.steps) * per_step,
         )
+
+
+class CompiledStep:
+    """What a step computes up to its loss, through `torch.compile` once for each size of batch (`compiled=true`).
+
+    On a CPU element-wise chains become single loops. On CUDA forward and backward are replayed as CUDA graphs, so that
+    a step of small tensors does not wait for the host to launch some hundred kernels. The function is the same, sums
+    are taken in another order; on one machine the same batches give the same bits. One compiled fit at a time in a
+    process: graphs mark their steps for the whole process.
+
+    Args:
+        run: takes tensors (and what stays the same over a fit) and gives tensors.
+        backbone: what of it is computed once is computed now, or the compiler would make it part of the first step's
+            graph, whose outputs do not outlive that step.
+    """
+
+    def __init__(self, run: Callable[..., Any], backbone: Backbone) -> None:
+        backbone.prepare_decoding()
+        self._graphs = backbone.device.type == "cuda"
+        self._run = compile_fixed(run, graphs=self._graphs)
+
+    def __call__(self, *tensors: Any) -> Any:
+        """`run`, its outputs valid until the next call.
+
+        Raises:
+            CasamError: there is no compiler, or it cannot take this head.
+        """
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        try:
+            return self._run(*tensors)
+        except Exception as error:
+            what = compiler_error(error)
+            if what is None:
+                raise
+            message = f"torch.compile does not work here: {what}"
+            raise CasamError(message, "fit without compiled=true") from error
 
 
 def _losses(head: Head, backbone: Backbone, options: TrainingOptions) -> Callable[..., tuple[Any, ...]]:

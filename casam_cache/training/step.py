@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import run_head
+from casam_cache.heads.base import Head, run_head
 from casam_cache.training.items import Item
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from casam_cache.bench.outcomes import read_outcomes, write_outcomes
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
@@ -14,7 +13,7 @@ from casam_cache.heads.files import build_head
 from casam_cache.metrics.registry import METRICS, make_metrics
 from casam_cache.registry import revision_of
 from casam_cache.training.evaluate import evaluate
-from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.outcomes import Outcomes, read_outcomes, write_outcomes
 
 if TYPE_CHECKING:
     from casam_cache.bench.stages.head import HeadStage

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.bench.stages.fit import Fit
+from casam_cache.bench.stages.fit import Fit, TrainedStage, train_items
 from casam_cache.bench.stages.head import HeadStage
-from casam_cache.bench.stages.trained import TrainedStage, train_items
 from casam_cache.bench.tasks import SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Work, beside
