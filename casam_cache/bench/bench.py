@@ -57,7 +57,6 @@ class PlanSummary:
     seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
         totals = {
             name: sum(kind[name] for kind in self.kinds.values())
             for name in ("requested", "distinct", "existing", "missing")

@@ -119,7 +119,7 @@ def fit_task(
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
     fit = fit_stage(tasks, made(method_options), training, task, seed)
     scored = tasks.split(task, split)
-    fitted, frozen = (Evaluate(items=scored.ref, head=head, masks=sum(scored.masks)) for head in (fit, None))
+    fitted, frozen = (Evaluate(items=scored.ref, head=head, cost=sum(scored.masks)) for head in (fit, None))
     folder = Runs(Path(runs))
 
     def show(progress: Any) -> None:

@@ -217,7 +217,6 @@ class Results:
     mixtures: dict[str, list[str]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
         return {
             "title": self.recipe.title,
             "table": self.recipe.table,

@@ -63,7 +63,6 @@ class RoutedEntry(Entry):
 
     @property
     def trained(self) -> Method:
-        """The expert."""
         return self.method.expert_method()
 
     @property
@@ -75,14 +74,14 @@ class RoutedEntry(Entry):
 
     def _router(self, task: str) -> FitRouter:
         train, pooling, seed = self.tasks.split(task, "train"), self.pooling.decisive(), self.course.seed
-        features: Pool | Query = Pool(items=train.ref, pooling=pooling, query=None, images=len(train.images))
+        features: Pool | Query = Pool(items=train.ref, pooling=pooling, query=None, cost=len(train.images))
         if self.pooling.learned:
             features = Query(
                 items=train.ref,
                 pooling=pooling,
                 folds=self.router.folds,
                 seed=seed,
-                images=len(train.images),
+                cost=len(train.images),
             )
         return FitRouter(
             items=train.ref, features=features, pooling=pooling, router=self.router.decisive(), seed=seed
@@ -90,7 +89,7 @@ class RoutedEntry(Entry):
 
     def _pool(self, split: TaskSplit, router: FitRouter) -> Pool:
         query = router.features if isinstance(router.features, Query) else None
-        return Pool(items=split.ref, pooling=router.pooling, query=query, images=len(split.images))
+        return Pool(items=split.ref, pooling=router.pooling, query=query, cost=len(split.images))
 
     def _classifier(self, step: int) -> Classify:
         seen = self.course.order[: step + 1]
@@ -100,7 +99,7 @@ class RoutedEntry(Entry):
             classifier=classifier_options(self.method.options),
             seed=self.course.seed,
             splits=tuple(sorted((split.ref for split in asked.values()), key=lambda ref: ref.key_data())),
-            images=sum(len(split.images) for split in asked.values()),
+            cost=sum(len(split.images) for split in asked.values()),
         )
 
     def _merge(self, seen: Sequence[str]) -> Merge | None:

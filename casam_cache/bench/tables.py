@@ -60,7 +60,6 @@ class Tables:
         self._outcomes: dict[str, OutcomeTable] = {}
 
     def outcomes(self, stage: Evaluate) -> OutcomeTable:
-        """The table of an evaluation."""
         if stage.key not in self._outcomes:
             read = stage.read(self.runs)
             groups = [f"{task}/{group}" for task, group in zip(read.task, read.group, strict=True)]
@@ -76,11 +75,9 @@ class Tables:
         return self.runs.recorded(stage)
 
     def seconds(self, stages: Sequence[Stage]) -> float:
-        """Seconds that stages took when they were computed."""
         return float(sum(self.recorded(stage).get("seconds", 0.0) for stage in stages))
 
     def folder(self, stage: Stage) -> str:
-        """Where a stage is."""
         return str(self.runs.folder(stage))
 
     def mixtures(self, stages: Sequence[Stage]) -> dict[str, list[str]]:

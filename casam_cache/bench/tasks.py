@@ -39,7 +39,6 @@ class SplitRef:
     content: str
 
     def key_data(self) -> list[str]:
-        """What a stage's key holds of it."""
         return [self.task, self.split, self.content]
 
 
@@ -89,7 +88,6 @@ class Place:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where to compute."""
         return choose_device(self.device)
 
     def store(self, task: str) -> EmbeddingStore:

@@ -68,10 +68,13 @@ class Stage(ABC):
     Attributes:
         kind: what is computed; also the name of the folder.
         revision: raised when the same fields would give another result.
+        cost: how much work it is, in a unit of its kind; for estimates only.
     """
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
+
+    cost: float = beside(1.0)
 
     @abstractmethod
     def compute(self, work: Work) -> dict[str, Any]:
@@ -86,11 +89,6 @@ class Stage(ABC):
     def group(self) -> str | None:
         """Stages that name the same group are computed together where several can start."""
         return None
-
-    @property
-    def cost(self) -> float:
-        """How much work it is, in a unit of its kind; for estimates only."""
-        return 1.0
 
     @property
     def label(self) -> str:

@@ -54,7 +54,6 @@ class TrainedStage(HeadStage):
 
 
 def train_items(work: Work, refs: tuple[SplitRef, ...]) -> dict[str, Items]:
-    """The training items of several tasks by name."""
     return {ref.task: work.place.items(ref) for ref in refs}
 
 
@@ -72,16 +71,13 @@ class Fit(TrainedStage):
 
     @property
     def task(self) -> str:
-        """The task it is fitted to."""
         return self.items.task
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} on {self.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the head."""
         head = self.method.make(work).build(work.place.backbone(self.task), self.seed)
         return {"method": self.method.name, **self.train(work, head, work.place.items(self.items))}
 
@@ -105,11 +101,9 @@ class JointFit(TrainedStage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} on {len(self.items)} tasks"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the head."""
         method = self.method.make(work)
         assert isinstance(method, Joint)
         parts = train_items(work, self.items)
