@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.backbones.devices import choose_device
-from casam_cache.bench.catalogue import split_stores
 from casam_cache.bench.configs import Group, expand
 from casam_cache.bench.families import Course, Entry, entry_class
 from casam_cache.bench.orders import Order, read_orders
+from casam_cache.bench.paper_sets import split_stores
 from casam_cache.bench.recipe import Recipe
 from casam_cache.bench.results import Results, make_row, summarise_rows
 from casam_cache.bench.stages.evaluate import metric_refs
