@@ -49,13 +49,11 @@ class TaskSplit:
     Attributes:
         ref: what stages are given.
         images: ids, in the order of the items; masks: how many masks each has.
-        groups: of the images.
     """
 
     ref: SplitRef
     images: tuple[str, ...]
     masks: tuple[int, ...]
-    groups: tuple[str, ...]
 
     @property
     def scored(self) -> int:
@@ -207,7 +205,6 @@ class Tasks:
                 SplitRef(task, split, found.content),
                 tuple(item.id for item in items),
                 tuple(item.masks for item in items),
-                tuple(item.group for item in items),
             )
         return self._splits[task, split]
 
