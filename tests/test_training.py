@@ -276,8 +276,8 @@ class Anchor(Penalty):
     def term(self, step):
         self.calls += 1
         assert step.low_res.shape == step.pairs.target.shape
-        assert len(step.pairs.items) == len(step.pairs.embedding)
-        return (step.aligned - step.pairs.embedding).square().mean() if step.epoch else None
+        assert len(step.pairs.items) == len(step.pairs.features["embedding"])
+        return (step.aligned - step.pairs.features["embedding"]).square().mean() if step.epoch else None
 
     def state(self):
         return {"calls": torch.tensor(self.calls)}

@@ -25,7 +25,7 @@ from casam_cache.bench.stages.sequence import Learn, Remember, SequenceStage
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
 from casam_cache.config import validated
-from casam_cache.engine.stage import Stage, closure
+from casam_cache.engine.stage import Stage, closure, each_once
 from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
@@ -99,8 +99,7 @@ class Entry(ABC):
     @cached_property
     def wanted(self) -> tuple[Stage, ...]:
         """The stages whose results are read, each once."""
-        every = (*self.frozen.values(), self.cost, *self.targets(), *self.described())
-        return tuple({stage.key: stage for stage in every}.values())
+        return each_once([*self.frozen.values(), self.cost, *self.targets(), *self.described()])
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -16,18 +16,9 @@ from casam_cache.metrics.continual import Forgetting, Weight
 
 Scalar = Annotated[bool | int | float | str | None, BeforeValidator(as_number)]
 TableName = Literal[
-    "table1",
-    "table2",
-    "table3_7",
-    "table4",
-    "table5",
-    "table6_9",
-    "table8",
-    "table10",
-    "table11",
-    "figure6",
+    "table1", "table2", "table3_7", "table4", "table5", "table6_9", "table8", "table10", "table11", "figure6",
     "routers",
-]
+]  # fmt: skip
 
 
 class MethodEntry(BaseModel):

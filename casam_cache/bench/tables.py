@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,7 @@ class Tables:
         may in the last digits. Code that is no longer this code is there because it was asked to be kept.
         """
         seen: dict[str, set[str]] = {}
-        other: dict[str, int] = {}
+        other = Counter[str]()
         for stage in stages:
             record = self.runs.find(stage)
             if record is None:
@@ -97,9 +98,7 @@ class Tables:
             for name, value in {**told, **facts.get("versions", {})}.items():
                 if value is not None:
                     seen.setdefault(name, set()).add(str(value))
-            if modules := other_modules(record.code):
-                for module in modules:
-                    other[module] = other.get(module, 0) + 1
+            other.update(other_modules(record.code))
         found = {name: sorted(values) for name, values in sorted(seen.items()) if len(values) > 1}
         if other:
             found["code"] = [

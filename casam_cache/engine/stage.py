@@ -113,8 +113,7 @@ class Stage(ABC):
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
         """The stages whose results it reads, each once."""
-        found = {stage.key: stage for _, value in self._deciding() for stage in _stages(value)}
-        return tuple(found.values())
+        return each_once(stage for _, value in self._deciding() for stage in _stages(value))
 
     def _deciding(self) -> Iterator[tuple[str, Any]]:
         for entry in fields(self):
@@ -144,6 +143,11 @@ def _stages(value: Any) -> Iterator[Stage]:
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _stages(entry)
+
+
+def each_once(stages: Iterable[Stage]) -> tuple[Stage, ...]:
+    """The stages in their order, without repetitions."""
+    return tuple({stage.key: stage for stage in stages}.values())
 
 
 def closure(targets: Iterable[Stage]) -> list[Stage]:

@@ -39,11 +39,6 @@ class Pairs:
     is_box: np.ndarray
     coordinates: np.ndarray
 
-    @property
-    def embedding(self) -> torch.Tensor:
-        """(B, C, g, g), as stored."""
-        return self.features["embedding"]
-
     def __len__(self) -> int:
         return len(self.sparse)
 
