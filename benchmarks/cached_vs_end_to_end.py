@@ -27,9 +27,8 @@ from encode_throughput import draw, load, ours
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.prompts import Prompts
-from casam_cache.heads.base import Head
+from casam_cache.heads.base import Head, run_head
 from casam_cache.heads.files import build_head
-from casam_cache.heads.forward import run_head
 from casam_cache.training.cost import training_flops
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import TrainingOptions

@@ -29,9 +29,9 @@ from epoch_from_store import encoded
 from casam_cache.backbones.base import Backbone
 from casam_cache.heads.files import build_head
 from casam_cache.store import EmbeddingStore
+from casam_cache.training.items import open_split
 from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.stored import open_split
 
 SIDES = {"plain": False, "compiled": True}
 TOLERANCE = {"fp32": 1e-2, "bf16": 1e-1}

@@ -29,9 +29,9 @@ from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.heads.files import build_head
 from casam_cache.store import EmbeddingStore
+from casam_cache.training.items import open_split
 from casam_cache.training.loop import FitResult, fit_head
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.stored import open_split
 
 SIDES = {"memory": "device", "store": "stream"}
 

@@ -30,8 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.prompts import Prompts
+from casam_cache.heads.base import run_head
 from casam_cache.heads.files import build_head
-from casam_cache.heads.forward import run_head
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from upstream_sam import upstream_sam

@@ -92,13 +92,18 @@ def _scalar(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):
-        try:
-            number = float(value)  # YAML 1.1 reads 1e-4, without a dot, as text
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value if value is None or isinstance(value, bool | int | float) else text
+    return as_number(value) if value is None or isinstance(value, bool | int | float | str) else text
+
+
+def as_number(value: Any) -> Any:
+    """Text that is a finite number becomes one: YAML 1.1 reads 1e-4, without a dot, as text. All else stays."""
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
 
 
 def _listing(models: Sequence[type[BaseModel]]) -> str:

@@ -13,7 +13,7 @@ import yaml
 from bench_sets import BENCH, METHODS, ORDERS, TASKS, TRAINING, Reference, copied, facts, finished, small
 from conftest import Casam, draw_dataset
 
-from casam_cache.bench import outcomes
+from casam_cache.training import outcomes
 
 Bench = Callable[..., Any]
 FIGURES = {

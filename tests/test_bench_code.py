@@ -88,6 +88,7 @@ def copied(folder: Path, stores: Path) -> Copy:
 LOSS = ("casam_cache/training/losses.py", "options.focal_weight *", "1.25 * options.focal_weight *")
 
 
+@pytest.mark.slow
 def test_a_fit_of_other_code_is_refused_until_it_is_said_what_to_do(
     bench_stores: Path, tmp_path: Path
 ) -> None:
@@ -307,7 +308,7 @@ STAGES = "casam_cache.bench.stages"
     ("root", "reaches", "never"),
     [
         ("evaluate", "metrics.base", "training.losses"),
-        ("trained", "training.losses", "metrics.overlap"),
+        ("fit", "training.losses", "metrics.overlap"),
         ("routing", "routers.fit", "training.losses"),
         ("routing", "routers.pooling", "training.loop"),
         ("distance", "metrics.distribution", "training.losses"),

@@ -11,7 +11,7 @@ import pytest
 from bench_sets import LOOKS, ORDERS, TASKS, Reference, facts, finished, one_thread, plan, row_of
 
 from casam_cache.bench.bench import Bench, distinct
-from casam_cache.bench.stages import trained as head_stages
+from casam_cache.bench.stages import fit as head_stages
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest_arrays

@@ -21,7 +21,6 @@ import pytest
 from bench_sets import BENCH, METHODS, Reference, facts, finished, one_thread, plan, small
 from pydantic import BaseModel
 
-from casam_cache.bench import outcomes
 from casam_cache.bench.bench import Bench, distinct
 from casam_cache.bench.results import read_results
 from casam_cache.bench.stages.fit import Fit
@@ -29,6 +28,7 @@ from casam_cache.engine.executors import run_stages
 from casam_cache.engine.schedule import BUSY_SECONDS
 from casam_cache.engine.stage import Stage
 from casam_cache.errors import CasamError, StoreError
+from casam_cache.training import outcomes
 
 KILLS = 20
 
@@ -123,7 +123,7 @@ def test_what_crosses_an_executor_is_plain_data(reference: Reference, tmp_path: 
 def test_a_failed_stage_ends_the_run_and_leaves_what_is_finished(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from casam_cache.bench.stages import trained as head
+    from casam_cache.bench.stages import fit as head
 
     class Full(Exception):
         pass

@@ -26,7 +26,6 @@ from bench_sets import (
 )
 
 from casam_cache.bench.bench import distinct
-from casam_cache.bench.outcomes import read_outcomes
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.routing import FitRouter, Pool
@@ -38,9 +37,10 @@ from casam_cache.methods.alignment import build_alignment
 from casam_cache.routers.files import load_router
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.items import open_split
 from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.stored import open_split
+from casam_cache.training.outcomes import read_outcomes
 
 ROUTED = ("ca-sam", "emr")
 

@@ -61,12 +61,7 @@ class Fit(Stage):
     seed: int = 0
     before: tuple[Stage, ...] = ()
     members: Mapping[str, Stage] | None = None
-    size: float = beside(1.0)
     do: Compute | None = beside(None)  # noqa: RUF009
-
-    @property
-    def cost(self) -> float:
-        return self.size
 
     def compute(self, work: Work) -> dict[str, Any]:
         assert not list(work.result.iterdir()), "what an interrupted run left is not a result"
@@ -108,7 +103,7 @@ def writer(text: str, calls: list[str]) -> Compute:
 
 def test_the_key_follows_from_every_deciding_field_and_from_nothing_else() -> None:
     stage = Fit()
-    for same in (Fit(size=9.0), Fit(items=Items("abc", "elsewhere")), Fit(do=lambda work: None)):
+    for same in (Fit(cost=9.0), Fit(items=Items("abc", "elsewhere")), Fit(do=lambda work: None)):
         assert (same.key, same.name) == (stage.key, f"fit/{stage.key}")
     parent, another = Fit(seed=1), Fit(seed=2)
     others = [
@@ -145,7 +140,7 @@ def test_the_order_of_a_mapping_is_no_part_of_the_key() -> None:
 def test_a_stage_is_computed_once_and_recorded(runs: Runs) -> None:
     calls = list[str]()
     parent = Fit(seed=1, do=writer("parent", calls))
-    stage = Fit(before=(parent,), do=writer("first", calls), size=3.0)
+    stage = Fit(before=(parent,), do=writer("first", calls), cost=3.0)
     assert runs.find(stage) is None
     assert runs.recorded(stage) == {}
     with pytest.raises(CasamError, match="is not in"):

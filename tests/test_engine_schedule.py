@@ -41,15 +41,10 @@ class Add(Stage):
     number: int
     terms: tuple[Add, ...] = ()
     together: str | None = beside(None)
-    weight: float = beside(1.0)
 
     @property
     def group(self) -> str | None:
         return self.together
-
-    @property
-    def cost(self) -> float:
-        return self.weight
 
     @property
     def label(self) -> str:
@@ -79,7 +74,7 @@ def graphs(draw: st.DrawFn) -> list[Add]:
         chosen = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
         group = draw(st.sampled_from([None, None, "a", "b"]))
         terms = tuple(stages[place] for place in sorted(chosen))
-        stages.append(Add(number=number, terms=terms, together=group, weight=draw(st.floats(0, 9))))
+        stages.append(Add(number=number, terms=terms, together=group, cost=draw(st.floats(0, 9))))
     return stages
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from conftest import Casam, draw_dataset
 
-from casam_cache.bench.outcomes import read_outcomes
 from casam_cache.heads.files import WEIGHTS
 from casam_cache.store import Annotations, EmbeddingStore
 from casam_cache.training import loop
+from casam_cache.training.outcomes import read_outcomes
 
 Encode = Callable[..., Any]
 SHORT = ("--task", "discs", "--epochs", 2, "--set", "blocks=1")

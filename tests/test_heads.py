@@ -12,9 +12,9 @@ from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.heads.alignment import AlignmentLayer, LayerNorm2d, gate_kernel
+from casam_cache.heads.base import predict_low_res
 from casam_cache.heads.decoder import DecoderTuning
 from casam_cache.heads.files import build_head, load_head, save_head
-from casam_cache.heads.forward import predict_low_res
 from casam_cache.heads.options import AlignmentOptions
 
 TINY = Architecture(

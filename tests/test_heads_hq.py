@@ -11,14 +11,14 @@ from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import Small, seeded_backbone
 from casam_cache.errors import StoreError
+from casam_cache.heads.base import predict_low_res, run_head
 from casam_cache.heads.files import build_head, load_head, save_head
-from casam_cache.heads.forward import predict_low_res, run_head
 from casam_cache.heads.hq import HQDecoder
 from casam_cache.heads.options import HQOptions
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.feed import place_features
 from casam_cache.training.items import Items
 from casam_cache.training.loop import fit_head
-from casam_cache.training.residency import place_features
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,10 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.heads.files import build_head
 from casam_cache.methods.ewc import EWC, Quadratic
-from casam_cache.training.epochs import TrainingMasks
+from casam_cache.training.epochs import TrainingMasks, draw_prompt, low_res_cover, low_res_target
 from casam_cache.training.feed import pack_prompts
 from casam_cache.training.fisher import fisher_diagonal, scaled_to_mean_one
 from casam_cache.training.losses import segmentation_loss
-from casam_cache.training.prompts import draw_prompt
-from casam_cache.training.resize import low_res_cover, low_res_target
 
 VIEW = look("toy", 1, 4, empty=1)
 

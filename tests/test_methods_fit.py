@@ -36,10 +36,10 @@ def test_hq_sam_wants_early_features_and_says_how_to_get_them(
 
 
 def test_a_fitted_hq_sam_predicts_as_it_is_evaluated(casam: Casam, encode: Encode, discs: Path) -> None:
-    from casam_cache.bench.outcomes import read_outcomes
     from casam_cache.bench.predict import Predictor
     from casam_cache.metrics.overlap import iou
     from casam_cache.store import EmbeddingStore
+    from casam_cache.training.outcomes import read_outcomes
 
     encode(discs, "--with", "early")
     report = casam.json("fit", *SHORT, "--method", "hq-sam")

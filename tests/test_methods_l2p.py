@@ -11,8 +11,8 @@ from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.config import validated
 from casam_cache.errors import OptionError
+from casam_cache.heads.base import run_head
 from casam_cache.heads.files import load_head, save_head
-from casam_cache.heads.forward import run_head
 from casam_cache.heads.options import PromptPoolOptions
 from casam_cache.heads.prompt_pool import PromptPool
 from casam_cache.methods.l2p import L2P

@@ -107,7 +107,7 @@ def test_a_replayed_batch_is_a_function_of_seed_task_and_step(backbone):
         pairs = other.at(step)
         assert names(pairs) == names(straight[step])
         assert torch.equal(pairs.sparse, straight[step].sparse)
-        assert torch.equal(pairs.embedding, straight[step].embedding)
+        assert torch.equal(pairs.features["embedding"], straight[step].features["embedding"])
         assert torch.equal(pairs.target, straight[step].target)
     assert all(len(set(names(pairs))) == 2 for pairs in straight)  # a step's images, without replacement
     assert len({str(pairs.coordinates) for pairs in straight}) == len(straight)

@@ -25,11 +25,10 @@ from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Past
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
 from casam_cache.training.evaluate import evaluate
-from casam_cache.training.feed import Feed
+from casam_cache.training.feed import Feed, place_features
 from casam_cache.training.loop import fit_head
 from casam_cache.training.losses import distillation_loss
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.residency import place_features
 from casam_cache.training.step import Step, forward_pairs
 
 EVERY = [

@@ -47,7 +47,6 @@ def test_sign_flip_by_hand():
     # group means 1, 2, 3: of the 8 patterns only +++ and --- reach |sum| = 6
     found = compare([1, 2, 2, 3], [0, 0, 0, 0], ["a", "b", "b", "c"])
     assert found.sign_flip == pytest.approx(2 / 8)
-    assert found.wilcoxon == pytest.approx(2 / 8)
     assert found.groups == 3
     assert found.difference.mean == 2
 
@@ -58,7 +57,6 @@ def test_many_groups_agree_with_scipy():
     second = first - rng.normal(0.02, 0.05, 40)
     groups = [f"g{i}" for i in range(40)]
     found = compare(first, second, groups, resamples=4000)
-    assert found.wilcoxon == pytest.approx(stats.wilcoxon(first - second).pvalue)
     reference = stats.permutation_test(
         (first - second,), np.mean, permutation_type="samples", n_resamples=4000, rng=1
     ).pvalue
@@ -83,13 +81,11 @@ def test_order_of_masks_does_not_matter():
     one = compare(values, np.zeros(30), groups)
     other = compare(values[shuffled], np.zeros(30), [groups[i] for i in shuffled])
     assert one.sign_flip == pytest.approx(other.sign_flip)
-    assert one.wilcoxon == pytest.approx(other.wilcoxon)
 
 
 def test_no_difference_one_group_and_nothing():
     same = compare([0.5, 0.6], [0.5, 0.6], ["a", "b"])
     assert same.sign_flip == 1
-    assert math.isnan(same.wilcoxon)
     assert math.isnan(compare([0.5, 0.6], [0.4, 0.4], ["a", "a"]).sign_flip)
     empty = compare([math.nan], [0.4], ["a"])
     assert (empty.groups, empty.difference.undefined) == (0, 1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from casam_cache.bench.catalogue import TABLE_8, TASKS, UNSEEN, paper_name, split_stores
 from casam_cache.bench.orders import random_orders, read_orders
+from casam_cache.bench.paper_sets import TABLE_8, TASKS, UNSEEN, paper_name, split_stores
 from casam_cache.errors import OptionError
 
 OWN = ["liver", "Kidney", "polyps", "teeth"]

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casam_cache.bench.outcomes import FILE, gain, read_outcomes, score, write_outcomes
 from casam_cache.errors import CasamError
-from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.outcomes import FILE, Outcomes, gain, read_outcomes, score, write_outcomes
 
 NAMES = [
     'plain', 'a, "quoted" name', "two\nlines", "a\rreturn", "\r\n", "", " ", "Ünïcödé/æ.png", "\udcff.png",

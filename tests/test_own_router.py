@@ -18,11 +18,11 @@ from casam_cache.config import validated
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.fingerprint import digest_file
 from casam_cache.methods.registry import METHODS
+from casam_cache.references import load_reference
 from casam_cache.routers.choice import (
     RouterChoice,
     RoutingOptions,
     chosen_options,
-    load_named,
     load_references,
     pooling_choice,
     router_choice,
@@ -173,7 +173,8 @@ def test_another_process_finds_the_classes(examples: Path) -> None:
     forget()
     with pytest.raises(OptionError, match="unknown router 'cosine'"):
         RouterChoice.restore(decisive)
-    load_named({"my-method": "elsewhere.py:Mine", **references})
+    for place in references.values():
+        load_reference(place)
     assert RouterChoice.restore(decisive).decisive() == decisive
 
 

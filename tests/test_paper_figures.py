@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from casam_cache.bench.catalogue import TABLE_8, TASKS, UNSEEN
+from casam_cache.bench.paper_sets import TABLE_8, TASKS, UNSEEN
 from casam_cache.report.paper import NUMBERS, paper_figures, printed_number
 
 # rows, columns, printed values (blanks left out)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from casam_cache.bench.catalogue import TABLE_8, TASKS
+from casam_cache.bench.paper_sets import TABLE_8, TASKS
 from casam_cache.errors import OptionError
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.registry import STANDARD

@@ -13,15 +13,15 @@ from conftest import Casam
 from PIL import Image
 
 from casam_cache.backbones.prompts import Prompts, upscale
-from casam_cache.bench.outcomes import read_outcomes
 from casam_cache.bench.predict import Predictor
 from casam_cache.encode.sources import decoder_of
+from casam_cache.heads.base import predict_low_res
 from casam_cache.heads.files import load_head
-from casam_cache.heads.forward import predict_low_res
 from casam_cache.metrics.overlap import iou
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.evaluate import evaluate
-from casam_cache.training.stored import open_split
+from casam_cache.training.items import open_split
+from casam_cache.training.outcomes import read_outcomes
 
 Encode = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from casam_cache.config import parse_assignments, validated
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.routers.choice import RouterChoice, RoutingOptions, router_choice, routing_model
 from casam_cache.routers.files import load_router, save_router
-from casam_cache.routers.fit import FitRequest, fit_router, fit_routers
+from casam_cache.routers.fit import FitRequest, fit_routers
 from casam_cache.routers.fitted import TaskRouters
 from casam_cache.routers.mahalanobis import Mahalanobis, MahalanobisOptions, shrunk
 from casam_cache.routers.registry import ROUTERS
@@ -18,6 +18,10 @@ from casam_cache.routers.routing import FALLBACK
 
 SMALL = {"latent": 4, "hidden": 8, "vae_steps": 40, "vae_learning_rate": 0.02}
 KINDS = [*ROUTERS.names(), "mahalanobis-own"]
+
+
+def fit_router(*request, **options):
+    return fit_routers([FitRequest(*request, **options)])[0]
 
 
 def chosen(**options):

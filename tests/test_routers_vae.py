@@ -10,10 +10,14 @@ from casam_cache.errors import CasamError
 from casam_cache.routers import vae_training
 from casam_cache.routers.base import Job
 from casam_cache.routers.choice import RouterChoice
-from casam_cache.routers.fit import FitRequest, fit_router, fit_routers
+from casam_cache.routers.fit import FitRequest, fit_routers
 from casam_cache.routers.vae import VAE, VAEOptions, initial_weights, shapes
 
 SMALL = {"latent": 3, "hidden": 7, "vae_batch_size": 4, "vae_epochs": 3}
+
+
+def fit_router(*request, **options):
+    return fit_routers([FitRequest(*request, **options)])[0]
 
 
 def features(task, count=11, channels=5):

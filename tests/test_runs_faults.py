@@ -20,14 +20,14 @@ from bench_sets import BENCH, METHODS, Reference, facts, one_thread, plan
 from conftest import Casam
 
 from casam_cache.bench.fit import fit_task
-from casam_cache.bench.outcomes import FILE as OUTCOMES
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.results import read_results
 from casam_cache.engine.runs import RECORD, DamagedError, Runs, read_record, stage_folder
 from casam_cache.engine.uses import unreadable, uses
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_file
-from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
+from casam_cache.training.loop import read_checkpoint, write_checkpoint
+from casam_cache.training.outcomes import FILE as OUTCOMES
 
 OPTIONS = ("epochs=1", "batch_size=2", "blocks=1", "learning_rate=0.0003")
 IMAGE = np.full((48, 40, 3), 90, dtype=np.uint8)

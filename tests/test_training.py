@@ -12,13 +12,12 @@ from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.files import build_head
-from casam_cache.training.checkpoint import FILE, read_checkpoint, write_checkpoint
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.feed import Embeddings, choose_residency
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
-from casam_cache.training.loop import fit_head
+from casam_cache.training.loop import CHECKPOINT, fit_head, read_checkpoint, write_checkpoint
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Outcomes
-from casam_cache.training.residency import Embeddings, choose_residency
 from casam_cache.training.step import Penalty
 
 TINY = Architecture(
@@ -162,7 +161,7 @@ def stopped_after_one_epoch(backbone, folder):
 
     with pytest.raises(KilledError):
         fit(backbone, checkpoint_dir=folder, on_epoch=stop)
-    return folder / FILE
+    return folder / CHECKPOINT
 
 
 def test_a_checkpoint_of_another_fit_is_refused(backbone, tmp_path):
@@ -205,7 +204,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 def test_no_flipped_bit_of_a_checkpoint_is_taken_for_what_was_written(tmp_path):
     state = {"key": "k", "head": {"weight": torch.arange(64.0)}, "history": [{"loss": 0.5}], "steps": 3}
     write_checkpoint(tmp_path, state)
-    path = tmp_path / FILE
+    path = tmp_path / CHECKPOINT
     data = path.read_bytes()
     for bit in range(0, 8 * len(data), 13):
         path.write_bytes(flipped(data, bit))
@@ -277,8 +276,8 @@ class Anchor(Penalty):
     def term(self, step):
         self.calls += 1
         assert step.low_res.shape == step.pairs.target.shape
-        assert len(step.pairs.items) == len(step.pairs.embedding)
-        return (step.aligned - step.pairs.embedding).square().mean() if step.epoch else None
+        assert len(step.pairs.items) == len(step.pairs.features["embedding"])
+        return (step.aligned - step.pairs.features["embedding"]).square().mean() if step.epoch else None
 
     def state(self):
         return {"calls": torch.tensor(self.calls)}

@@ -13,6 +13,7 @@ import torch
 from test_training import QUICK, TINY, fit, same_weights, toy_view
 
 from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.compiling import CompiledStep
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.files import build_head
@@ -20,7 +21,6 @@ from casam_cache.methods.lwf import LwF, LwFOptions
 from casam_cache.methods.memory import Memory
 from casam_cache.methods.sequential import Past, Setting
 from casam_cache.training import loop
-from casam_cache.training.compiled import CompiledStep
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
 

@@ -14,11 +14,10 @@ from casam_cache.heads.options import IdentityOptions
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
 from casam_cache.store.annotations import write_annotations
 from casam_cache.training.evaluate import evaluate
-from casam_cache.training.items import items_from_arrays
+from casam_cache.training.items import items_from_arrays, open_split
 from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.step import Penalty
-from casam_cache.training.stored import open_split
 
 
 @pytest.fixture

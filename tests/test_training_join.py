@@ -24,9 +24,8 @@ from casam_cache.methods.sequential import Past
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
 from casam_cache.store.annotations import Annotations, write_annotations
 from casam_cache.training.epochs import TrainingMasks, draw_epoch
-from casam_cache.training.items import Row, add_views, join, pick
+from casam_cache.training.items import Row, add_views, join, open_split, pick
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.stored import open_split
 from casam_cache.views import parse_views
 
 A, B = look("a", 1, 5, empty=1), look("b", 2, 3)

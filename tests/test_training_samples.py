@@ -8,13 +8,19 @@ from hypothesis import strategies as st
 
 from casam_cache.fingerprint import generator
 from casam_cache.geometry import Geometry
-from casam_cache.training.epochs import TrainingMasks, draw_epoch
+from casam_cache.training.epochs import (
+    MaskRuns,
+    TrainingMasks,
+    area_matrix,
+    draw_epoch,
+    draw_prompt,
+    low_res_cover,
+    low_res_target,
+)
 from casam_cache.training.feed import Feed, pack_prompts
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
 from casam_cache.training.losses import dice_loss, focal_loss, mask_iou, segmentation_loss
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.prompts import MaskRuns, draw_prompt
-from casam_cache.training.resize import area_matrix, low_res_cover, low_res_target
 
 
 @pytest.mark.parametrize("mode", ["longest", "stretch"])

@@ -7,7 +7,7 @@ from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store import AnnotatedMask, AnnotatedSample, EmbeddingStore, ItemResult, StoreWriter
 from casam_cache.store.annotations import Annotations, write_annotations
-from casam_cache.training.stored import open_split
+from casam_cache.training.items import open_split
 
 SPLIT = {"a": "train", "b": "test", "c": "train", "d": "train", "e": "val"}
 GEOMETRY = Geometry.fit(48, 64, 64, 8)

@@ -16,11 +16,9 @@ from casam_cache.engine.runs import read_record
 from casam_cache.errors import OptionError, StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore
-from casam_cache.training.epochs import TrainingMasks, draw_epoch
-from casam_cache.training.items import Item, ItemMask, Items, add_views, items_from_arrays
+from casam_cache.training.epochs import TrainingMasks, draw_epoch, low_res_target
+from casam_cache.training.items import Item, ItemMask, Items, add_views, items_from_arrays, open_split
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.resize import low_res_target
-from casam_cache.training.stored import open_split
 from casam_cache.views import View, parse_views
 
 Encode = Callable[..., Any]

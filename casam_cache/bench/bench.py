@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.backbones.devices import choose_device
-from casam_cache.bench.catalogue import split_stores
 from casam_cache.bench.configs import Group, expand
 from casam_cache.bench.families import Course, Entry, entry_class
 from casam_cache.bench.orders import Order, read_orders
+from casam_cache.bench.paper_sets import split_stores
 from casam_cache.bench.recipe import Recipe
 from casam_cache.bench.results import Results, make_row, summarise_rows
 from casam_cache.bench.stages.evaluate import metric_refs
@@ -22,7 +22,7 @@ from casam_cache.bench.tasks import Tasks
 from casam_cache.engine.rates import Rates
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import PlanProgress, look, run_plan
-from casam_cache.engine.stage import Stage
+from casam_cache.engine.stage import Stage, each_once
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import OptionError, StoreError
 
@@ -57,7 +57,6 @@ class PlanSummary:
     seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
         totals = {
             name: sum(kind[name] for kind in self.kinds.values())
             for name in ("requested", "distinct", "existing", "missing")
@@ -206,15 +205,10 @@ class Bench:
         """
 
         def compute(entries: list[Entry]) -> frozenset[str]:
-            live = _Live(entries, self.runs, self.recipe) if on_progress else None
-
-            def show(progress: PlanProgress) -> None:
-                if live is not None and on_progress is not None:
-                    on_progress(live.after(progress))
-
+            live = _Live(entries, self.runs, self.recipe, on_progress) if on_progress else None
             return run_plan(
                 _wanted(entries), self.runs, self.tasks.place, changed=changed, jobs=jobs, executor=executor,
-                on_progress=show if on_progress else None, say=say,
+                on_progress=live.show if live else None, say=say,
             )  # fmt: skip
 
         chosen, selection = self.groups, None
@@ -277,16 +271,18 @@ class Bench:
 
 
 class _Live:
-    """Which results are complete, as stages finish."""
+    """Tells which results are complete, as stages finish."""
 
-    def __init__(self, entries: list[Entry], runs: Runs, recipe: Recipe) -> None:
-        self._entries, self._tables, self._recipe = entries, Tables(runs), recipe
+    def __init__(
+        self, entries: list[Entry], runs: Runs, recipe: Recipe, tell: Callable[[BenchProgress], None]
+    ) -> None:
+        self._entries, self._tables, self._recipe, self._tell = entries, Tables(runs), recipe, tell
         todo = look(_wanted(entries), runs).stages
         self._keys = [{stage.key for stage in entry.stages} for entry in entries]
         self._left = [keys & set(todo) for keys in self._keys]
         self._rows: list[dict[str, Any] | None] = [None] * len(entries)
 
-    def after(self, progress: PlanProgress) -> BenchProgress:
+    def show(self, progress: PlanProgress) -> None:
         for number, left in enumerate(self._left):
             left.difference_update(progress.finished)
             if progress.done == progress.total:  # some may have been finished elsewhere before the plan began
@@ -297,13 +293,13 @@ class _Live:
             (len(keys) - len(left), len(keys)) for keys, left in zip(self._keys, self._left, strict=True)
         )
         labels = tuple(entry.config.label for entry in self._entries)
-        return BenchProgress(progress, labels, tuple(self._rows), parts)
+        self._tell(BenchProgress(progress, labels, tuple(self._rows), parts))
 
 
 def distinct(entries: Sequence[Entry]) -> list[Stage]:
     """Every stage of the entries, each once, parents first."""
-    return list({stage.key: stage for entry in entries for stage in entry.stages}.values())
+    return list(each_once(stage for entry in entries for stage in entry.stages))
 
 
 def _wanted(entries: Sequence[Entry]) -> list[Stage]:
-    return list({stage.key: stage for entry in entries for stage in entry.wanted}.values())
+    return list(each_once(stage for entry in entries for stage in entry.wanted))

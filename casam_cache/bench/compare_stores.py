@@ -15,8 +15,8 @@ from casam_cache.errors import StoreError
 from casam_cache.heads.files import build_head
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.items import open_split
 from casam_cache.training.outcomes import Outcomes
-from casam_cache.training.stored import open_split
 
 Progress = Callable[[int, int], None]
 SPLITS = ("train", "val", "test")

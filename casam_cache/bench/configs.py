@@ -44,24 +44,23 @@ def expand(recipe: Recipe) -> tuple[list[Group], list[str]]:
     """
     groups: list[Group] = []
     references: dict[str, str] = {}
+
+    def note(name: str, place: str) -> None:
+        if references.setdefault(name, place) != place:
+            raise OptionError(
+                f"{references[name]} and {place} are both a {name}", "give each a name of its own"
+            )
+
     for text in filter(is_file_reference, recipe.metrics):
-        references[f"metric {METRICS.get(text).name}"] = absolute_reference(text)
+        note(f"metric {METRICS.get(text).name}", absolute_reference(text))
     for entry in recipe.methods:
         made = METHODS.get(entry.method)
         chosen_set, files = load_references(entry.set)
         for name, place in files.items():
-            if references.setdefault(name, place) != place:
-                raise OptionError(
-                    f"{references[name]} and {place} are both a {name}", "give each a name of its own"
-                )
+            note(name, place)
+        if is_file_reference(entry.method):
+            note(f"method {made.name}", absolute_reference(entry.method))
         entry = entry.model_copy(update={"set": chosen_set})
-        if ":" in entry.method:
-            place = absolute_reference(entry.method)
-            if references.setdefault(made.name, place) != place:
-                raise OptionError(
-                    f"{references[made.name]} and {place} are both named '{made.name}'",
-                    "give each a name of its own",
-                )
         configs = tuple(
             _config(made, label, {**recipe.training, **chosen}, chosen)
             for label, chosen in entry.configurations()

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from casam_cache.bench.stages.sequence import Learn, Remember, SequenceStage
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
 from casam_cache.config import validated
-from casam_cache.engine.stage import Stage, closure
+from casam_cache.engine.stage import Stage, closure, each_once
 from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
@@ -51,7 +52,6 @@ class Config:
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Every option, plain."""
         return {**chosen_options(self.method.options), **self.training.model_dump(mode="json")}
 
 
@@ -94,14 +94,12 @@ class Entry(ABC):
 
     @property
     def tested(self) -> dict[str, TaskSplit]:
-        """Every set that is scored."""
         return {**self.splits, **self.unseen}
 
     @cached_property
     def wanted(self) -> tuple[Stage, ...]:
         """The stages whose results are read, each once."""
-        every = (*self.frozen.values(), self.cost, *self.targets(), *self.described())
-        return tuple({stage.key: stage for stage in every}.values())
+        return each_once([*self.frozen.values(), self.cost, *self.targets(), *self.described()])
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -132,13 +130,12 @@ class Entry(ABC):
         """Outcomes on each unseen set after the last task; empty where the method has no answer there."""
 
     def extra(self, tables: Tables) -> dict[str, Any]:
-        """Further columns of the result."""
         return {}
 
     def evaluate(self, head: HeadStage | None, split: TaskSplit, member: str = "") -> Evaluate:
         """The scoring of a head, or of the frozen SAM."""
         return Evaluate(
-            items=split.ref, head=head, member=member, metrics=self.course.metrics, masks=sum(split.masks)
+            items=split.ref, head=head, member=member, metrics=self.course.metrics, cost=sum(split.masks)
         )
 
     def fit(self, method: Method, task: str) -> Fit:
@@ -146,24 +143,40 @@ class Entry(ABC):
         return fit_stage(self.tasks, method, self.config.training, task, self.course.seed)
 
 
-class FrozenEntry(Entry):
-    """The frozen SAM: the same on every row."""
+class OneRowEntry(Entry):
+    """A method that no path of tasks has a part in: R has its last row only.
+
+    Attributes:
+        scored: the one evaluation of each set on which the method has an answer.
+    """
+
+    scored: Mapping[str, Evaluate]
 
     def targets(self) -> list[Stage]:
-        return list(self.frozen.values())
+        return list(self.scored.values())
 
     def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
-        return [[tables.outcomes(self.frozen[task]) for task in self.course.order]]
+        return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
 
     def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
-        return {task: tables.outcomes(self.frozen[task]) for task in self.course.unseen}
+        return {
+            task: tables.outcomes(self.scored[task]) for task in self.course.unseen if task in self.scored
+        }
+
+
+class FrozenEntry(OneRowEntry):
+    """The frozen SAM: the same on every row."""
+
+    def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
+        super().__init__(config, course, tasks)
+        self.scored = self.frozen
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {"parameters": 0, "bytes_kept": 0}
 
 
-class SingleEntry(Entry):
-    """A fit of its own for every task, scored on that task: no sequence, no routing (Tables 3 and 7)."""
+class SingleEntry(OneRowEntry):
+    """A fit of its own for every task, scored on that task alone: no sequence, no routing (Tables 3 and 7)."""
 
     def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
         super().__init__(config, course, tasks)
@@ -173,25 +186,17 @@ class SingleEntry(Entry):
         self.distances = {task: self._distance(fit) for task, fit in self.fits.items() if compared}
 
     def _distance(self, fit: Fit) -> Distance:
-        from pathlib import Path
-
         split = self.splits[fit.task]
-        reference = reference_content(
-            reference_store(Path(self.tasks.place.reference), fit.task), split.images
-        )
-        return Distance(items=split.ref, head=fit, reference=reference, images=len(split.images))
+        store = reference_store(Path(self.tasks.place.reference), fit.task)
+        reference = reference_content(store, split.images)
+        cost = 3 * len(split.images)  # each is read three times
+        return Distance(items=split.ref, head=fit, reference=reference, cost=cost)
 
     def targets(self) -> list[Stage]:
-        return [*self.scored.values(), *self.distances.values()]
+        return [*super().targets(), *self.distances.values()]
 
     def described(self) -> list[Stage]:
         return list(self.fits.values())
-
-    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
-        return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
-
-    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
-        return {}  # no fit belongs to an unseen set
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {
@@ -202,7 +207,7 @@ class SingleEntry(Entry):
         }
 
 
-class JointEntry(Entry):
+class JointEntry(OneRowEntry):
     """One head on all tasks at once: the last row only."""
 
     def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
@@ -213,21 +218,12 @@ class JointEntry(Entry):
             training=resolved(config.training, tasks),
             seed=course.seed,
             items=tuple(train.ref for train in trains),
-            size=sum(visits(train, config.training) for train in trains),
+            cost=sum(visits(train, config.training) for train in trains),
         )
         self.scored = {name: self.evaluate(self.joint, split) for name, split in self.tested.items()}
 
-    def targets(self) -> list[Stage]:
-        return list(self.scored.values())
-
     def described(self) -> list[Stage]:
         return [self.joint]
-
-    def matrix(self, tables: Tables) -> list[list[OutcomeTable]]:
-        return [[tables.outcomes(self.scored[task]) for task in self.course.order]]
-
-    def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
-        return {task: tables.outcomes(self.scored[task]) for task in self.course.unseen}
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {
@@ -271,15 +267,14 @@ class SequentialEntry(Entry):
             "training": resolved(self.config.training, self.tasks),
             "seed": self.course.seed,
             "items": train.ref,
-            "images": len(train.images),
-            "size": visits(train, self.config.training),
         }
         if before is None and method.first is not None:
             head = self.fit(with_shared_options(method.first, method.options), task)
-            memory = Remember(**common, fitted=head) if method.remembers else None
+            memory = Remember(**common, fitted=head, cost=len(train.images)) if method.remembers else None
             return _After(head, memory, (train.ref,))
         learnt = Learn(
             **common,
+            cost=visits(train, self.config.training),
             last=before.head if before else None,
             last_memory=before.memory if before else None,
             past=past,
@@ -322,7 +317,6 @@ class SequentialEntry(Entry):
 
 
 def entry_class(method: Method) -> type[Entry]:
-    """The family of a method."""
     from casam_cache.bench.routed import RoutedEntry
 
     families: dict[str, type[Entry]] = {
@@ -343,7 +337,7 @@ def fit_stage(tasks: Tasks, method: Method, training: TrainingOptions, task: str
         training=resolved(training, tasks),
         seed=seed,
         items=train.ref,
-        size=visits(train, training),
+        cost=visits(train, training),
     )
 
 

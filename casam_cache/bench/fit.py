@@ -9,7 +9,6 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import fit_stage
-from casam_cache.bench.outcomes import Score, gain, score
 from casam_cache.bench.stages.evaluate import PROMPT, Evaluate
 from casam_cache.bench.tasks import Tasks
 from casam_cache.config import parse_assignments
@@ -22,6 +21,7 @@ from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
+from casam_cache.training.outcomes import Score, gain, score
 
 SPLITS = ("val", "test")
 
@@ -119,7 +119,7 @@ def fit_task(
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
     fit = fit_stage(tasks, made(method_options), training, task, seed)
     scored = tasks.split(task, split)
-    fitted, frozen = (Evaluate(items=scored.ref, head=head, masks=sum(scored.masks)) for head in (fit, None))
+    fitted, frozen = (Evaluate(items=scored.ref, head=head, cost=sum(scored.masks)) for head in (fit, None))
     folder = Runs(Path(runs))
 
     def show(progress: Any) -> None:

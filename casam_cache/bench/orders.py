@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from casam_cache.bench.catalogue import TABLE_8, TASKS, paper_names
+from casam_cache.bench.paper_sets import TABLE_8, TASKS, paper_names
 from casam_cache.errors import OptionError, unknown_name
 from casam_cache.fingerprint import generator
 

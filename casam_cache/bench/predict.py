@@ -19,9 +19,8 @@ from casam_cache.encode.sources import whole_backbone
 from casam_cache.engine.runs import RECORD, read_record
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.geometry import Geometry
-from casam_cache.heads.base import Head
+from casam_cache.heads.base import Head, predict_low_res
 from casam_cache.heads.files import build_head, load_head
-from casam_cache.heads.forward import predict_low_res
 from casam_cache.routers.routing import Decision
 from casam_cache.store.quantise import as_read
 from casam_cache.training.items import VALID

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from casam_cache.config import as_number
 from casam_cache.errors import OptionError
 from casam_cache.metrics.continual import Forgetting, Weight
 
-Scalar = bool | int | float | str | None
+Scalar = Annotated[bool | int | float | str | None, BeforeValidator(as_number)]
 TableName = Literal[
-    "table1",
-    "table2",
-    "table3_7",
-    "table4",
-    "table5",
-    "table6_9",
-    "table8",
-    "table10",
-    "table11",
-    "figure6",
+    "table1", "table2", "table3_7", "table4", "table5", "table6_9", "table8", "table10", "table11", "figure6",
     "routers",
-]
+]  # fmt: skip
 
 
 class MethodEntry(BaseModel):
@@ -50,11 +35,6 @@ class MethodEntry(BaseModel):
     method: str = Field(min_length=1)
     label: str = ""
     set: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
-
-    @field_validator("set", mode="before")
-    @classmethod
-    def _numbers(cls, values: Any) -> Any:
-        return _with_numbers(values)
 
     @field_validator("set")
     @classmethod
@@ -122,11 +102,6 @@ class Recipe(BaseModel):
     reference: str | None = None
     methods: list[MethodEntry] = Field(min_length=1)
 
-    @field_validator("training", mode="before")
-    @classmethod
-    def _numbers(cls, values: Any) -> Any:
-        return _with_numbers(values)
-
     @field_validator("methods", mode="before")
     @classmethod
     def _names(cls, entries: Any) -> Any:
@@ -174,38 +149,34 @@ def _explained(error: ValidationError, source: str) -> OptionError:
     wrong: dict[str, str] = {}
     hints: dict[str, None] = {}
     for entry in error.errors():
-        place, name, keys = _place(entry["loc"])
+        place, key, keys = _place(*entry["loc"])
+        hint = f"correct '{place}' in {source}"
         if entry["type"] == "extra_forbidden":
-            wrong[place] = f"unknown key '{place}'"
-            hints[f"keys: {', '.join(keys)}"] = None
+            told, hint = f"unknown key '{place}'", f"keys: {', '.join(keys)}"
         elif entry["type"] == "missing":
-            wrong[place] = f"'{place}' is missing"
-            hints["see recipes/ for complete files"] = None
+            told, hint = f"'{place}' is missing", "see recipes/ for complete files"
         elif entry["type"] == "value_error":
-            wrong[place] = f"{place}: {entry['msg'].removeprefix('Value error, ')}"
-            hints[f"correct '{place}' in {source}"] = None
-        elif place in wrong or name in _EXPECTED:  # one entry for each member of a union
-            wrong[place] = f"wrong value for '{place}': {entry['input']!r}"
-            hints[f"'{name}' takes {_EXPECTED[name]}" if name in _EXPECTED else f"correct '{place}'"] = None
+            told = f"{place}: {entry['msg'].removeprefix('Value error, ')}"
+        elif key in _EXPECTED:
+            told, hint = f"wrong value for '{place}': {entry['input']!r}", f"'{key}' takes {_EXPECTED[key]}"
         else:
-            wrong[place] = f"{place}: {entry['msg']}, not {entry['input']!r}"
-            hints[f"correct '{place}' in {source}"] = None
+            told = f"{place}: {entry['msg']}, not {entry['input']!r}"
+        wrong[place] = told  # a union has an entry for each of its members
+        hints[hint] = None
     return OptionError(f"recipe {source}: {'; '.join(wrong.values())}", "; ".join(hints))
 
 
-def _place(location: Sequence[int | str]) -> tuple[str, str, list[str]]:
+def _place(key: int | str, *inner: int | str) -> tuple[str, str, list[str]]:
     """Where an error is, the key it is about, and the keys there are at that level."""
-    path = list(location)
-    if path[0] == "methods" and len(path) > 1 and isinstance(path[1], int):
-        which = f"method {path[1] + 1}"
-        if len(path) == 2:
-            return which, "methods", list(MethodEntry.model_fields)
-        key = str(path[2])
-        option = f".{path[3]}" if key == "set" and len(path) > 3 else ""
-        return f"{which}: {key}{option}", key, list(MethodEntry.model_fields)
-    key = str(path[0])
-    option = f".{path[1]}" if key == "training" and len(path) > 1 else ""
-    return key + option, key, list(Recipe.model_fields)
+    which = ""
+    model: type[BaseModel] = Recipe
+    if key == "methods" and inner:
+        which, model = f"method {int(inner[0]) + 1}", MethodEntry
+        if len(inner) == 1:
+            return which, "methods", list(model.model_fields)
+        which, key, inner = f"{which}: ", inner[1], inner[2:]
+    option = f".{inner[0]}" if key in ("set", "training") and inner else ""
+    return f"{which}{key}{option}", str(key), list(model.model_fields)
 
 
 _EXPECTED = {
@@ -220,18 +191,3 @@ _EXPECTED = {
 
 def _shown(value: Scalar) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
-
-
-def _with_numbers(values: Any) -> Any:
-    """Text that is a number becomes one: YAML 1.1 reads 1e-4, without a dot, as text."""
-    if isinstance(values, Mapping):
-        return {name: _with_numbers(value) for name, value in values.items()}
-    if isinstance(values, str):
-        try:
-            number = float(values)
-        except ValueError:
-            return values
-        return number if math.isfinite(number) else values
-    if isinstance(values, list):
-        return [_with_numbers(value) for value in values]
-    return values

@@ -7,6 +7,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, finite_json
 from casam_cache.metrics.columns import facts_of, result_columns, scored_metrics
 from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
-from casam_cache.metrics.continual import summarise
+from casam_cache.metrics.continual import Weight, summarise
 
 FILE = "results.json"
 FOLDER = "bench"
@@ -31,13 +33,14 @@ FOLDER = "bench"
 def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
     """One result as plain JSON: metrics in [0, 1], null where they do not apply."""
     config, course = entry.config, entry.course
-    matrix = [[cell.means() for cell in cells] for cells in entry.matrix(tables)]
-    images = [entry.splits[task].scored for task in course.order]
-    masks = [sum(entry.splits[task].masks) for task in course.order]
-    frozen = [tables.outcomes(entry.frozen[task]).means() for task in course.order]
+    scored = [entry.splits[task] for task in course.order]
+    images, masks = [split.scored for split in scored], [sum(split.masks) for split in scored]
+    matrix = _means(entry.matrix(tables))
+    [frozen] = _means([[tables.outcomes(entry.frozen[task]) for task in course.order]])
     metrics = facts_of(matrix[0][0])
     extra = entry.extra(tables)
-    oracle = extra.pop("oracle", None)
+    oracle = _means(extra.pop("oracle", []))
+    described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
     row: dict[str, Any] = {
         "key": entry.key,
         "method": config.method.name,
@@ -58,36 +61,31 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         "gflops": tables.recorded(entry.cost).get("flops", math.nan) / 1e9,
         "seconds": round(tables.seconds(entry.stages), 3),
     }
-    described: dict[str, Any] = {"tasks": list(course.order), "images": images, "masks": masks}
     for metric in metrics:
         name = metric.name
-        values = [[cell[name] for cell in cells] for cells in matrix]
         base = [means[name] for means in frozen]
-        figures = summarise(
-            values,
-            images=images,
-            masks=masks,
-            weight=recipe.weight,
-            forgetting=recipe.forgetting,
-            frozen=base,
-            better=metric.better,
-        )
+        figured = partial(
+            summarise, images=images, masks=masks, weight=recipe.weight, forgetting=recipe.forgetting,
+            frozen=base, better=metric.better,
+        )  # fmt: skip
+        values = [[means[name] for means in cells] for cells in matrix]
+        figures = figured(values)
         row |= {f"last_{name}": figures.last, f"avg_{name}": figures.avg, f"ff_{name}": figures.ff}
         described |= {name: values, f"frozen_{name}": base}
         if name == "iou":
             row |= {"bwt": figures.bwt, "fwt": figures.fwt}
-        if oracle is not None:
-            told = summarise(
-                [[cell.means()[name] for cell in cells] for cells in oracle], images=images, masks=masks,
-                weight=recipe.weight, forgetting=recipe.forgetting, frozen=base, better=metric.better,
-            )  # fmt: skip
+        if oracle:
+            told = figured([[means[name] for means in cells] for cells in oracle])
             row |= {f"oracle_last_{name}": told.last, f"oracle_ff_{name}": told.ff}
-    row |= extra
-    row["matrix"] = described
-    row["unseen"] = _unseen(entry, tables, extra.get("confusion", {}))
-    _pooled_unseen(row, [metric.name for metric in metrics])
+    unseen = _unseen(entry, tables, extra.get("confusion", {}))
+    row |= {**extra, "matrix": described, "unseen": unseen}
+    row |= {f"ood_{metric.name}": _pooled(unseen, metric.name, recipe.weight) for metric in metrics}
     cleaned: dict[str, Any] = finite_json(row)
     return cleaned
+
+
+def _means(cells: Sequence[Sequence[OutcomeTable]]) -> list[list[dict[str, float]]]:
+    return [[table.means() for table in row] for row in cells]
 
 
 def _unseen(entry: Entry, tables: Tables, confusion: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
@@ -108,21 +106,13 @@ def _unseen(entry: Entry, tables: Tables, confusion: Mapping[str, Mapping[str, i
     return found
 
 
-def _pooled_unseen(row: dict[str, Any], metrics: Sequence[str]) -> None:
-    """Mean over the unseen sets, weighted as the row says."""
-    sets = row["unseen"].values()
-    if not sets:
-        return
-    weights = [
-        {"images": entry["images"], "masks": entry["masks"], "tasks": 1}[row["weight"]] for entry in sets
-    ]
-    for name in metrics:
-        values = [entry[name] for entry in sets]
-        kept = [
-            (weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)
-        ]
-        total = sum(weight for weight, _ in kept)
-        row[f"ood_{name}"] = sum(weight * value for weight, value in kept) / total if total else None
+def _pooled(unseen: Mapping[str, Mapping[str, Any]], metric: str, weight: Weight) -> float | None:
+    """Mean of a metric over the unseen sets where it is defined, weighted as tasks are."""
+    kept = [each for each in unseen.values() if math.isfinite(each[metric])]
+    weights = [1 if weight == "tasks" else each[weight] for each in kept]
+    return (
+        sum(w * each[metric] for w, each in zip(weights, kept, strict=True)) / sum(weights) if kept else None
+    )
 
 
 def summarise_rows(
@@ -169,21 +159,20 @@ def _tests(
     if not 2 <= len(labels) <= MOST_TESTED:
         return []
     found: list[dict[str, Any]] = []
-    for place, first in enumerate(labels):
-        for second in labels[place + 1 :]:
-            result = compare(columns[first], columns[second], groups)
-            found.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "metric": "iou",
-                    "difference": result.difference.mean,
-                    "low": result.difference.low,
-                    "high": result.difference.high,
-                    "p_sign_flip": result.sign_flip,
-                    "groups": result.groups,
-                }
-            )
+    for first, second in combinations(labels, 2):
+        result = compare(columns[first], columns[second], groups)
+        found.append(
+            {
+                "first": first,
+                "second": second,
+                "metric": "iou",
+                "difference": result.difference.mean,
+                "low": result.difference.low,
+                "high": result.difference.high,
+                "p_sign_flip": result.sign_flip,
+                "groups": result.groups,
+            }
+        )
     for entry, p in zip(found, holm([entry["p_sign_flip"] for entry in found]), strict=True):
         entry["p_holm"] = p
     return found
@@ -217,7 +206,6 @@ class Results:
     mixtures: dict[str, list[str]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
         return {
             "title": self.recipe.title,
             "table": self.recipe.table,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from casam_cache.bench.stages.routed import Merge, Model
 from casam_cache.bench.stages.routing import Classify, FitRouter, Pool, Query
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import Tasks, TaskSplit
-from casam_cache.engine.stage import Stage
+from casam_cache.engine.stage import Stage, each_once
 from casam_cache.methods.base import Method
 from casam_cache.methods.routed import Routed
 from casam_cache.routers.choice import chosen_options, pooling_choice, router_choice
@@ -32,6 +31,8 @@ class RoutedEntry(Entry):
         method = config.method
         assert isinstance(method, Routed)
         self.method = method
+        self._scores: dict[tuple[int, str], np.ndarray] = {}
+        self._loaded: list[TaskRouters] = []
         super().__init__(config, course, tasks)
         self.experts = {task: self.fit(method.expert_method(), task) for task in course.order}
         self.pooling, self.router = pooling_choice(method.options), router_choice(method.options)
@@ -63,7 +64,6 @@ class RoutedEntry(Entry):
 
     @property
     def trained(self) -> Method:
-        """The expert."""
         return self.method.expert_method()
 
     @property
@@ -75,22 +75,19 @@ class RoutedEntry(Entry):
 
     def _router(self, task: str) -> FitRouter:
         train, pooling, seed = self.tasks.split(task, "train"), self.pooling.decisive(), self.course.seed
-        features: Pool | Query = Pool(items=train.ref, pooling=pooling, query=None, images=len(train.images))
+        features: Pool | Query
         if self.pooling.learned:
-            features = Query(
-                items=train.ref,
-                pooling=pooling,
-                folds=self.router.folds,
-                seed=seed,
-                images=len(train.images),
-            )
+            folds = self.router.folds
+            features = Query(items=train.ref, pooling=pooling, folds=folds, seed=seed, cost=len(train.images))
+        else:
+            features = Pool(items=train.ref, pooling=pooling, query=None, cost=len(train.images))
         return FitRouter(
             items=train.ref, features=features, pooling=pooling, router=self.router.decisive(), seed=seed
         )
 
     def _pool(self, split: TaskSplit, router: FitRouter) -> Pool:
         query = router.features if isinstance(router.features, Query) else None
-        return Pool(items=split.ref, pooling=router.pooling, query=query, images=len(split.images))
+        return Pool(items=split.ref, pooling=router.pooling, query=query, cost=len(split.images))
 
     def _classifier(self, step: int) -> Classify:
         seen = self.course.order[: step + 1]
@@ -100,7 +97,7 @@ class RoutedEntry(Entry):
             classifier=classifier_options(self.method.options),
             seed=self.course.seed,
             splits=tuple(sorted((split.ref for split in asked.values()), key=lambda ref: ref.key_data())),
-            images=sum(len(split.images) for split in asked.values()),
+            cost=sum(len(split.images) for split in asked.values()),
         )
 
     def _merge(self, seen: Sequence[str]) -> Merge | None:
@@ -131,7 +128,7 @@ class RoutedEntry(Entry):
                 found += [self.head(step, task, name) for task in seen if not self.oracle or task == name]
         if self.model:
             found.append(self.model)
-        return list({stage.key: stage for stage in found}.values())
+        return list(each_once(found))
 
     def described(self) -> list[Stage]:
         """Heads and queries: they count in the bytes kept, and the model names them."""
@@ -182,10 +179,6 @@ class RoutedEntry(Entry):
             self._scores[place] = router.score(self.features[name, router.task].read(tables.runs))
         return self._scores[place]
 
-    @cached_property
-    def _scores(self) -> dict[tuple[int, str], np.ndarray]:
-        return {}
-
     def _routers_after(self, tables: Tables) -> list[TaskRouters]:
         """The routers after each task, with this entry's own threshold rule: a fit is shared by all rules."""
         if not self._loaded:
@@ -198,10 +191,6 @@ class RoutedEntry(Entry):
                 TaskRouters([fitted[task] for task in order[: step + 1]]) for step in range(len(order))
             )
         return self._loaded
-
-    @cached_property
-    def _loaded(self) -> list[TaskRouters]:
-        return []
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         """Routing and OOD accuracy, thresholds, and sizes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,6 @@ class Tables:
         self._outcomes: dict[str, OutcomeTable] = {}
 
     def outcomes(self, stage: Evaluate) -> OutcomeTable:
-        """The table of an evaluation."""
         if stage.key not in self._outcomes:
             read = stage.read(self.runs)
             groups = [f"{task}/{group}" for task, group in zip(read.task, read.group, strict=True)]
@@ -76,11 +76,9 @@ class Tables:
         return self.runs.recorded(stage)
 
     def seconds(self, stages: Sequence[Stage]) -> float:
-        """Seconds that stages took when they were computed."""
         return float(sum(self.recorded(stage).get("seconds", 0.0) for stage in stages))
 
     def folder(self, stage: Stage) -> str:
-        """Where a stage is."""
         return str(self.runs.folder(stage))
 
     def mixtures(self, stages: Sequence[Stage]) -> dict[str, list[str]]:
@@ -90,7 +88,7 @@ class Tables:
         may in the last digits. Code that is no longer this code is there because it was asked to be kept.
         """
         seen: dict[str, set[str]] = {}
-        other: dict[str, int] = {}
+        other = Counter[str]()
         for stage in stages:
             record = self.runs.find(stage)
             if record is None:
@@ -100,9 +98,7 @@ class Tables:
             for name, value in {**told, **facts.get("versions", {})}.items():
                 if value is not None:
                     seen.setdefault(name, set()).add(str(value))
-            if modules := other_modules(record.code):
-                for module in modules:
-                    other[module] = other.get(module, 0) + 1
+            other.update(other_modules(record.code))
         found = {name: sorted(values) for name, values in sorted(seen.items()) if len(values) > 1}
         if other:
             found["code"] = [

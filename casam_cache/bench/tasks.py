@@ -15,8 +15,7 @@ from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import OptionError, StoreError, unknown_name
 from casam_cache.references import load_reference
 from casam_cache.store import EmbeddingStore, find_stores, store_path
-from casam_cache.training.items import Items
-from casam_cache.training.stored import open_split
+from casam_cache.training.items import Items, open_split
 
 _HINTS = {
     "val": "casam encode --val-fraction 0.2 sets groups apart for validation",
@@ -40,7 +39,6 @@ class SplitRef:
     content: str
 
     def key_data(self) -> list[str]:
-        """What a stage's key holds of it."""
         return [self.task, self.split, self.content]
 
 
@@ -51,13 +49,11 @@ class TaskSplit:
     Attributes:
         ref: what stages are given.
         images: ids, in the order of the items; masks: how many masks each has.
-        groups: of the images.
     """
 
     ref: SplitRef
     images: tuple[str, ...]
     masks: tuple[int, ...]
-    groups: tuple[str, ...]
 
     @property
     def scored(self) -> int:
@@ -90,7 +86,6 @@ class Place:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where to compute."""
         return choose_device(self.device)
 
     def store(self, task: str) -> EmbeddingStore:
@@ -210,7 +205,6 @@ class Tasks:
                 SplitRef(task, split, found.content),
                 tuple(item.id for item in items),
                 tuple(item.masks for item in items),
-                tuple(item.group for item in items),
             )
         return self._splits[task, split]
 

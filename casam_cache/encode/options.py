@@ -13,8 +13,6 @@ from casam_cache.errors import OptionError
 from casam_cache.references import is_file_reference
 from casam_cache.views import parse_views
 
-EXTRA_ARRAYS = ("early", "tokens")
-
 
 class EncodeOptions(BaseModel):
     """Everything that decides what `casam encode` does.
@@ -31,7 +29,7 @@ class EncodeOptions(BaseModel):
         resize: `longest` is SAM's own, `stretch` the paper's; part of the store's identity.
         intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
         workers: processes that decode; None chooses (one background thread on a CPU).
-        extra: further arrays to store, of `EXTRA_ARRAYS`.
+        extra: further arrays to store: `early`, `tokens`.
         views: further views of each image to store, of `casam_cache.views`.
         strict: make the first bad item fatal.
         update: encode again the images whose file changed since they were encoded.

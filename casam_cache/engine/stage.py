@@ -68,10 +68,13 @@ class Stage(ABC):
     Attributes:
         kind: what is computed; also the name of the folder.
         revision: raised when the same fields would give another result.
+        cost: how much work it is, in a unit of its kind; for estimates only.
     """
 
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
+
+    cost: float = beside(1.0)
 
     @abstractmethod
     def compute(self, work: Work) -> dict[str, Any]:
@@ -86,11 +89,6 @@ class Stage(ABC):
     def group(self) -> str | None:
         """Stages that name the same group are computed together where several can start."""
         return None
-
-    @property
-    def cost(self) -> float:
-        """How much work it is, in a unit of its kind; for estimates only."""
-        return 1.0
 
     @property
     def label(self) -> str:
@@ -115,8 +113,7 @@ class Stage(ABC):
     @cached_property
     def parents(self) -> tuple[Stage, ...]:
         """The stages whose results it reads, each once."""
-        found = {stage.key: stage for _, value in self._deciding() for stage in _stages(value)}
-        return tuple(found.values())
+        return each_once(stage for _, value in self._deciding() for stage in _stages(value))
 
     def _deciding(self) -> Iterator[tuple[str, Any]]:
         for entry in fields(self):
@@ -146,6 +143,11 @@ def _stages(value: Any) -> Iterator[Stage]:
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _stages(entry)
+
+
+def each_once(stages: Iterable[Stage]) -> tuple[Stage, ...]:
+    """The stages in their order, without repetitions."""
+    return tuple({stage.key: stage for stage in stages}.values())
 
 
 def closure(targets: Iterable[Stage]) -> list[Stage]:

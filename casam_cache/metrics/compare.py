@@ -77,13 +77,11 @@ class Comparison:
     Attributes:
         difference: mean of first - second over the masks, with its bootstrap interval over groups.
         sign_flip: two-sided p of the sign-flip permutation test on the groups' mean differences; exact up to 12 groups.
-        wilcoxon: two-sided p of Wilcoxon's signed-rank test on the same; NaN where all differences are zero.
-        groups: groups that entered the tests.
+        groups: groups that entered the test.
     """
 
     difference: Interval
     sign_flip: float
-    wilcoxon: float
     groups: int
 
 
@@ -96,7 +94,7 @@ def compare(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Comparison:
-    """Paired tests of first - second: the group (patient, slide), not the mask, is what was drawn independently.
+    """Paired test of first - second: the group (patient, slide), not the mask, is what was drawn independently.
 
     Args:
         first: scores, one a mask.
@@ -107,7 +105,7 @@ def compare(
         level: coverage of the interval.
 
     Returns:
-        The comparison; both p are NaN with fewer than two groups.
+        The comparison; p is NaN with fewer than two groups.
 
     Raises:
         ValueError: for columns of different length.
@@ -120,8 +118,8 @@ def compare(
         _means_by(sorted(names), column[finite][np.argsort(names, kind="stable")]) if names else np.zeros(0)
     )
     if len(means) < 2:
-        return Comparison(difference, math.nan, math.nan, len(means))
-    return Comparison(difference, _sign_flip(means, seed, resamples), _wilcoxon(means), len(means))
+        return Comparison(difference, math.nan, len(means))
+    return Comparison(difference, _sign_flip(means, seed, resamples), len(means))
 
 
 def average_columns(columns: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
@@ -178,13 +176,3 @@ def _sign_flip(means: np.ndarray, seed: int, resamples: int) -> float:
         extreme_count += int((np.abs(signs @ means) >= abs(means.sum()) * (1 - 1e-12)).sum())
         done += step
     return (extreme_count + 1) / (resamples + 1)
-
-
-def _wilcoxon(means: np.ndarray) -> float:
-    from scipy.stats import wilcoxon
-
-    if not means.any():
-        return math.nan
-    ties = len(np.unique(np.abs(means))) < len(means) or not means.all()
-    method = "exact" if len(means) <= 50 and not ties else "asymptotic"
-    return float(wilcoxon(means, method=method).pvalue)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from casam_cache.bench.catalogue import TASKS, UNSEEN, paper_name
+from casam_cache.bench.paper_sets import TASKS, UNSEEN, paper_name
 from casam_cache.metrics.continual import Forgetting
 from casam_cache.report.configurations import Configuration, Row, at
 

@@ -220,7 +220,7 @@ def load_references(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
     Returns:
         The settings with plain names in place of `FILE.py:CLASS`; and where each such name is from, with its whole
-        path, for another process, as `load_named` takes it.
+        path, for another process, as `load_reference` takes it.
 
     Raises:
         CasamError: a file cannot be used, or two of them define different classes of one name.
@@ -249,14 +249,6 @@ def load_references(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
         else:
             found[key] = plain(kind, value)
     return found, references
-
-
-def load_named(references: Mapping[str, str]) -> None:
-    """Loads what `load_references` found, in another process; entries of other kinds are left alone."""
-    for key, place in references.items():
-        kind = key.partition(" ")[0]
-        if kind in _REGISTRIES:
-            _REGISTRIES[kind].get(place)
 
 
 def _all_options() -> list[type[BaseModel]]:

@@ -37,19 +37,6 @@ class FitRequest:
     fold_features: np.ndarray | None = None
 
 
-def fit_router(
-    features: np.ndarray,
-    groups: Sequence[str],
-    choice: RouterChoice,
-    *,
-    seed: int,
-    task: str,
-    fold_features: np.ndarray | None = None,
-) -> FittedRouter:
-    """`fit_routers` for one request."""
-    return fit_routers([FitRequest(features, groups, choice, seed, task, fold_features)])[0]
-
-
 def fit_routers(requests: Sequence[FitRequest], *, progress: Progress | None = None) -> list[FittedRouter]:
     """The router of every request; a request's result does not depend on the others.
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json, digest, digest_arrays
-from casam_cache.store import rle
 from casam_cache.store.files import (
     TEMPORARY,
     DamagedError,
@@ -38,6 +37,7 @@ from casam_cache.store.schema import ROOT, group_document, read_meta, render
 FOLDER = "annotations"
 SPLITS = ("train", "val", "test")
 VERSION_DIGITS = 12
+RUN = np.dtype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AnnotatedMask:
     """One mask with its frozen test prompts; make it with `from_bitmap`.
 
     Attributes:
-        runs: uint32, see `rle`.
+        runs: uint32, see `encode_runs`.
         size: H, W of the image, pixels.
         class_id: value of its class, 1 where there is only one.
         instance: number within its class, from 1; 0 where objects are not told apart.
@@ -74,13 +74,13 @@ class AnnotatedMask:
         x, y = (float(np.float32(value)) for value in point)
         height, width = bitmap.shape
         return cls(
-            rle.encode(bitmap), (height, width), int(class_id), int(instance), (x0, y0, x1, y1), (x, y)
+            encode_runs(bitmap), (height, width), int(class_id), int(instance), (x0, y0, x1, y1), (x, y)
         )
 
     @property
     def bitmap(self) -> np.ndarray:
         """The mask, bool (H, W)."""
-        return rle.decode(self.runs, self.size)
+        return decode_runs(self.runs, self.size)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _collect(samples: Iterable[AnnotatedSample]) -> dict[str, np.ndarray]:
         owner.extend([row] * len(sample.masks))
     values, offsets = encode_texts(groups)
     lengths = np.array([len(mask.runs) for mask in masks], dtype=np.int64)
-    runs = np.concatenate([mask.runs for mask in masks]) if masks else np.zeros(0, rle.RUN)
+    runs = np.concatenate([mask.runs for mask in masks]) if masks else np.zeros(0, RUN)
     return {
         "item": np.array([row[0] for row in rows], dtype=np.int64),
         "split": np.array([row[1] for row in rows], dtype=np.uint8),
@@ -249,7 +249,7 @@ def _collect(samples: Iterable[AnnotatedSample]) -> dict[str, np.ndarray]:
         "box": np.array([mask.box for mask in masks], dtype=np.float32).reshape(-1, 4),
         "point": np.array([mask.point for mask in masks], dtype=np.float32).reshape(-1, 2),
         "size": np.array([mask.size for mask in masks], dtype=np.int32).reshape(-1, 2),
-        "rle_values": runs.astype(rle.RUN),
+        "rle_values": runs.astype(RUN),
         "rle_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     }
 
@@ -367,6 +367,33 @@ class Annotations:
         """One mask at original resolution, bool (H, W)."""
         offsets, values = self._runs
         height, width = self.size[index]
-        return rle.decode(
+        return decode_runs(
             values.read(int(offsets[index]), int(offsets[index + 1])), (int(height), int(width))
         )
+
+
+def encode_runs(bitmap: np.ndarray) -> np.ndarray:
+    """A mask, bool (H, W) -> its run lengths, uint32 (runs,), which add up to H * W.
+
+    Row-major, runs of zeros and ones in turn, the zeros (perhaps none) first.
+    """
+    flat = np.ascontiguousarray(bitmap, dtype=bool).reshape(-1)
+    if not flat.size:
+        return np.zeros(0, dtype=RUN)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    bounds = np.concatenate([[0], [0] if flat[0] else [], changes, [flat.size]])
+    return np.diff(bounds).astype(RUN)
+
+
+def decode_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The inverse of `encode_runs`: run lengths -> bool (H, W).
+
+    Raises:
+        ValueError: where the runs do not fill H * W pixels.
+    """
+    bits = np.zeros(len(runs), dtype=bool)
+    bits[1::2] = True
+    flat = np.repeat(bits, runs)
+    if flat.size != size[0] * size[1]:
+        raise ValueError(f"runs of {flat.size} pixels do not make a mask of {size[0]} x {size[1]}")
+    return flat.reshape(size)

@@ -7,8 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import Prompts
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import run_head
+from casam_cache.heads.base import Head, run_head
 from casam_cache.training.items import VALID
 
 

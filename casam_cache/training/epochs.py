@@ -1,25 +1,31 @@
-"""What an epoch consists of: which images, which of their masks, with which prompts, in which order.
+"""What an epoch consists of: which images, which of their masks, with which prompts and targets, in which order.
 
 Every choice belongs to (seed, task, epoch, sample) through a generator of its own. The order is by a random number that
 each visit draws, so that adding an image, joining tasks or resuming changes no other image's choices. Where tasks are
 balanced, images are visited more or less than once an epoch: then which images, too, is drawn anew in each epoch, and
 each further visit draws for itself.
+
+Prompts are drawn as SAM's were: half points, half boxes; a point is uniform over the mask's pixels; a box is the tight
+one with noise on each side, standard deviation 10 % of the box's side, at most 20 pixels of a 1024 pixel input.
+
+Targets lie on the low-res grid (4g x 4g), where the loss is computed: the backward of a bilinear upsampling has no
+deterministic kernel on CUDA, and 4g is the resolution at which SAM itself was trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
 
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
+from casam_cache.geometry import Geometry
 from casam_cache.training.items import Item, Items
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.prompts import MaskRuns, draw_prompt
-from casam_cache.training.resize import low_res_cover, low_res_target
 
 
 @dataclass(frozen=True)
@@ -190,3 +196,154 @@ def _visits(masks: TrainingMasks, seed: int, epoch: int) -> list[tuple[int, int]
             if int(share) > int(before):
                 drawn.append((index, int(visits)))
     return drawn
+
+
+@dataclass(frozen=True)
+class MaskRuns:
+    """The foreground of one mask as runs along rows: what prompts need of it, in little memory.
+
+    Attributes:
+        starts: int32 (R,), flat index y * W + x of each run's first pixel.
+        ends: int64 (R,), foreground pixels up to and including each run.
+        width: W, pixels.
+        box: float32 (4,), tight box x0, y0, x1, y1 in original pixels, inclusive.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    width: int
+    box: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> MaskRuns | None:
+        """The runs of a bool mask (H, W); None for an empty one, which has no prompt."""
+        width = mask.shape[1]
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            return None
+        columns = np.flatnonzero(mask.any(axis=0))
+        x0, y0, x1, y1 = columns[0], rows[0], columns[-1], rows[-1]
+        crop = np.zeros((y1 - y0 + 1, x1 - x0 + 3), dtype=np.int8)  # a column of zeros on either side
+        crop[:, 1:-1] = mask[y0 : y1 + 1, x0 : x1 + 1]
+        change = np.diff(crop, axis=1)
+        row, column = np.nonzero(change == 1)
+        _, beyond = np.nonzero(change == -1)
+        starts = ((row + y0) * width + column + x0).astype(np.int32)
+        return cls(starts, np.cumsum(beyond - column), width, np.array([x0, y0, x1, y1], dtype=np.float32))
+
+    @property
+    def area(self) -> int:
+        return int(self.ends[-1])
+
+    def pixel(self, index: int) -> tuple[int, int]:
+        """The x, y of the foreground pixel number `index` in row order."""
+        run = int(np.searchsorted(self.ends, index, side="right"))
+        before = int(self.ends[run - 1]) if run else 0
+        y, x = divmod(int(self.starts[run]) + index - before, self.width)
+        return x, y
+
+
+def draw_prompt(
+    runs: MaskRuns, geometry: Geometry, options: TrainingOptions, rng: np.random.Generator
+) -> tuple[bool, np.ndarray]:
+    """One prompt for one mask.
+
+    Args:
+        runs: the mask.
+        geometry: of its image.
+        options: `box_share`, `box_jitter`, `jitter_limit`.
+        rng: the generator of this seed, task, epoch and sample.
+
+    Returns:
+        Whether it is a box, and float32 (4,) in input pixels: the box, or the point as x, y, x, y.
+    """
+    # Always the same number of draws, so that changing one option leaves the other choices as they were.
+    is_box = bool(rng.random() < options.box_share)
+    index = int(rng.integers(runs.area))
+    noise = rng.standard_normal(4)
+    if not is_box:
+        point = geometry.to_input(np.array(runs.pixel(index), dtype=np.float32))
+        return False, np.concatenate([point, point])
+    box = geometry.boxes_to_input(runs.box)
+    sides = np.tile(box[2:] - box[:2] + 1, 2)
+    limit = options.jitter_limit * geometry.image_size
+    moved = box + np.clip(noise * options.box_jitter * sides, -limit, limit)
+    last = np.tile([geometry.input_width - 1, geometry.input_height - 1], 2)
+    x0, y0, x1, y1 = np.clip(moved, 0, last)
+    return True, np.array([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], dtype=np.float32)
+
+
+def low_res_target(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A bool mask (H, W) at original resolution -> bool (4g, 4g); what lies in the padding is False.
+
+    A low-res cell covers patch / 4 input pixels a side; its target is the share of the mask in the part of the original
+    image it covers, at least half counting as foreground. A mask too thin to fill half of any cell would vanish, so its
+    fullest cells stay.
+
+    Raises:
+        ValueError: if the mask is not of the geometry's original size.
+    """
+    if mask.shape != (geometry.height, geometry.width):
+        raise ValueError(
+            f"a mask of {mask.shape} for an image of {geometry.height} x {geometry.width} pixels"
+        )
+    rows, columns = _side(geometry, 0), _side(geometry, 1)
+    used_rows = np.flatnonzero(mask.any(axis=1))
+    target = np.zeros((len(rows), len(columns)), dtype=bool)
+    if not len(used_rows):
+        return target
+    used_columns = np.flatnonzero(mask.any(axis=0))
+    across = slice(used_columns[0], used_columns[-1] + 1)
+    down = slice(used_rows[0], used_rows[-1] + 1)
+    share = rows[:, down] @ mask[down, across].astype(np.float64) @ columns[:, across].T
+    np.greater_equal(share, 0.5, out=target)
+    if not target.any():
+        np.equal(share, share.max(), out=target)
+    return target
+
+
+def low_res_cover(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each low-res row (4g,) and column (4g,) holds image, not padding: float32 in [0, 1].
+
+    The weight of a low-res cell in the loss is the product of the two.
+    """
+    size = 4 * (geometry.image_size // geometry.patch_size)
+    cell = geometry.image_size / size
+    edges = np.arange(size) * cell
+    rows, columns = (
+        np.clip((valid - edges) / cell, 0, 1).astype(np.float32)
+        for valid in (geometry.input_height, geometry.input_width)
+    )
+    return rows, columns
+
+
+def _side(geometry: Geometry, axis: int) -> np.ndarray:
+    original, valid = (
+        (geometry.height, geometry.input_height) if axis == 0 else (geometry.width, geometry.input_width)
+    )
+    size = 4 * (geometry.image_size // geometry.patch_size)
+    return area_matrix(original, valid, size, geometry.image_size)
+
+
+@lru_cache(maxsize=64)
+def area_matrix(original: int, valid: int, size: int, image_size: int) -> np.ndarray:
+    """Float64 (size, original): each row averages the original pixels that one low-res cell covers.
+
+    Args:
+        original: original pixels along this axis.
+        valid: input pixels they were resized to.
+        size: low-res cells along the axis, 4g.
+        image_size: S, input pixels along the axis, padding included.
+
+    Returns:
+        Rows that sum to 1, or to 0 where the cell holds padding only.
+    """
+    cell = image_size / size
+    edges = np.minimum(np.arange(size + 1) * cell, valid) * (original / valid)
+    pixels = np.arange(original)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    overlap = np.clip(overlap, 0, None)
+    total = overlap.sum(axis=1, keepdims=True)
+    matrix = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > 0)
+    matrix.flags.writeable = False
+    return matrix

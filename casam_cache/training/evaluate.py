@@ -10,8 +10,7 @@ import torch
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import Prompts, upscale
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import predict_low_res
+from casam_cache.heads.base import Head, predict_low_res
 from casam_cache.metrics.base import Metric
 from casam_cache.metrics.registry import STANDARD, make_metrics
 from casam_cache.training.items import Item, ItemMask, Items

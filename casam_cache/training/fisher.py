@@ -15,11 +15,10 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head
 from casam_cache.training.epochs import TrainingMasks, VisitBatch
-from casam_cache.training.feed import Feed
+from casam_cache.training.feed import Feed, place_features
 from casam_cache.training.items import Items
 from casam_cache.training.losses import log_likelihood, segmentation_loss
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.residency import place_features
 from casam_cache.training.step import Pairs, forward_pairs
 
 FisherLoss = Literal["likelihood", "training"]

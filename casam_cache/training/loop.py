@@ -1,4 +1,4 @@
-"""The training loop: the only place that steps an optimiser on a head.
+"""The training loop, and its checkpoints: the only place that steps an optimiser on a head.
 
 Results on a CPU are the same bit for bit for the same number of threads (`torch.set_num_threads`), resumed or
 not; on CUDA up to the order of parallel sums, unless `torch.use_deterministic_algorithms(True)` is set (with
@@ -7,7 +7,10 @@ CUBLAS_WORKSPACE_CONFIG=:4096:8): every operation here has a deterministic kerne
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,23 +20,22 @@ from typing import Any
 import torch
 
 from casam_cache.backbones.base import Backbone
+from casam_cache.backbones.compiling import CompiledStep
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_arrays
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import run_head
-from casam_cache.training.checkpoint import read_checkpoint, write_checkpoint
-from casam_cache.training.compiled import CompiledStep
+from casam_cache.heads.base import Head, run_head
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
-from casam_cache.training.feed import Feed
+from casam_cache.training.feed import Feed, Residency, place_features
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
-from casam_cache.training.residency import Residency, place_features
 from casam_cache.training.step import Pairs, Penalty, Step
 from casam_cache.views import parse_views
 
+CHECKPOINT = "checkpoint.pt"
 REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
+_SUM = hashlib.sha256().digest_size
 _TERMS = ("loss", "focal", "dice", "iou", "penalty")
 
 
@@ -329,3 +331,53 @@ def _fit_key(
             "penalty": type(penalty).__qualname__,
         }
     )
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Replaces the checkpoint in `folder`; a kill at any instant leaves the old one or the new one.
+
+    The file is the SHA-256 of what follows it, and what `torch.save` makes of the state.
+    """
+    data = io.BytesIO()  # torch.save into a file that cannot grow fails without saying why
+    torch.save(state, data)
+    payload = data.getbuffer()
+    partial = folder / f"{CHECKPOINT}.partial"
+    with partial.open("wb") as file:
+        file.write(hashlib.sha256(payload).digest())
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / CHECKPOINT)
+
+
+def read_checkpoint(
+    folder: Path, key: str, warn: Callable[[str], None] | None = None
+) -> dict[str, Any] | None:
+    """The checkpoint in `folder`, on the CPU; None if there is none, or none that can be trusted.
+
+    Args:
+        folder: where `write_checkpoint` wrote.
+        key: what the fit is named; another fit's checkpoint is refused.
+        warn: called with a line if there is one that is not what was written.
+
+    Raises:
+        CasamError: if it belongs to a fit with other options, data or seed.
+    """
+    path = folder / CHECKPOINT
+    try:
+        data = memoryview(path.read_bytes())
+        if hashlib.sha256(data[_SUM:]).digest() != data[:_SUM]:
+            raise ValueError("its checksum is another one")
+        state: dict[str, Any] = torch.load(io.BytesIO(data[_SUM:]), map_location="cpu", weights_only=True)
+        found = state["key"]
+    except FileNotFoundError:
+        return None
+    except Exception:  # torch raises many types for what another release of it wrote
+        if warn:
+            warn(f"the checkpoint in {folder} is damaged: this fit begins anew")
+        return None
+    if found != key:
+        raise CasamError(
+            f"{path} belongs to a fit with other options, data or seed", "use another folder, or remove it"
+        )
+    return state

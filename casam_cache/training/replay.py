@@ -10,10 +10,9 @@ import numpy as np
 from casam_cache.backbones.base import Backbone
 from casam_cache.fingerprint import generator
 from casam_cache.training.epochs import TrainingMasks, Visit, VisitBatch
-from casam_cache.training.feed import Feed
+from casam_cache.training.feed import Feed, place_features
 from casam_cache.training.items import Items
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.residency import place_features
 from casam_cache.training.step import Pairs
 
 AHEAD = 16  # steps whose prompts are embedded together

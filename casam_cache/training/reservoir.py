@@ -16,12 +16,10 @@ import torch
 from casam_cache.backbones.base import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import run_head
-from casam_cache.training.feed import pack_prompts
+from casam_cache.heads.base import Head, run_head
+from casam_cache.training.epochs import low_res_cover
+from casam_cache.training.feed import Residency, choose_residency, pack_prompts
 from casam_cache.training.items import Items, Row
-from casam_cache.training.residency import Residency, choose_residency
-from casam_cache.training.resize import low_res_cover
 from casam_cache.training.step import Step
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.heads.base import Head
-from casam_cache.heads.forward import run_head
+from casam_cache.heads.base import Head, run_head
 from casam_cache.training.items import Item
 
 
@@ -39,11 +38,6 @@ class Pairs:
     weight: torch.Tensor
     is_box: np.ndarray
     coordinates: np.ndarray
-
-    @property
-    def embedding(self) -> torch.Tensor:
-        """(B, C, g, g), as stored."""
-        return self.features["embedding"]
 
     def __len__(self) -> int:
         return len(self.sparse)

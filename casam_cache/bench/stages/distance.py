@@ -44,11 +44,9 @@ class Cost(Stage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"cost of {self.method.name}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Records it; writes nothing."""
         place: Place = work.place
         backbone = place.backbone(self.task)
         head = self.method.make(work).build(backbone, seed=0).to(place.torch_device).train()
@@ -64,7 +62,6 @@ class Distance(Stage):
         items: the split.
         head: the fitted head.
         reference: hash of what the reference store holds of these images.
-        images: how many there are, for estimates.
     """
 
     kind: ClassVar[str] = "distance"
@@ -72,20 +69,12 @@ class Distance(Stage):
     items: SplitRef
     head: HeadStage
     reference: str
-    images: int = beside(1)
-
-    @property
-    def cost(self) -> float:
-        """Images, each read three times."""
-        return 3.0 * self.images
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"distances of {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the distances."""
         place: Place = work.place
         task, items = self.items.task, place.items(self.items)
         head = self.head.head(work.runs, place.backbone(task)).to(place.torch_device).eval()

@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from casam_cache.bench.outcomes import read_outcomes, write_outcomes
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
-from casam_cache.engine.stage import Stage, Work, beside
+from casam_cache.engine.stage import Stage, Work
 from casam_cache.heads.files import build_head
 from casam_cache.metrics.registry import METRICS, make_metrics
 from casam_cache.registry import revision_of
 from casam_cache.training.evaluate import evaluate
-from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.outcomes import Outcomes, read_outcomes, write_outcomes
 
 if TYPE_CHECKING:
     from casam_cache.bench.stages.head import HeadStage
@@ -42,7 +41,6 @@ class Evaluate(Stage):
         member: which of several heads.
         prompt: what masks are prompted with.
         metrics: what is scored.
-        masks: how many there are, for estimates.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -52,20 +50,12 @@ class Evaluate(Stage):
     member: str = ""
     prompt: str = PROMPT
     metrics: MetricRefs = field(default_factory=metric_refs)
-    masks: int = beside(1)
-
-    @property
-    def cost(self) -> float:
-        """Masks."""
-        return max(1.0, self.masks)
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.head.label if self.head else 'frozen SAM'} scored on {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the outcomes."""
         place: Place = work.place
         backbone = place.backbone(self.items.task)
         if self.head is None:
@@ -81,5 +71,4 @@ class Evaluate(Stage):
         return {}
 
     def read(self, runs: Runs) -> Outcomes:
-        """The finished outcomes."""
         return read_outcomes(runs.open(self))

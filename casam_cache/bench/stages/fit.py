@@ -1,14 +1,60 @@
-"""A head fitted to one task, or to the union of several."""
+"""Heads that the training loop fits: apart from `head.py`, so that what only reads heads knows nothing of training."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from casam_cache.bench.stages.trained import TrainedStage, train_items
-from casam_cache.bench.tasks import SplitRef
+from casam_cache.bench.stages.head import HeadStage, about
+from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.stage import Work
+from casam_cache.heads.base import Head
+from casam_cache.heads.files import save_head
 from casam_cache.methods.joint import Joint
+from casam_cache.training.items import Items
+from casam_cache.training.loop import fit_head
+from casam_cache.training.options import TrainingOptions
+from casam_cache.training.step import Penalty
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainedStage(HeadStage):
+    """A head that the training loop fits.
+
+    Attributes:
+        training: the recipe, its precision resolved.
+    """
+
+    training: TrainingOptions
+
+    @property
+    @abstractmethod
+    def task(self) -> str:
+        """A task whose store says which backbone it is about."""
+
+    def train(
+        self,
+        work: Work,
+        head: Head,
+        items: Items,
+        penalty: Penalty | None = None,
+        training: TrainingOptions | None = None,
+    ) -> dict[str, Any]:
+        """Fits `head`, keeps it as the stage's result, and returns what is recorded."""
+        place: Place = work.place
+        work.use(type(head))
+        fitted = fit_head(
+            head, place.backbone(self.task), items, training or self.training,
+            seed=self.seed, device=place.torch_device, checkpoint_dir=work.resumable(), penalty=penalty,
+            on_step=work.progress, warn=work.say,
+        )  # fmt: skip
+        save_head(head, work.result)
+        return {**about(place, self.task), "fit": fitted.to_json(), "parameters": head.trained_parameters()}
+
+
+def train_items(work: Work, refs: tuple[SplitRef, ...]) -> dict[str, Items]:
+    return {ref.task: work.place.items(ref) for ref in refs}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,16 +71,13 @@ class Fit(TrainedStage):
 
     @property
     def task(self) -> str:
-        """The task it is fitted to."""
         return self.items.task
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} on {self.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the head."""
         head = self.method.make(work).build(work.place.backbone(self.task), self.seed)
         return {"method": self.method.name, **self.train(work, head, work.place.items(self.items))}
 
@@ -58,11 +101,9 @@ class JointFit(TrainedStage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} on {len(self.items)} tasks"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the head."""
         method = self.method.make(work)
         assert isinstance(method, Joint)
         parts = train_items(work, self.items)

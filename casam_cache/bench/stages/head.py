@@ -10,7 +10,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.bench.tasks import Place
 from casam_cache.config import validated
 from casam_cache.engine.runs import Runs
-from casam_cache.engine.stage import Stage, Work, beside
+from casam_cache.engine.stage import Stage, Work
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import WEIGHTS, load_head
@@ -34,11 +34,9 @@ class MethodRef:
 
     @classmethod
     def of(cls, method: Method) -> MethodRef:
-        """The reference of a method."""
         return cls(method.name, revision_of(type(method)), method.options.model_dump(mode="json"))
 
     def key_data(self) -> dict[str, Any]:
-        """What a stage's key holds of it."""
         return vars(self)
 
     def make(self, work: Work) -> Method:
@@ -64,17 +62,10 @@ class HeadStage(Stage):
     Attributes:
         method: what is fitted.
         seed: of the run.
-        size: image-mask pairs to train on, for estimates.
     """
 
     method: MethodRef
     seed: int
-    size: float = beside(1.0)
-
-    @property
-    def cost(self) -> float:
-        """Image-mask pairs."""
-        return max(1.0, self.size)
 
     def head(self, runs: Runs, backbone: Backbone, member: str = "") -> Head:
         """The finished head, on the CPU and in evaluation mode.
@@ -87,7 +78,6 @@ class HeadStage(Stage):
         return load_head(runs.open(self) / member, backbone)
 
     def bytes_kept(self, runs: Runs) -> int:
-        """Bytes of the head's weights."""
         return (runs.open(self) / WEIGHTS).stat().st_size
 
 

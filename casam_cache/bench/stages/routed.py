@@ -33,11 +33,9 @@ class Merge(HeadStage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} of {len(self.experts)} heads"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the merged heads."""
         method = self.method.make(work)
         assert isinstance(method, Routed)
         backbone = work.place.backbone(next(iter(self.experts)))
@@ -72,11 +70,9 @@ class Model(Stage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} model"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the description."""
         place: Place = work.place
         named = {f"head/{task}": stage.name for task, stage in self.heads.items()}
         named |= {f"router/{task}": stage.name for task, stage in self.routers.items()}

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from casam_cache.bench.tasks import SplitRef
 from casam_cache.engine.runs import Runs
-from casam_cache.engine.stage import Stage, Work, beside
+from casam_cache.engine.stage import Stage, Work
 from casam_cache.routers.choice import PoolingChoice, RouterChoice
 from casam_cache.routers.classifier import (
     ClassifierOptions,
@@ -42,7 +42,6 @@ class Query(Stage):
         pooling: its deciding options.
         folds: K.
         seed: of the run.
-        images: how many there are, for estimates.
     """
 
     kind: ClassVar[str] = "query"
@@ -51,20 +50,12 @@ class Query(Stage):
     pooling: Mapping[str, Any]
     folds: int
     seed: int
-    images: int = beside(1)
-
-    @property
-    def cost(self) -> float:
-        """Images."""
-        return float(self.images)
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"learned pooling of {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the pooling and the vectors."""
         items: Items = work.place.items(self.items)
         choice = PoolingChoice.restore(self.pooling)
         work.use(choice.kind)
@@ -91,7 +82,6 @@ class Query(Stage):
         return _arrays(path)["features"] if path.exists() else None
 
     def fitted(self, runs: Runs) -> Pooling:
-        """The pooling that was fitted."""
         return load_pooling(runs.open(self))
 
 
@@ -103,7 +93,6 @@ class Pool(Stage):
         items: whose images.
         pooling: its deciding options.
         query: of the task whose learned pooling is used.
-        images: how many there are, for estimates.
     """
 
     kind: ClassVar[str] = "pool"
@@ -111,7 +100,6 @@ class Pool(Stage):
     items: SplitRef
     pooling: Mapping[str, Any]
     query: Query | None
-    images: int = beside(1)
 
     @property
     def group(self) -> str:
@@ -119,17 +107,10 @@ class Pool(Stage):
         return f"pool/{self.items.task}/{self.items.split}"
 
     @property
-    def cost(self) -> float:
-        """Images."""
-        return float(self.images)
-
-    @property
     def label(self) -> str:
-        """For people."""
         return f"pooling {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the vectors."""
         return self.compute_together([self], [work])[0]
 
     @classmethod
@@ -177,16 +158,13 @@ class FitRouter(Stage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.router['name']} router of {self.items.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the router."""
         return self.compute_together([self], [work])[0]
 
     @classmethod
     def compute_together(cls, stages: Sequence[FitRouter], works: Sequence[Work]) -> list[dict[str, Any]]:
-        """Many in one go."""
         requests = []
         for stage, work in zip(stages, works, strict=True):
             features = stage.features
@@ -212,7 +190,6 @@ class FitRouter(Stage):
         return facts
 
     def read(self, runs: Runs) -> FittedRouter:
-        """The fitted router."""
         return load_router(runs.open(self))
 
 
@@ -225,7 +202,6 @@ class Classify(Stage):
         classifier: its options.
         seed: of the run.
         splits: whose images it is asked about, sorted.
-        images: of the splits, for estimates.
     """
 
     kind: ClassVar[str] = "classifier"
@@ -234,20 +210,12 @@ class Classify(Stage):
     classifier: ClassifierOptions
     seed: int
     splits: tuple[SplitRef, ...]
-    images: int = beside(1)
-
-    @property
-    def cost(self) -> float:
-        """Images it is asked about."""
-        return float(self.images)
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"classifier of {len(self.items)} tasks"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes classifier and choices."""
         options, exemplars, size = self.classifier, {}, 0
         for ref in self.items:
             items = work.place.items(ref)

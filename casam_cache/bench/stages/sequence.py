@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.bench.stages.fit import Fit
+from casam_cache.bench.stages.fit import Fit, TrainedStage, train_items
 from casam_cache.bench.stages.head import HeadStage
-from casam_cache.bench.stages.trained import TrainedStage, train_items
 from casam_cache.bench.tasks import SplitRef
 from casam_cache.engine.runs import Runs
-from casam_cache.engine.stage import Work, beside
+from casam_cache.engine.stage import Work
 from casam_cache.methods.memory import Memory, load_memory, save_memory
 from casam_cache.methods.sequential import Past, Sequential, Setting
 from casam_cache.training.items import pick
@@ -23,19 +22,15 @@ class SequenceStage(TrainedStage):
 
     Attributes:
         items: the task's train split.
-        images: how many there are, for estimates.
     """
 
     items: SplitRef
-    images: int = beside(1)
 
     @property
     def task(self) -> str:
-        """The task that is learnt."""
         return self.items.task
 
     def memory(self, runs: Runs) -> Memory:
-        """The finished memory."""
         return load_memory(runs.open(self))
 
     def _method(self, work: Work) -> Sequential:
@@ -60,17 +55,10 @@ class Remember(SequenceStage):
     fitted: Fit
 
     @property
-    def cost(self) -> float:
-        """Training images."""
-        return max(1.0, self.images)
-
-    @property
     def label(self) -> str:
-        """For people."""
         return f"memory of {self.method.name} after {self.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes the memory."""
         method, setting = self._method(work), self._setting(work)
         head = self.fitted.head(work.runs, setting.backbone).to(work.place.torch_device)
         work.use(type(head))
@@ -101,11 +89,9 @@ class Learn(SequenceStage):
 
     @property
     def label(self) -> str:
-        """For people."""
         return f"{self.method.name} on {self.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        """Writes head and memory."""
         method, setting = self._method(work), self._setting(work)
         items, past = work.place.items(self.items), self._past(work)
         head = method.start(past, setting)

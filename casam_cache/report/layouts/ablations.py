@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from casam_cache.bench.catalogue import paper_name
+from casam_cache.bench.paper_sets import paper_name
 from casam_cache.report.configurations import Configuration, Row, at, gather, number_cell, present
 from casam_cache.report.layout import Cell, Column, Section, ranked
 from casam_cache.report.layouts.paper_lines import (

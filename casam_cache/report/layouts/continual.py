@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casam_cache.bench.catalogue import TABLE_8, paper_name
+from casam_cache.bench.paper_sets import TABLE_8, paper_name
 from casam_cache.report.configurations import Configuration, Row, gather
 from casam_cache.report.layout import Section, ranked
 from casam_cache.report.layouts.paper_lines import columns_of, figure_cells, paper_line, side_by_side

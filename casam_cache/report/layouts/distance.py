@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casam_cache.bench.catalogue import paper_name
+from casam_cache.bench.paper_sets import paper_name
 from casam_cache.report.configurations import Configuration, Row, at, gather, number_cell, present
 from casam_cache.report.layout import Cell, Line, Section
 from casam_cache.report.layouts.paper_lines import columns_of, paper_line

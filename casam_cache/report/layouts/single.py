@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from casam_cache.bench.catalogue import TASKS, paper_name
+from casam_cache.bench.paper_sets import TASKS, paper_name
 from casam_cache.report.configurations import (
     Configuration,
     Row,

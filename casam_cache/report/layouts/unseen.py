@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from casam_cache.bench.catalogue import UNSEEN, paper_name
+from casam_cache.bench.paper_sets import UNSEEN, paper_name
 from casam_cache.report.configurations import Configuration, Row, at, gather, present
 from casam_cache.report.layout import Cell, Column, Section, ranked
 from casam_cache.report.layouts.continual import same_method
