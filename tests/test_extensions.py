@@ -163,7 +163,7 @@ def test_trust_reaches_everything_that_a_run_brings(
             continue
         assert casam.code == 1, f"{unknown} was run"
         assert f"source-{hashes[unknown][:16]}.py" in casam.err
-        assert "--trust" in casam.err
+        assert "if you trust it: casam trust " in casam.err
         forget()
         found = casam.json(*command, "--trust")
         assert casam.code == 0, casam.err
