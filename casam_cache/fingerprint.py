@@ -53,6 +53,16 @@ def digest_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
     return total.hexdigest()
 
 
+def weights_fingerprint(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 over named weights as float32, in the order of their names, as 64 hexadecimal digits.
+
+    Names are those of `segment_anything`'s Sam state dict (image_encoder.*, prompt_encoder.*,
+    mask_decoder.*), so the same weights in a .pth and in a safetensors file, or stored as float16, have the
+    same fingerprint.
+    """
+    return digest_arrays((name, np.asarray(array, dtype=np.float32)) for name, array in arrays)
+
+
 def generator(*belongs_to: str | int) -> np.random.Generator:
     """A random generator seeded from what the choice belongs to, e.g. `generator(seed, task, epoch, sample)`.
 
