@@ -169,7 +169,7 @@ def restore_class(described: Mapping[str, str], folder: Path, kind: type, *, tru
         if not (trust or sha256 in _noted()):
             raise CasamError(
                 f"{folder} brings Python code of its own ({copy.name}) that was never run here",
-                "read that file; if you trust it, give --trust",
+                f"read that file; if you trust it: casam trust {copy}",
             )
         module = load_file(copy)
     found = next(
@@ -180,14 +180,31 @@ def restore_class(described: Mapping[str, str], folder: Path, kind: type, *, tru
     return found
 
 
+def trust_file(path: Path) -> str:
+    """Notes that the user knows a file, as if it had been named and run; returns its SHA-256.
+
+    Raises:
+        CasamError: it cannot be read, or the note cannot be written.
+    """
+    try:
+        sha256 = digest_file(path)
+        _write_note(sha256)
+    except OSError as error:
+        raise CasamError(f"{error.filename or path}: {error.strerror or error}") from None
+    return sha256
+
+
 def _note(module: ModuleType) -> None:
     """The user has named this file; a cache folder that cannot be written only means to be asked again."""
-    sha256 = module.__name__.removeprefix(_PREFIX)
     with contextlib.suppress(OSError):
-        if sha256 not in _noted():
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            with (cache_folder() / _KNOWN).open("a") as file:
-                file.write(f"{sha256}\n")
+        _write_note(module.__name__.removeprefix(_PREFIX))
+
+
+def _write_note(sha256: str) -> None:
+    if sha256 not in _noted():
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with (cache_folder() / _KNOWN).open("a") as file:
+            file.write(f"{sha256}\n")
 
 
 def _noted() -> set[str]:

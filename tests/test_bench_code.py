@@ -88,6 +88,7 @@ def copied(folder: Path, stores: Path) -> Copy:
 LOSS = ("casam_cache/training/losses.py", "options.focal_weight *", "1.25 * options.focal_weight *")
 
 
+@pytest.mark.slow
 def test_a_fit_of_other_code_is_refused_until_it_is_said_what_to_do(
     bench_stores: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ import torch
 
 from casam_cache.datasets import phantoms
 
+pytestmark = pytest.mark.slow  # beside the package: they tell nothing of what its users rely on
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 OF_STORES = ("store_io", "scaling")  # the others run a model
 
@@ -182,7 +184,6 @@ def test_a_compiled_step_that_learns_something_else_gives_no_figures(
         results(*STEPS)
 
 
-@pytest.mark.slow
 def test_a_store_of_a_million_items_opens_at_once(results: Any) -> None:
     found = results("scaling", "--images", 4, "--items", 1_000_000, "--large", 2, "--repeat", 3)
     assert found["open"]["open"] < 0.2

@@ -22,6 +22,7 @@ DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
 MAPS = {
     "splits", "kinds", "contact_sheets", "packages", "checkpoints", "committed", "arrays", "failures", "scores",
     "options", "chosen", "set", "training", "orders", "unseen", "confusion", "thresholds", "estimates", "mixtures",
+    "architecture", "inputs", "parents", "code", "files", "recorded", "trusted",
 }  # fmt: skip
 MAPS_OF_MAPS = {"estimates", "confusion"}
 
@@ -56,7 +57,7 @@ def flip_a_bit(file: Path) -> None:
 # Help
 
 
-@pytest.mark.parametrize("command", ["", "data", "store", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "data", "runs", "store", *COMMANDS])
 def test_help_says_what_a_command_takes(casam: Casam, command: str) -> None:
     out = casam(*command.split(), "--help")
     assert casam.code == 0
@@ -102,7 +103,7 @@ def test_a_wrong_command_line_is_exit_code_2(
     assert casam.code == 2
 
 
-@pytest.mark.parametrize("group", ["", "data", "store"])
+@pytest.mark.parametrize("group", ["", "data", "runs", "store"])
 def test_without_a_command_it_is_help_once(casam: Casam, group: str) -> None:
     assert casam(*group.split()).count("Usage:") == 1
     assert casam.code == 2
@@ -243,9 +244,12 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     report = casam.json("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")
     yield "fit", report
     yield from run_bench(casam, encode, discs)
+    yield from run_runs(casam, report)
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")
     yield "predict", casam.json("predict", "image.png", "--box", "5,5,20,20", "--run", report["run"])
     yield "doctor", casam.json("doctor")
+    (casam.folder / "theirs.py").write_text("x = 1\n")
+    yield "trust", casam.json("trust", "theirs.py")
     store = casam.folder / "casam_store" / "discs" / "tiny.zarr"
     yield "store info", casam.json("store", "info", store)
     casam("encode", discs, "--checkpoint", checkpoint, "--name", "small8", "--dtype", "int8")
@@ -270,6 +274,16 @@ def run_bench(casam: Casam, encode: Encode, discs: Path) -> Iterator[tuple[str, 
     image, model = discs / "images" / "p004.png", results["results"][0]["run"]
     routed = ("--box", "5,5,20,20", "--run", model, "--out", "routed.png")
     yield "predict --run MODEL", casam.json("predict", image, *routed)
+
+
+def run_runs(casam: Casam, fit: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a folder of runs holds; a fit is forgotten, its stages stay."""
+    listed = casam.json("runs", "list")
+    yield "runs list", listed
+    yield "runs show", casam.json("runs", "show", fit["outcomes"])
+    yield "runs verify", casam.json("runs", "verify")
+    name = next(entry["name"] for entry in listed["results"] if entry["what"].startswith("fit"))
+    yield "runs remove", casam.json("runs", "remove", "--name", name)
 
 
 def test_every_command_prints_what_the_page_says(

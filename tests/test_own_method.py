@@ -23,6 +23,7 @@ from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
 from casam_cache.methods.testing import TINY, MethodContract
+from casam_cache.references import trust_file
 from casam_cache.registry import revision_of
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "own-method.md"
@@ -130,8 +131,12 @@ def test_a_head_comes_back_with_the_text_it_was_fitted_with(
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "another user"))
     with pytest.raises(CasamError, match="brings Python code of its own") as caught:
         load_head(saved, backbone)
-    assert "--trust" in caught.value.hint
     assert type(load_head(saved, backbone, trust=True)).__name__ == "Adapter"
+    forget()
+    [copy] = saved.glob("source-*.py")
+    assert caught.value.hint.endswith(f"casam trust {copy}")
+    trust_file(copy)
+    assert type(load_head(saved, backbone)).__name__ == "Adapter"
     assert loaded.options.reduction == 2  # type: ignore[attr-defined]
     assert all(
         torch.equal(a, b)

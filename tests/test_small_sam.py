@@ -13,6 +13,8 @@ import torch
 from conftest import TINY
 from small_sam_scripts import importable
 
+pytestmark = pytest.mark.slow  # beside the package: they tell nothing of what its users rely on
+
 ARCHITECTURE = replace(TINY, window=2)
 
 

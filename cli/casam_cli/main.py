@@ -22,6 +22,7 @@ from casam_cli.predict import predict
 from casam_cli.report import report
 from casam_cli.runs import runs_app
 from casam_cli.store import store_app
+from casam_cli.trust import trust
 
 app = typer.Typer(
     name="casam",
@@ -48,7 +49,7 @@ def program(
     """Encode medical images with a frozen SAM once; train and evaluate adapters from the cache."""
 
 
-for command in (encode, fit, bench, report, predict, demo, doctor):
+for command in (encode, fit, bench, report, predict, demo, doctor, trust):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
