@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from casam_cache.backbones.architecture import Architecture
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.decoder import SamDecoding
 from casam_cache.backbones.sam import SamBackbone, seeded_backbone
@@ -26,6 +25,7 @@ from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import load_head, save_head
+from casam_cache.heads.testing import TINY as TINY
 from casam_cache.methods.base import Method
 from casam_cache.methods.joint import Joint
 from casam_cache.methods.memory import Memory, load_memory, save_memory
@@ -39,10 +39,6 @@ from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.step import Penalty
 
-TINY = Architecture(
-    image_size=64, patch_size=8, width=16, depth=1, heads=2, window=4, global_blocks=(0,), channels=16,
-    decoder_heads=2, decoder_mlp=32, iou_width=16,
-)  # fmt: skip
 SHORT = TrainingOptions(epochs=2, batch_size=2, learning_rate=1e-3, precision="fp32")
 TASKS = ("heart", "liver", "aorta")  # not in sorted order, as orders are
 
