@@ -25,9 +25,8 @@ from casam_cache.backbones.sam import SamBackbone, seeded_backbone
 from casam_cache.config import validated
 from casam_cache.errors import OptionError
 from casam_cache.fingerprint import generator
-from casam_cache.heads.base import Head
+from casam_cache.heads.base import Head, predict_low_res, run_head
 from casam_cache.heads.files import load_head, save_head
-from casam_cache.heads.forward import predict_low_res, run_head
 from casam_cache.heads.registry import HEADS
 
 TINY = Architecture(
