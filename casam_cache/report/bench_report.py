@@ -34,7 +34,6 @@ class Page:
     results: Mapping[str, Any]
 
     def show(self, form: str) -> str:
-        """Table and tests in one of `FORMATS`."""
         _, made = FORMATS[form]
         return "\n".join(made(table) for table in (self.table, self.tests) if table is not None)
 
