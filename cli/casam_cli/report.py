@@ -29,7 +29,7 @@ def report(
 
     if format_ not in FORMATS:
         raise OptionError(f"unknown format '{format_}'", f"available: {', '.join(FORMATS)}")
-    found = pages(runs, table)
+    found = pages(runs, table, console.show_line)
     if out is not None:
         written = write_pages(found, out, overwrite=overwrite)
         if json_:
