@@ -43,7 +43,7 @@ def measure(runs: Path, stores: Path) -> dict[str, Any]:
             stage.kind, {"requested": 0, "distinct": 0, "requested_seconds": 0.0, "distinct_seconds": 0.0}
         )
         entry[side] += 1
-        entry[f"{side}_seconds"] += tables.recorded(stage).get("seconds", 0.0)
+        entry[f"{side}_seconds"] += tables.runs.recorded(stage).get("seconds", 0.0)
 
     for entry in entries:
         for stage in entry.stages:

@@ -49,6 +49,5 @@ class OptionError(CasamError):
 
 
 def unknown_name(kind: str, name: str, available: list[str]) -> OptionError:
-    """An `OptionError` that says which names there are."""
     known = ", ".join(sorted(available)) or "none"
     return OptionError(f"unknown {kind} '{name}'", f"available: {known}")

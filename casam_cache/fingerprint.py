@@ -34,12 +34,10 @@ def finite_json(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of `value`, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -51,6 +49,16 @@ def digest_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
         total.update(canonical_json([name, array.dtype.str, list(array.shape)]).encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
+
+
+def weights_fingerprint(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 over named weights as float32, in the order of their names, as 64 hexadecimal digits.
+
+    Names are those of `segment_anything`'s Sam state dict (image_encoder.*, prompt_encoder.*,
+    mask_decoder.*), so the same weights in a .pth and in a safetensors file, or stored as float16, have the
+    same fingerprint.
+    """
+    return digest_arrays((name, np.asarray(array, dtype=np.float32)) for name, array in arrays)
 
 
 def generator(*belongs_to: str | int) -> np.random.Generator:

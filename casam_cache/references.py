@@ -224,7 +224,6 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _line(error: Exception, path: Path) -> int:
-    """The line of the file that an error came from."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno or 0
     frames = [

@@ -49,12 +49,10 @@ class View:
 
     @property
     def array(self) -> str:
-        """The name of its feature array."""
         return PREFIX + self.name
 
     @property
     def swaps(self) -> bool:
-        """Whether height and width change places."""
         return self.name in ("rot90", "rot270")
 
     def image(self, pixels: np.ndarray) -> np.ndarray:
@@ -120,5 +118,4 @@ def parse_views(text: str, separator: str = ",") -> tuple[View, ...]:
 
 
 def view_of(array: str) -> View | None:
-    """The view that a feature array holds; None for the others."""
     return View(array.removeprefix(PREFIX)) if array.startswith(PREFIX) else None

@@ -74,7 +74,7 @@ def test_unknown_model_lists_what_there_is() -> None:
 def test_names_and_preprocessing_need_no_torch() -> None:
     code = (
         "import sys; import casam_cache.backbones.registry, casam_cache.backbones.preprocess;"
-        "import casam_cache.backbones.fingerprints, casam_cache.backbones.download;"
+        "import casam_cache.fingerprint, casam_cache.backbones.download;"
         "assert not {'torch', 'requests', 'pooch'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

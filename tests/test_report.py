@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from casam_cache.errors import OptionError, StoreError
+from casam_cache.errors import CasamError, OptionError, StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.metrics.base import MetricFacts
 from casam_cache.metrics.columns import facts_of, result_columns
@@ -163,6 +163,33 @@ def test_results_without_tests_or_of_an_unknown_table(runs: Path, tmp_path: Path
     assert len(bench_tables(results([row("er", 0.5)]))) == 1
     with pytest.raises(OptionError, match="table12"):
         pages(runs, "table12")
+
+
+def test_a_damaged_result_is_named_and_the_others_are_shown(runs: Path) -> None:
+    other = runs / "bench" / "two"
+    other.mkdir()
+    write(other / "results.json", results([row("er", 0.5)]))
+    damaged = runs / "bench" / "one" / "results.json"
+    damaged.write_text(damaged.read_text().replace("0.5", "0.6", 1))
+    said: list[str] = []
+    (page,) = pages(runs, say=said.append)
+    assert page.tests is None, "of the whole one"
+    assert len(said) == 1
+    assert str(damaged) in said[0]
+    (other / "results.json").unlink()
+    with pytest.raises(CasamError, match="cannot be read"):
+        pages(runs)
+
+
+@pytest.mark.parametrize("table", ["bench", None])
+def test_a_table_over_other_code_says_so(runs: Path, table: str | None) -> None:
+    made = results([row("er", 0.5)])
+    mixtures = {"code": ["casam_cache.training.losses has changed since (3 stages)"], "threads": ["1", "2"]}
+    write(runs / "bench" / "one" / "results.json", {**made, "mixtures": mixtures})
+    (page,) = pages(runs, table)
+    for form in FORMATS:
+        if form != "csv":
+            assert "training.losses has changed since (3 stages)" in page.show(form).replace("\\_", "_")
 
 
 def test_many_pairs_are_told_in_brief() -> None:

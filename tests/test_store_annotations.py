@@ -15,7 +15,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from store_fakes import fill, open_writer, samples, tree
 
 from casam_cache.errors import StoreError
-from casam_cache.store import AnnotatedSample, Annotations, EmbeddingStore, rle, write_annotations
+from casam_cache.store import AnnotatedSample, Annotations, EmbeddingStore, write_annotations
+from casam_cache.store.annotations import decode_runs, encode_runs
 from casam_cache.store.flat import ChunkedReader, FlatSpec, chunk_files
 
 
@@ -32,11 +33,11 @@ def path(tmp_path: Path) -> Path:
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)))
 def test_run_lengths_round_trip(bitmap: np.ndarray) -> None:
-    runs = rle.encode(bitmap)
+    runs = encode_runs(bitmap)
     assert runs.dtype == np.uint32
     assert runs.sum() == bitmap.size
     assert (runs[1:] > 0).all()
-    np.testing.assert_array_equal(rle.decode(runs, bitmap.shape), bitmap)
+    np.testing.assert_array_equal(decode_runs(runs, bitmap.shape), bitmap)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +51,13 @@ def test_run_lengths_round_trip(bitmap: np.ndarray) -> None:
     ],
 )
 def test_run_lengths_by_hand(bitmap: np.ndarray, runs: list[int]) -> None:
-    assert rle.encode(bitmap).tolist() == runs
-    np.testing.assert_array_equal(rle.decode(np.array(runs, np.uint32), bitmap.shape), bitmap)
+    assert encode_runs(bitmap).tolist() == runs
+    np.testing.assert_array_equal(decode_runs(np.array(runs, np.uint32), bitmap.shape), bitmap)
 
 
 def test_run_lengths_of_another_size() -> None:
     with pytest.raises(ValueError, match="6 pixels do not make a mask of 2 x 2"):
-        rle.decode(np.array([6], np.uint32), (2, 2))
+        decode_runs(np.array([6], np.uint32), (2, 2))
 
 
 @given(st.integers(0, 40), st.integers(1, 9), st.booleans(), st.data())

@@ -17,7 +17,7 @@ from casam_cache.training.feed import Embeddings, choose_residency
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
 from casam_cache.training.loop import CHECKPOINT, fit_head, read_checkpoint, write_checkpoint
 from casam_cache.training.options import TrainingOptions
-from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.outcomes import Outcomes, score
 from casam_cache.training.step import Penalty
 
 TINY = Architecture(
@@ -88,20 +88,19 @@ def test_decoder_tuning_and_then_alignment_learn_toy_tasks(backbone):
     identity = build_head("identity", None, backbone, 0)
     tuned = fit_head(build_head("decoder", None, backbone, 1), backbone, known, options)
     sam = backbone.with_decoder(tuned.head.mask_decoder.requires_grad_(False))
-    assert (
-        evaluate(identity, sam, known).summary()["iou"]
-        > evaluate(identity, backbone, known).summary()["iou"] + 0.3
-    )
 
-    before = evaluate(identity, sam, new).summary()
+    def scored(head, sam, items):
+        return {name: found.mean for name, found in score(evaluate(head, sam, items)).metrics.items()}
+
+    assert scored(identity, sam, known)["iou"] > scored(identity, backbone, known)["iou"] + 0.3
+
+    before = scored(identity, sam, new)
     aligned = fit_head(build_head("alignment", {"blocks": 2}, sam, 1), sam, new, options)
-    after = evaluate(aligned.head, sam, new).summary()
+    after = scored(aligned.head, sam, new)
     assert after["iou"] > before["iou"] + 0.3
     assert after["biou"] > before["biou"]
     assert aligned.history[-1].loss < 0.5 * aligned.history[0].loss
-    torch.testing.assert_close(
-        evaluate(identity, sam, new).summary(), before
-    )  # the frozen decoder stayed frozen
+    torch.testing.assert_close(scored(identity, sam, new), before)  # the frozen decoder stayed frozen
 
 
 def test_counts_and_history(backbone):
@@ -341,10 +340,13 @@ def test_progress_of_evaluation_ends_with_all_images(backbone):
 def test_outcomes_are_columns_that_come_back(backbone):
     outcomes = evaluate(build_head("identity", None, backbone, 0), backbone, toy_view())
     assert Outcomes.from_csv(outcomes.to_csv()) == outcomes
-    assert outcomes.intervals()["iou"].groups == 3
+    assert score(outcomes)["iou"].groups == 3
     assert outcomes.area[0] == 360
     empty = Outcomes(scores={"iou": [], "dice": []})
-    assert empty.summary() == {"iou": None, "dice": None, "masks": 0, "undefined": 0}
+    nothing = {"iou": [None, None], "dice": [None, None]}
+    assert score(empty).to_json() == {
+        "iou": None, "dice": None, "masks": 0, "undefined": 0, "intervals": nothing
+    }  # fmt: skip
 
 
 def test_every_operation_has_a_deterministic_kernel(backbone):

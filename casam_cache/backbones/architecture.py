@@ -68,7 +68,6 @@ class Architecture:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Architecture:
-        """The architecture that `to_json` described."""
         return cls(**{**data, "global_blocks": tuple(data["global_blocks"])})
 
     def build_encoder(self) -> nn.Module:

@@ -66,7 +66,7 @@ class Positions:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w)."""
+        """Rows and columns of the grid or window, in cells."""
         return self.rows.shape[0], self.columns.shape[0]
 
     def terms(self, query: Tensor) -> tuple[Tensor, Tensor]:

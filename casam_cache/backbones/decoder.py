@@ -20,8 +20,8 @@ from casam_cache.backbones.architecture import build_decoder
 from casam_cache.backbones.base import EMBEDDING, Backbone
 from casam_cache.backbones.checkpoints import ENCODER, MASK_DECODER, PROMPT_ENCODER
 from casam_cache.backbones.decoder_file import DecoderFile, read_decoder, write_decoder
-from casam_cache.backbones.fingerprints import weights_fingerprint
 from casam_cache.backbones.prompts import NOT_A_POINT, Prompts
+from casam_cache.fingerprint import weights_fingerprint
 
 
 class SamDecoding(Backbone):

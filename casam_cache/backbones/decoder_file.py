@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from casam_cache.backbones.checkpoints import read_checkpoint
-from casam_cache.backbones.fingerprints import weights_fingerprint
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import canonical_json
+from casam_cache.fingerprint import canonical_json, weights_fingerprint
 
 _FORMAT = "casam-decoder/2"
 

@@ -50,7 +50,6 @@ class Prompts:
             raise ValueError("boxes, points and masks must be as many")
 
     def __len__(self) -> int:
-        """P, the number of prompts."""
         return next(
             (len(given) for given in (self.points, self.boxes, self.masks) if given is not None), self.count
         )
@@ -64,7 +63,6 @@ class Prompts:
         return points + (2 if self.boxes is not None else int(self.points is not None))
 
     def to(self, device: torch.device | str) -> Prompts:
-        """The same prompts on another device."""
         boxes, points, labels, masks = (
             None if tensor is None else tensor.to(device)
             for tensor in (self.boxes, self.points, self.labels, self.masks)

@@ -28,10 +28,9 @@ from casam_cache.backbones.cost import vit_flops
 from casam_cache.backbones.decoder import SamDecoding, backbone_state, load_state
 from casam_cache.backbones.download import download
 from casam_cache.backbones.encoder import inside
-from casam_cache.backbones.fingerprints import weights_fingerprint
 from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import digest_file, generator
+from casam_cache.fingerprint import digest_file, generator, weights_fingerprint
 from casam_cache.folders import cache_folder
 
 __all__ = ["SamBackbone", "Small", "ViTB", "ViTH", "ViTL", "backbone_state", "seeded_backbone"]

@@ -40,7 +40,6 @@ class BackboneContract:
     checkpoint: ClassVar[Path | None] = None
 
     def made(self) -> Backbone:
-        """The backbone, loaded anew."""
         return load_backbone(self.backbone, self.checkpoint)
 
     def test_the_same_weights_have_the_same_name(self) -> None:
@@ -236,7 +235,7 @@ def _encoded(
 
 
 def _embeddings(backbone: Backbone) -> Tensor:
-    """Of two images; no matter which, of the backbone's own scale."""
+    """float32 (2, C, g, g), random, at the scale of the backbone's own embeddings."""
     mean, deviation = backbone.neck
     shape = (2, backbone.channels, backbone.grid, backbone.grid)
     return mean + deviation * torch.randn(shape, generator=torch.Generator().manual_seed(0))

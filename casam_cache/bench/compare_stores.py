@@ -61,9 +61,7 @@ def compare_stores(
         head = build_head("identity", None, backbone, seed=0)
         parts = []
         for split in SPLITS:
-            if not any(
-                opened.available()[opened.annotations.item[row]] for row in opened.annotations.rows(split)
-            ):
+            if not opened.available()[opened.annotations.item[opened.annotations.rows(split)]].any():
                 continue
             view = open_split(opened, split)
             parts.append(evaluate(head, backbone, view, progress=partial(shown, done)))
@@ -73,17 +71,21 @@ def compare_stores(
     own, others = scored(mine), scored(theirs)
     if not len(own):
         raise StoreError(f"{store} has no masks to compare on", "encode a dataset with masks")
-    difference = np.array(own.scores["iou"]) - np.array(others.scores["iou"])
-    iou, other_iou = own.summary()["iou"], others.summary()["iou"]
-    defined = np.isfinite(difference).any()
+    iou, other_iou = np.array(own.scores["iou"]), np.array(others.scores["iou"])
+    difference = iou - other_iou
     return {
         "store": str(other),
         "masks": len(own),
-        "iou": iou,
-        "other_iou": other_iou,
-        "difference": float(np.nanmean(difference)) if defined else None,
-        "largest": float(np.nanmax(np.abs(difference))) if defined else None,
+        "iou": _mean(iou),
+        "other_iou": _mean(other_iou),
+        "difference": _mean(difference),
+        "largest": float(np.nanmax(np.abs(difference))) if np.isfinite(difference).any() else None,
     }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
 
 
 def _held(store: EmbeddingStore) -> list[tuple[str, bytes, bytes]]:

@@ -200,7 +200,7 @@ class SingleEntry(OneRowEntry):
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {
-            "parameters": tables.recorded(self.fits[self.course.order[0]]).get("parameters"),
+            "parameters": tables.runs.recorded(self.fits[self.course.order[0]]).get("parameters"),
             "bytes_kept": sum(fit.bytes_kept(tables.runs) for fit in self.fits.values()),
             "run": {task: tables.folder(fit) for task, fit in self.fits.items()},
             "distances": {task: stage.read(tables.runs) for task, stage in self.distances.items()},
@@ -227,7 +227,7 @@ class JointEntry(OneRowEntry):
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {
-            "parameters": tables.recorded(self.joint).get("parameters"),
+            "parameters": tables.runs.recorded(self.joint).get("parameters"),
             "bytes_kept": self.joint.bytes_kept(tables.runs),
             "run": tables.folder(self.joint),
         }
@@ -302,7 +302,7 @@ class SequentialEntry(Entry):
             memory = last.memory.memory(tables.runs)
             kept += memory.bytes + sum(self._embedding_bytes(exemplar.task) for exemplar in memory.exemplars)
         return {
-            "parameters": tables.recorded(last.head).get("parameters"),
+            "parameters": tables.runs.recorded(last.head).get("parameters"),
             "bytes_kept": kept,
             "run": tables.folder(last.head),
         }

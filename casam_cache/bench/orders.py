@@ -49,18 +49,9 @@ def read_orders(spec: Spec, names: Sequence[str], count: int = 1, order_seed: in
     """
     given = _named(spec, names) if isinstance(spec, str) else _explicit(spec, names)
     orders = given if not isinstance(spec, str) or spec not in NAMED else given[:count]
-    possible = math.factorial(len(names))
-    if count > possible:
-        raise OptionError(
-            f"{count} orders of {len(names)} tasks", f"there are only {possible}: --orders {possible}"
-        )
-    missing = count - len(orders)
-    if missing > 0:
-        have = {order.tasks for order in orders}
-        orders += [order for order in random_orders(names, count, order_seed) if order.tasks not in have][
-            :missing
-        ]
-    return orders
+    have = {order.tasks for order in orders}
+    further = [order for order in random_orders(names, count, order_seed) if order.tasks not in have]
+    return orders + further[: max(0, count - len(orders))]
 
 
 def random_orders(names: Sequence[str], count: int, order_seed: int = 0) -> list[Order]:

@@ -56,11 +56,6 @@ def paper_names(names: Iterable[str]) -> dict[str, str] | None:
     return found
 
 
-def is_unseen_set(name: str) -> bool:
-    """Whether a store holds one of the paper's unseen sets; BUSI may be whole there."""
-    return paper_name(name) in UNSEEN or _plain(name) == "busi"
-
-
 def split_stores(
     stores: Sequence[str], tasks: str | Sequence[str], unseen: str | Sequence[str]
 ) -> tuple[list[str], list[str]]:
@@ -79,9 +74,10 @@ def split_stores(
     """
     named = [] if isinstance(tasks, str) else list(tasks)
     if unseen == "paper":
-        apart = sorted(
-            (name for name in stores if is_unseen_set(name) and name not in named), key=_unseen_rank
-        )
+        known = [
+            name for name in stores if paper_name(name) in UNSEEN or _plain(name) == "busi"
+        ]  # BUSI may be whole
+        apart = sorted((name for name in known if name not in named), key=_unseen_rank)
     else:
         apart = [] if isinstance(unseen, str) else list(unseen)
     chosen = [name for name in stores if name not in apart] if isinstance(tasks, str) else named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -58,7 +58,7 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         **{column.key: None for column in result_columns(metrics)},
         "parameters": None,
         "bytes_kept": None,
-        "gflops": tables.recorded(entry.cost).get("flops", math.nan) / 1e9,
+        "gflops": tables.runs.recorded(entry.cost).get("flops", math.nan) / 1e9,
         "seconds": round(tables.seconds(entry.stages), 3),
     }
     for metric in metrics:
@@ -239,16 +239,30 @@ class Results:
         return folder
 
 
-def read_results(runs: Path) -> list[dict[str, Any]]:
+def read_results(runs: Path, say: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """Every results.json of a runs folder, the oldest first; or the one in the folder given.
 
+    Args:
+        runs: the folder.
+        say: takes a line for each that is damaged, and is left out.
+
     Raises:
-        CasamError: there is none, or one is damaged.
+        CasamError: there is none, or each is damaged.
     """
     paths = [runs / FILE] if (runs / FILE).is_file() else list((runs / FOLDER).glob(f"*/{FILE}"))
     if not paths:
         raise CasamError(f"no results in {runs}", f"casam bench --runs {runs} makes them")
-    return [_read(path) for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path)))]
+    found, wrong = [], list[CasamError]()
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, str(path))):
+        try:
+            found.append(_read(path))
+        except CasamError as error:
+            wrong.append(error)
+    if not found:
+        raise wrong[0]
+    for damaged in wrong:
+        say(f"left out: {damaged}")
+    return found
 
 
 def damaged_results(runs: Path) -> list[str]:

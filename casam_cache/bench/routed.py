@@ -202,7 +202,7 @@ class RoutedEntry(Entry):
         found: dict[str, Any] = {
             "router": self.router.name if self.method.routing == "density" else self.method.routing,
             "routing_accuracy": None if self.oracle else routing_accuracy(inside, true),
-            "parameters": tables.recorded(next(iter(self.experts.values()))).get("parameters"),
+            "parameters": tables.runs.recorded(next(iter(self.experts.values()))).get("parameters"),
             "bytes_kept": self._bytes(tables),
             "run": tables.folder(self.model) if self.model else None,
             "confusion": {name: self._counts(places) for name, places in sent.items()},
@@ -243,7 +243,7 @@ class RoutedEntry(Entry):
         if merged is None:
             kept = sum(fit.bytes_kept(tables.runs) for fit in self.experts.values())
         else:
-            kept = int(tables.recorded(merged).get("bytes", 0))
+            kept = int(tables.runs.recorded(merged).get("bytes", 0))
         routing: list[Stage] = [*self.routers.values(), *self.classifiers[-1:]]
         routing += [stage.features for stage in self.routers.values() if isinstance(stage.features, Query)]
-        return kept + sum(int(tables.recorded(stage).get("bytes", 0)) for stage in routing)
+        return kept + sum(int(tables.runs.recorded(stage).get("bytes", 0)) for stage in routing)

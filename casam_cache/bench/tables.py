@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,12 +70,8 @@ class Tables:
             )
         return self._outcomes[stage.key]
 
-    def recorded(self, stage: Stage) -> dict[str, Any]:
-        """What was recorded beside a stage's result; empty where only its children are left."""
-        return self.runs.recorded(stage)
-
     def seconds(self, stages: Sequence[Stage]) -> float:
-        return float(sum(self.recorded(stage).get("seconds", 0.0) for stage in stages))
+        return float(sum(self.runs.recorded(stage).get("seconds", 0.0) for stage in stages))
 
     def folder(self, stage: Stage) -> str:
         return str(self.runs.folder(stage))

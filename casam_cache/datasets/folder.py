@@ -323,7 +323,6 @@ def _from_table(
 
 
 def problem_of(error: CasamError, name: str, root: Path, sample: str = "") -> Problem:
-    """The error about the file `name` as a problem of the dataset `root`."""
     message = error.message.removeprefix(f"{root / name}: ").replace(f"{root}/", "")
     return Problem(name, message, error.hint.replace(f"{root}/", ""), sample=sample)
 

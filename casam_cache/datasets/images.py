@@ -247,7 +247,6 @@ def _decode_deep_colour(image: ImageFile.ImageFile) -> np.ndarray | None:
 
 
 def _rawmode(args: Any) -> str:
-    """The raw mode among a decoder's arguments: the argument itself, or its first item."""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 

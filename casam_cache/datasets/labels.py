@@ -126,7 +126,7 @@ def _pack(array: np.ndarray, pixels: Pixels, path: Path) -> tuple[np.ndarray, bo
 
 
 def _is_lossy(pixels: Pixels, labels: np.ndarray) -> bool:
-    """Whether the labels look changed by a lossy compression."""
+    """A lossy compression shows in values other than 0 and 255, or in more of them than labels would have."""
     if pixels.format in _ALWAYS_LOSSY:
         return bool(((labels != 0) & (labels != 255)).any())
     return pixels.format in _MAYBE_LOSSY and len(distinct(labels)) > 16
@@ -219,6 +219,5 @@ def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[s
 
 
 def describe_values(values: MaskValues, most: int = 8) -> str:
-    """The values as a person would write them: numbers, or #rrggbb."""
     listed = [f"#{value:06x}" if values.coloured else str(value) for value in values.values[:most]]
     return ", ".join(listed) + (", ..." if len(values.values) > most else "")

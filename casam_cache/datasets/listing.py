@@ -40,12 +40,10 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def split_folders(root: Path) -> list[str]:
-    """Those of train, val and test that are folders holding `images/`."""
     return [split for split in SPLITS if (root / split / "images").is_dir()]
 
 
 def is_dataset(root: Path) -> bool:
-    """Whether `root` has the layout of a dataset: `images/`, or `train/images` or `test/images`."""
     return (root / "images").is_dir() or bool(split_folders(root))
 
 

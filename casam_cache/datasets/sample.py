@@ -78,7 +78,7 @@ class MaskValues:
 
     @property
     def foreground(self) -> tuple[int, ...]:
-        """The values that are not background (0, black)."""
+        """Background is 0, which in coloured masks is black."""
         return tuple(value for value in self.values if value != 0)
 
 

@@ -100,7 +100,6 @@ def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
 
 
 def file_sha256(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, 32 bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -49,12 +49,11 @@ class EncodeEstimate:
     store: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, with the counts of a run's report."""
+        """Its fields and the counts of a run's report, of which only `skipped` can be other than 0."""
         counts = {"encoded": 0, "skipped": self.images - self.pending, "failed": 0}
         return {**asdict(self), **counts, "dry_run": True}
 
     def describe(self) -> str:
-        """One line for a person."""
         time = "" if self.seconds is None else f", about {self.seconds:.0f} s"
         download = f", after downloading {self.download}" if self.download else ""
         size = f"{self.store_bytes / 2**20:,.1f} MiB"

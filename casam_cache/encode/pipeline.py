@@ -43,7 +43,7 @@ class Timing:
     total: float = 0.0
 
     def to_json(self) -> dict[str, float]:
-        """Seconds by name."""
+        """Seconds by name, rounded to 0.1 ms."""
         return {name: round(value, 4) for name, value in vars(self).items()}
 
 
@@ -176,7 +176,7 @@ class _Sink:
         self._thread.start()
 
     def put(self, batch: Batch, pending: Pending) -> None:
-        """Queues one batch; waits while the queue is full."""
+        """Waits while the queue is full; raises the error that writing failed with."""
         self._raise()
         self._queue.put((batch, pending))
 
@@ -188,7 +188,7 @@ class _Sink:
             self._writer.flush()
 
     def stop(self) -> None:
-        """Ends the thread after what is queued."""
+        """Ends the thread after what is queued; unlike `finish` it raises no error of it."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()

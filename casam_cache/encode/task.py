@@ -107,7 +107,6 @@ def _downloading(progress: ImageProgress | None) -> Callable[[int, int], None] |
 
 
 def _identity_of(path: Path) -> dict[str, Any] | None:
-    """The identity of the store at `path`, None where none has been begun."""
     return EmbeddingStore.open(path).identity if (path / ROOT).exists() else None
 
 

@@ -22,6 +22,5 @@ class Alignment(Method):
 
 
 def build_alignment(options: BaseModel, backbone: Backbone, seed: int) -> Head:
-    """An Alignment Layer from those of a method's options that are the layer's."""
     own = {name: getattr(options, name) for name in AlignmentOptions.model_fields}
     return build_head("alignment", AlignmentOptions(**own), backbone, seed)

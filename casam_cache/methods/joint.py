@@ -83,7 +83,6 @@ class Joint(Method):
 
 
 def _with_masks(parts: Iterable[Items]) -> list[int]:
-    """How many images of each have masks."""
     counts = [sum(item.masks > 0 for item in items) for items in parts]
     if not any(counts):
         raise CasamError("joint training needs a task whose training images have masks")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from casam_cache.bench.results import read_results
 from casam_cache.errors import OptionError, unknown_name
 from casam_cache.metrics.columns import recorded_facts
-from casam_cache.report.bench_table import BENCH, bench_table
+from casam_cache.report.bench_table import BENCH, bench_table, mixed
 from casam_cache.report.figures import figure_6_picture
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
@@ -34,7 +34,6 @@ class Page:
     results: Mapping[str, Any]
 
     def show(self, form: str) -> str:
-        """Table and tests in one of `FORMATS`."""
         _, made = FORMATS[form]
         return "\n".join(made(table) for table in (self.table, self.tests) if table is not None)
 
@@ -57,21 +56,22 @@ class Page:
         return files
 
 
-def pages(runs: Path, table: str | None = None) -> list[Page]:
+def pages(runs: Path, table: str | None = None, say: Callable[[str], None] = lambda line: None) -> list[Page]:
     """One page for every kind of result in a runs folder, of the newest results of each kind.
 
     Args:
         runs: a runs folder, or one folder of its `bench/`.
         table: its name, for the newest results of any kind; None: the table that each recipe names.
+        say: takes a line for each results.json that is damaged, and is left out.
 
     Raises:
         OptionError: no such table.
-        CasamError: there are no results.
+        CasamError: there are no results, or none is whole.
     """
     if table is not None and table not in (BENCH, *SHAPES):
         raise unknown_name("table", table, [BENCH, *SHAPES])
     newest: dict[str, dict[str, Any]] = {}
-    for results in read_results(runs):
+    for results in read_results(runs, say):
         newest[table or results["table"]] = results
     return [_page(name, results) for name, results in newest.items()]
 
@@ -81,6 +81,7 @@ def _page(name: str, results: Mapping[str, Any]) -> Page:
         made = bench_table(results)
     else:
         made = paper_table(results["results"], name, title=results["title"], recipe=results["recipe"])
+        made = replace(made, notes=(*made.notes, *mixed(results)))
     tests = (results.get("summary") or {}).get("tests")
     if not tests:
         return Page(made, None, results)

@@ -80,9 +80,21 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"a threshold is infinite (too few held-out scores to calibrate it): {', '.join(infinite)}"
         )
-    if results.get("mixtures"):
-        mixed = "; ".join(f"{name}: {', '.join(values)}" for name, values in results["mixtures"].items())
-        notes.append(f"stages were computed under several of: {mixed}")
+    return [*notes, *mixed(results)]
+
+
+def mixed(results: Mapping[str, Any]) -> list[str]:
+    """What stands below a table whose stages were computed by other code, or under several devices or versions."""
+    several = dict(results.get("mixtures") or {})
+    code = several.pop("code", [])
+    notes = (
+        [f"some stages were computed by other code than that which made this table: {'; '.join(code)}"]
+        if code
+        else []
+    )
+    if several:
+        told = "; ".join(f"{name}: {', '.join(values)}" for name, values in several.items())
+        notes.append(f"stages were computed under several of: {told}")
     return notes
 
 

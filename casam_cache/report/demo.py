@@ -48,7 +48,6 @@ class DemoReport:
     pictures: Sequence[Path]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
         return {
             "encoded": [report.to_json() for report in self.encoded],
             "fits": [report.to_json() for report in self.fits],

@@ -56,7 +56,6 @@ def figure_6_picture(rows: Sequence[Row], form: str, *, title: str = "") -> byte
 
 
 def _draw(axes: Axes, values: Grid) -> None:
-    """The lines of one panel."""
     all_epochs = sorted({epochs for _, epochs in values})
     all_blocks = sorted({blocks for blocks, _ in values})
     if len(all_epochs) == 1:

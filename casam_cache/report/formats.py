@@ -56,12 +56,10 @@ def _text_section(table: Table, section: Section) -> list[str]:
 
 
 def _headings(table: Table) -> list[str]:
-    """Headers of the columns that every table has: the labels, and whose figures a line has."""
     return [table.heading, *(["from"] if table.sourced else [])]
 
 
 def _spanning(columns: Sequence[Column], widths: Sequence[int]) -> str:
-    """The line of group headers."""
     first = len(widths) - len(columns)
     cells = [" " * (sum(widths[:first]) + 2 * (first - 1))]
     cells += [

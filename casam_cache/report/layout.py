@@ -30,7 +30,6 @@ class Column:
 
     @property
     def arrow(self) -> str:
-        """Which direction is better."""
         return {"high": " ↑", "low": " ↓"}.get(self.better, "")
 
 
@@ -103,7 +102,6 @@ class Table:
 
     @property
     def sourced(self) -> bool:
-        """Whether it says whose figures a line has."""
         return any(line.source for section in self.sections for line in section.lines)
 
 
@@ -148,6 +146,5 @@ def flat_labels(columns: Sequence[Column]) -> list[str]:
 
 
 def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
-    """Names and what they are, without headers."""
     lines = tuple(Line(name, {"value": Cell(value)}) for name, value in facts)
     return Table("facts", "", "", (Section("", (Column("value", "", left=True),), lines),))

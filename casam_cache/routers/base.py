@@ -35,7 +35,7 @@ class Job:
 
     @property
     def vectors(self) -> np.ndarray:
-        """The rows to fit on, in float64."""
+        """float64 (n, D): the rows to fit on."""
         return self.features[self.rows].astype(np.float64)
 
 

@@ -82,7 +82,6 @@ class PoolingChoice:
 
     @property
     def learned(self) -> bool:
-        """Whether it is fitted to each task."""
         return self.kind.learned
 
     def decisive(self) -> dict[str, Any]:

@@ -75,13 +75,11 @@ class Classifier:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is stored, by name."""
         found = {"weight": self.weight, "bias": self.bias}
         return found if self.query is None else {**found, "query": self.query}
 
     @property
     def trained_parameters(self) -> int:
-        """How many numbers were trained."""
         return sum(array.size for array in self.arrays.values())
 
     @property
@@ -151,7 +149,6 @@ class Classifier:
 
 
 def classifier_options(options: BaseModel) -> ClassifierOptions:
-    """The part of a method's options that is the classifier's."""
     own = {name: getattr(options, name) for name in ClassifierOptions.model_fields if hasattr(options, name)}
     return ClassifierOptions(**own)
 
@@ -274,7 +271,6 @@ class _Adam:
         self._second = {name: np.zeros_like(value) for name, value in values.items()}
 
     def step(self, gradients: Mapping[str, np.ndarray]) -> None:
-        """One step down."""
         self._steps += 1
         for name, gradient in gradients.items():
             self._first[name] += 0.1 * (gradient - self._first[name])

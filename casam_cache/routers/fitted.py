@@ -47,7 +47,7 @@ class FittedRouter:
         return int(self.fold.max()) + 1 if len(self.fold) else 0
 
     def threshold(self, rule: str | None = None) -> float:
-        """Tau by a rule; None: the one of the choice."""
+        """Tau by a rule, by default that of the choice; infinite where it rejects nothing."""
         return threshold(self.held_out, rule or self.choice.threshold)
 
     def thresholds(self) -> dict[str, float]:

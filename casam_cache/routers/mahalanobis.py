@@ -100,7 +100,7 @@ class Mahalanobis(Router):
 
     @classmethod
     def fit(cls, job: Job) -> Self:
-        """In its own task's metric."""
+        """Distances are in the metric of its own task."""
         vectors = job.vectors
         mean = vectors.mean(axis=0)
         return cls(len(vectors), mean, _scatter(vectors - mean), cast(MahalanobisOptions, job.options))

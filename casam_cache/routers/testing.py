@@ -63,12 +63,10 @@ class RouterContract:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def choice(self) -> RouterChoice:
-        """The router with its options."""
         kind = ROUTERS.get(self.router) if isinstance(self.router, str) else self.router
         return RouterChoice(kind, validated(kind.Options, self.options))
 
     def fitted(self, tasks: Sequence[str] = tuple(TASKS), seed: int = 0) -> list[FittedRouter]:
-        """One of each task, fitted together."""
         return fit_routers([self._request(task, seed) for task in tasks])
 
     def test_options_are_checked_by_name_and_type(self) -> None:
@@ -157,7 +155,6 @@ class RouterContract:
         )
 
     def test_what_is_kept_is_counted(self) -> None:
-        """Sizes that tables show are there."""
         [one] = self.fitted(["heart"])
         assert one.router.stored_bytes >= one.router.stored_numbers > 0
         assert one.router.trained_parameters >= 0
@@ -180,12 +177,10 @@ class PoolingContract:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def choice(self) -> PoolingChoice:
-        """The pooling with its options."""
         kind = POOLINGS.get(self.pooling) if isinstance(self.pooling, str) else self.pooling
         return PoolingChoice(kind, validated(kind.Options, self.options))
 
     def made(self, task: str = "heart") -> Pooling:
-        """The pooling, fitted to a task if it is a learned one."""
         return (
             self._fitted(drawn_embeddings(task), task)[0] if self.choice().learned else self.choice().make()
         )

@@ -285,12 +285,10 @@ class Annotations:
         return type(self), (self.path.parent.parent, self.version)
 
     def __len__(self) -> int:
-        """Number of samples."""
         return self._specs["item"].shape[0]
 
     @property
     def masks(self) -> int:
-        """Number of masks of all samples."""
         return self._specs["class_id"].shape[0]
 
     def _load(self, name: str) -> np.ndarray:
@@ -313,7 +311,6 @@ class Annotations:
 
     @cached_property
     def groups(self) -> list[str]:
-        """The group of each sample."""
         return decode_texts(self._load("group_values"), self._load("group_offsets"))
 
     @cached_property
@@ -351,15 +348,14 @@ class Annotations:
         return self._load("rle_offsets"), ChunkedReader(self.path / "rle_values", self._specs["rle_values"])
 
     def rows(self, split: str) -> np.ndarray:
-        """Rows of the samples of a split, int64."""
+        """int64, ascending: where the samples of a split stand in `item`, `split` and the like."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     def group(self, row: int) -> str:
-        """The group of a sample."""
         return self.groups[row]
 
     def masks_of(self, row: int) -> np.ndarray:
-        """The masks of a sample, int64."""
+        """int64, ascending: where the masks of a sample stand in `class_id`, `box` and the like."""
         first, last = np.searchsorted(self.mask_sample, [row, row + 1])
         return np.arange(first, last)
 

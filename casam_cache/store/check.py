@@ -174,5 +174,4 @@ def salvage(path: Path, meta: StoreMeta, name: str, shard: int, count: int) -> l
 
 
 def relative(root: Path, path: Path) -> str:
-    """A path inside a store, as reports name it."""
     return path.relative_to(root).as_posix()

@@ -182,7 +182,7 @@ def _remove_tree(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder and everything in it."""
+    """Deletes durably; a folder that is not there is no error."""
     with disk_errors(path, "cannot delete"):
         if path.exists():
             _remove_tree(path)

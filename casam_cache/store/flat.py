@@ -34,31 +34,26 @@ class FlatSpec:
         return cls(array.shape, array.dtype, max(1, min(len(array), CHUNK_BYTES // row)), compressed)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
         shape = list(self.shape)
         return {"shape": shape, "dtype": self.dtype.name, "chunk": self.chunk, "compressed": self.compressed}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FlatSpec:
-        """The inverse of `to_json`."""
         return cls(tuple(data["shape"]), np.dtype(data["dtype"]), data["chunk"], data["compressed"])
 
     def document(self) -> dict[str, Any]:
-        """Zarr metadata."""
         return array_document(self.dtype, self.shape, self.chunk, compressed=self.compressed)
 
     @property
     def chunks(self) -> int:
-        """Number of chunk files."""
         return -(-self.shape[0] // self.chunk)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Of one chunk file; the last one is padded with zeros."""
+        """The last chunk has it too, padded with zeros."""
         return (self.chunk, *self.shape[1:])
 
     def name(self, index: int) -> str:
-        """File name of a chunk."""
         return chunk_name(index, len(self.shape))
 
 
@@ -127,5 +122,4 @@ class ChunkedReader:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def all(self) -> np.ndarray:
-        """The whole array."""
         return self.read(0, self.spec.shape[0])

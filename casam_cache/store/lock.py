@@ -103,7 +103,7 @@ class StoreLock:
         self.release()
 
     def release(self) -> None:
-        """Give the lock back and remove its file."""
+        """Gives the lock back and removes its file; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return

@@ -78,7 +78,7 @@ def to_half(values: np.ndarray) -> np.ndarray:
 
 
 def stored_dtype(shape: Sequence[int], dtype: str) -> str:
-    """Of an array of that shape an item in a store of `dtype`: vectors are small and are never quantised."""
+    """Vectors are small and never quantised: a store of `int8` holds them as float16."""
     return "float16" if dtype == "int8" and len(shape) != 3 else dtype
 
 

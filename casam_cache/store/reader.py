@@ -87,7 +87,7 @@ class EmbeddingStore:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the embeddings as they are read; `arrays` says how they are stored."""
+        """Dtype of the embeddings as they are read; `arrays` says how they are stored."""
         return self.meta.arrays[EMBEDDING].read_dtype
 
     @cached_property
@@ -315,5 +315,4 @@ def find_stores(folder: Path, task: str = "*", backbone: str = "*") -> list[Path
 
 
 def store_path(folder: Path, task: str, backbone: str) -> Path:
-    """Where the store of a task and backbone lies: DIR/TASK/BACKBONE.zarr."""
     return Path(folder) / task / f"{backbone}.zarr"

@@ -16,12 +16,10 @@ RECORD = np.dtype(np.uint32)
 
 
 def record_path(store: Path, array: str, shard: int) -> Path:
-    """Where the record of a shard lies."""
     return store / "commit" / array / chunk_name(shard)
 
 
 def encode_record(count: int) -> bytes:
-    """A record's bytes."""
     return seal(np.array([count], dtype=RECORD))
 
 

@@ -59,7 +59,7 @@ class ArraySpec:
 
     @property
     def read_dtype(self) -> np.dtype:
-        """Of what a reader gives: float16 for quantised arrays."""
+        """Dtype of what a reader gives: float16 for quantised arrays."""
         return np.dtype(np.float16) if self.quantised else self.dtype
 
     @cached_property
@@ -91,17 +91,15 @@ class StoreMeta:
 
     @cached_property
     def items(self) -> int:
-        """Number of planned items."""
+        """Items planned, encoded or not."""
         return self.segments[-1][1] if self.segments else 0
 
     @property
     def shards(self) -> int:
-        """Number of shards the planned items take."""
         return -(-self.items // self.shard)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the identity."""
         return digest(self.identity)
 
     def shard_range(self, shard: int) -> tuple[int, int]:
@@ -277,7 +275,6 @@ def render(document: Mapping[str, Any]) -> bytes:
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Zarr v3 metadata of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
 
 

@@ -74,7 +74,6 @@ class Shard:
         self._dtype = spec.dtype.newbyteorder("<")
 
     def has(self, position: int) -> bool:
-        """Whether the item at `position` in the shard is there."""
         return self._starts[position] != NOWHERE
 
     @property
@@ -90,7 +89,7 @@ class Shard:
         return self.size == len(index) + size * int(self.present.sum()) and index == self._map[-len(index) :]
 
     def raw(self, position: int) -> bytes:
-        """The sealed inner chunk of an item, checked, as bytes to copy into another file."""
+        """The sealed inner chunk of an item, to copy into another file; raises as `read` does."""
         self.read(position)
         start = int(self._index[position, 0])
         return self._map[start : start + self.spec.item_bytes + CHECKSUM_BYTES]

@@ -63,12 +63,10 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is damaged."""
         return not self.problems
 
     @property
     def complete(self) -> bool:
-        """Whether every planned item of every array is committed."""
         return all(count == self.meta.items for count in self.committed.values())
 
     @cached_property
@@ -89,7 +87,6 @@ class Report:
         return {"items": self.meta.items, "bad": bad, "committed": self.committed, "unfinished": unfinished}
 
     def describe(self) -> list[str]:
-        """Lines for a person."""
         lines = []
         for problem in self.problems:
             names = [self.ids[item] for item in problem.items[:5]]

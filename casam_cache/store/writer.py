@@ -168,7 +168,6 @@ class StoreWriter:
             )
 
     def ids(self) -> list[str]:
-        """Ids of all planned items, in order."""
         return read_items(self.path, self.meta, "id")
 
     def plan(self, items: Sequence[tuple[str, str]], batch_size: int) -> None:
@@ -214,7 +213,6 @@ class StoreWriter:
         return missing
 
     def count(self, array: str = EMBEDDING) -> int:
-        """Number of committed items of an array."""
         return int(self._counts[array].sum())
 
     def append(
@@ -264,7 +262,6 @@ class StoreWriter:
                 break
 
     def flush(self) -> None:
-        """Commit everything buffered."""
         for shard in sorted({shard for _, shard in self._buffers}):
             self.commit(shard)
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from casam_cache.errors import CasamError
 from casam_cache.metrics.intervals import Interval, difference_interval, mean_interval
 from casam_cache.store.files import write_file
@@ -56,23 +54,6 @@ class Outcomes:
             for name, values in part.scores.items():
                 whole.scores.setdefault(name, []).extend(values)
         return whole
-
-    def summary(self) -> dict[str, float | int | None]:
-        """Means over the masks where a metric is defined (null where there is none), and how many masks.
-
-        `masks` counts all rows; `undefined` those without an IoU.
-        """
-        means: dict[str, float | int | None] = {}
-        for name, values in self.scores.items():
-            finite = [value for value in values if math.isfinite(value)]
-            means[name] = float(np.mean(finite)) if finite else None
-        undefined = sum(not math.isfinite(value) for value in self.scores.get("iou", ()))
-        return {**means, "masks": len(self), "undefined": undefined}
-
-    def intervals(self, seed: int = 0) -> dict[str, Interval]:
-        """Each metric's mean with its interval from resampling groups."""
-        groups = [f"{task}\0{group}" for task, group in zip(self.task, self.group, strict=True)]
-        return {name: mean_interval(values, groups, seed=seed) for name, values in self.scores.items()}
 
     def to_csv(self) -> str:
         """One header, one line a mask, a column a metric behind those that describe it.
@@ -157,8 +138,9 @@ def _number(value: float) -> float | None:
 
 
 def score(outcomes: Outcomes) -> Score:
-    """Summary of an outcome table; intervals resample groups."""
-    intervals = outcomes.intervals()
+    """Each metric's mean over the masks, with its interval from resampling groups."""
+    groups = [f"{task}\0{group}" for task, group in zip(outcomes.task, outcomes.group, strict=True)]
+    intervals = {name: mean_interval(values, groups) for name, values in outcomes.scores.items()}
     return Score(intervals, intervals["iou"].values, intervals["iou"].undefined)
 
 

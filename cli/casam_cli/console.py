@@ -48,7 +48,6 @@ def changed(recompute: bool, keep: bool) -> Changed:
 
 
 def show_line(text: str, style: str = "") -> None:
-    """One line for a person, on stderr."""
     err.print(Text(text, style=style), soft_wrap=True)
 
 
@@ -58,7 +57,6 @@ def show_result(text: str) -> None:
 
 
 def show_table(table: Table) -> None:
-    """A table on stdout."""
     from casam_cache.report.formats import to_text
 
     for line in to_text(table).splitlines():

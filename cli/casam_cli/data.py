@@ -9,7 +9,7 @@ import typer
 
 from casam_cli import console, dataset_options
 
-data_app = typer.Typer(help="Look at datasets before encoding them; draw phantoms.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at datasets before encoding them, or draw phantoms.", no_args_is_help=True)
 
 
 @data_app.command()

@@ -7,7 +7,7 @@ import typer
 READER = typer.Option(
     None,
     metavar="NAME|FILE.py:CLASS",
-    help="Reader of the dataset; the one that recognises the folder is taken unless you name one.",
+    help="Reader of the dataset. The default is the one that recognises the folder.",
 )
 MASKS = typer.Option(
     "auto",
@@ -16,7 +16,7 @@ MASKS = typer.Option(
 )
 UNLABELLED = typer.Option(False, "--unlabelled", help="Keep images that have no mask.")
 GROUP_REGEX = typer.Option(
-    None, help="Regular expression that finds the group (patient) in an id; its first capture group counts."
+    None, help="Regular expression that finds the group (patient) in an id. Its first capture group counts."
 )
 TEST_FRACTION = typer.Option(
     0.3, help="Share of the images that is kept for test, in whole groups, where the dataset has no split."
@@ -24,5 +24,5 @@ TEST_FRACTION = typer.Option(
 VAL_FRACTION = typer.Option(
     0.0, help="Share of the training images that is set apart for validation, in whole groups."
 )
-SPLIT_SEED = typer.Option(0, help="Seed of the splits that are drawn here; another seed draws other ones.")
+SPLIT_SEED = typer.Option(0, help="Seed of the splits that are drawn here. Another seed draws other ones.")
 MAX_PIXELS = typer.Option(100_000_000, help="Images of more pixels are refused before they are decoded.")

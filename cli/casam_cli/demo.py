@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def demo(
     out: Path = typer.Option(
-        Path("casam_demo"), help="The folder to work in; an interrupted demo goes on there."
+        Path("casam_demo"), help="The folder to work in. An interrupted demo goes on there."
     ),
     images: int = typer.Option(24, help="How many phantoms are drawn for each task, at least 6."),
     epochs: int = typer.Option(24, help="How many epochs each fit takes."),

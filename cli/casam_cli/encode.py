@@ -19,33 +19,33 @@ def encode(
     path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
     store: Path = typer.Option(Path("casam_store"), help="Folder where the stores are kept."),
     model: str = typer.Option(
-        "small", help="Model that encodes: small | vit_b | vit_l | vit_h | FILE.py:CLASS."
+        "small", help="Model that encodes: small, vit_b, vit_l, vit_h, or FILE.py:CLASS of your own."
     ),
     checkpoint: Path | None = typer.Option(
         None, help="File with other weights of that model: .pth or .safetensors."
     ),
     name: str | None = typer.Option(
-        None, help="Name of the store; give one to weights that are not the model's own."
+        None, help="Name of the store. Give one to weights that are not the model's own."
     ),
     device: str = typer.Option(
         "auto",
-        help="Where to compute: auto | cpu | cuda | cuda:N | mps; several share the work: cuda:0,cuda:1 | cuda:all.",
+        help="Where to compute: auto, cpu, cuda, cuda:N or mps. Several GPUs share work: cuda:0,cuda:1 or cuda:all.",
     ),
     compiled: bool = typer.Option(False, "--compile", help="Run the encoder through torch.compile."),
     batch_size: int | None = typer.Option(
-        None, help="Number of images in a forward pass; it suits the device unless you give one."
+        None, help="Number of images in a forward pass. The default suits the device."
     ),
-    precision: str = typer.Option("auto", help="Precision of the encoder: auto | fp32 | bf16."),
+    precision: str = typer.Option("auto", help="Precision of the encoder: auto, fp32 or bf16."),
     dtype: str = typer.Option(
-        "auto", help="How features are stored: auto (as the store has them, else float16) | float16 | int8."
+        "auto", help="How features are stored: auto (as the store has them, else float16), float16 or int8."
     ),
     resize: str = typer.Option(
         "longest",
-        help="How images are fitted into the input: longest (as SAM does) | stretch (as the paper does).",
+        help="How images are fitted into the input: longest (as SAM does) or stretch (as the paper does).",
     ),
     intensity: str = typer.Option(
         "auto",
-        help="How images of more than 8 bits become 8-bit: auto (0.5-99.5 percentiles of each image) | LOW,HIGH.",
+        help="How images of more than 8 bits become 8-bit: auto (0.5-99.5 percentiles of each image) or LOW,HIGH.",
     ),
     workers: int | None = typer.Option(None, help="Number of processes that decode images."),
     with_: list[str] = typer.Option(
@@ -67,7 +67,7 @@ def encode(
     strict: bool = typer.Option(
         False, "--strict", help="Stop at the first image or mask that cannot be used."
     ),
-    update: bool = typer.Option(False, "--update", help="Encode those images again that have changed since."),
+    update: bool = typer.Option(False, "--update", help="Encode again the images that have changed since."),
     dry_run: bool = typer.Option(
         False,
         "--dry-run",

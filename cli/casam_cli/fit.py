@@ -18,7 +18,7 @@ def fit(
     store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
     runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs."),
     method: str = typer.Option(
-        "alignment", help="alignment, decoder, hq-sam, or a method of your own: FILE.py:CLASS."
+        "alignment", help="The method to train: alignment, decoder, hq-sam, or FILE.py:CLASS of your own."
     ),
     set_: list[str] = typer.Option(
         [],

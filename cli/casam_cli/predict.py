@@ -18,9 +18,9 @@ def predict(
     ),
     run: Path | None = typer.Option(
         None,
-        help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM.",
+        help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM is used.",
     ),
-    model: str = typer.Option("small", help="The backbone of the frozen SAM, where no run names one."),
+    model: str = typer.Option("small", help="The backbone of the frozen SAM. A run names its own."),
     checkpoint: Path | None = typer.Option(
         None, help="The backbone's checkpoint, if it is not where it was."
     ),

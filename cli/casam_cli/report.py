@@ -13,10 +13,13 @@ from casam_cli import console
 def report(
     runs: Path = typer.Argument(..., help="Folder of runs, or one of its bench/ folders."),
     table: str | None = typer.Option(
-        None, help="table1 ... table11, figure6, routers, bench; that of each recipe unless given."
+        None,
+        help="The table: table1 ... table11, figure6, routers or bench. The default is the one each recipe names.",
     ),
-    format_: str = typer.Option("text", "--format", help="text | markdown | csv | latex"),
-    out: Path | None = typer.Option(None, help="Folder to write every table to, in every format."),
+    format_: str = typer.Option("text", "--format", help="How to print: text, markdown, csv or latex."),
+    out: Path | None = typer.Option(
+        None, help="The folder to write every table to, in every format, instead of printing it."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     json_: bool = console.JsonOption,
 ) -> None:
@@ -26,7 +29,7 @@ def report(
 
     if format_ not in FORMATS:
         raise OptionError(f"unknown format '{format_}'", f"available: {', '.join(FORMATS)}")
-    found = pages(runs, table)
+    found = pages(runs, table, console.show_line)
     if out is not None:
         written = write_pages(found, out, overwrite=overwrite)
         if json_:

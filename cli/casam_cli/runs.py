@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from casam_cache.engine.runs import Runs
 
 runs_app = typer.Typer(
-    help="Look at a folder of runs, verify every byte of it, remove what nothing needs.", no_args_is_help=True
+    help="Look at a folder of runs, verify every byte of it, or remove what nothing needs.",
+    no_args_is_help=True,
 )
 _Folder = typer.Argument(Path("casam_runs"), help="The folder of runs.")
 

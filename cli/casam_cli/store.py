@@ -18,7 +18,7 @@ def info(
     store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
     compare: Path | None = typer.Option(
         None,
-        help="Another store of the same images; the frozen SAM's IoU from both is compared, every mask by its box.",
+        help="Another store of the same images. The frozen SAM's IoU on both is compared, every mask by its box.",
     ),
     device: str = typer.Option(
         "auto", help="The device --compare computes on: auto, cpu, cuda, cuda:N or mps."

@@ -105,11 +105,7 @@ class Distance(Stage):
 
 
 def reference_store(folder: Path, task: str) -> EmbeddingStore:
-    """The store of adapter-tuned features of a task.
-
-    Args:
-        folder: of reference stores.
-        task: its name.
+    """The store of adapter-tuned features of a task in a folder of such stores.
 
     Raises:
         CasamError: there is none, or it is not finished.

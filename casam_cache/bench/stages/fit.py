@@ -33,6 +33,10 @@ class TrainedStage(HeadStage):
     def task(self) -> str:
         """A task whose store says which backbone it is about."""
 
+    @property
+    def label(self) -> str:
+        return f"{self.method.name} on {self.task}"
+
     def train(
         self,
         work: Work,
@@ -72,10 +76,6 @@ class Fit(TrainedStage):
     @property
     def task(self) -> str:
         return self.items.task
-
-    @property
-    def label(self) -> str:
-        return f"{self.method.name} on {self.task}"
 
     def compute(self, work: Work) -> dict[str, Any]:
         head = self.method.make(work).build(work.place.backbone(self.task), self.seed)

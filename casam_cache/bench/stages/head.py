@@ -68,13 +68,7 @@ class HeadStage(Stage):
     seed: int
 
     def head(self, runs: Runs, backbone: Backbone, member: str = "") -> Head:
-        """The finished head, on the CPU and in evaluation mode.
-
-        Args:
-            runs: where it is.
-            backbone: of its dimensions.
-            member: which of several.
-        """
+        """The finished head, or the one of several that `member` names, on the CPU and in evaluation mode."""
         return load_head(runs.open(self) / member, backbone)
 
     def bytes_kept(self, runs: Runs) -> int:

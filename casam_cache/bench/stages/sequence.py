@@ -87,10 +87,6 @@ class Learn(SequenceStage):
     last_memory: SequenceStage | None
     past: tuple[SplitRef, ...]
 
-    @property
-    def label(self) -> str:
-        return f"{self.method.name} on {self.task}"
-
     def compute(self, work: Work) -> dict[str, Any]:
         method, setting = self._method(work), self._setting(work)
         items, past = work.place.items(self.items), self._past(work)

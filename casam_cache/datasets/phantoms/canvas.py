@@ -32,7 +32,6 @@ class Shape:
 
     @property
     def inside(self) -> np.ndarray:
-        """Bool crop: the pixels of the shape."""
         return self.cover >= 0.5
 
 
@@ -83,7 +82,6 @@ class Canvas:
         return Kind(kind.mean + shift, kind.textures)
 
     def everything(self) -> Shape:
-        """The whole canvas."""
         cover = np.ones((self.height, self.width), np.float32)
         return Shape(slice(0, self.height), slice(0, self.width), cover)
 

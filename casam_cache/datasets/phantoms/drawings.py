@@ -34,7 +34,6 @@ class Slide:
         return Kind(mean, np.array(grain, np.float32))
 
     def target(self, shape: Shape, kind: Kind, label: int) -> None:
-        """Paint a target and write its label over what was there."""
         self.canvas.paint(shape, kind)
         self.labels[shape.rows, shape.columns][shape.inside] = label
 

@@ -53,7 +53,6 @@ class Look:
 
     @property
     def name(self) -> str:
-        """The look's name, one of `LOOKS`."""
         return LOOKS[self.kind]
 
 

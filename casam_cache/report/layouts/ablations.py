@@ -32,7 +32,6 @@ def same_option(name: str) -> Callable[[Configuration, PaperRow], bool]:
 
 
 def table_5(rows: Sequence[Row]) -> list[Section]:
-    """Poolings."""
     figures = figure_cells(paper_figures("5").columns)
 
     def cells(each: Configuration) -> dict[str, Cell]:
@@ -42,17 +41,14 @@ def table_5(rows: Sequence[Row]) -> list[Section]:
 
 
 def table_6(rows: Sequence[Row]) -> list[Section]:
-    """Threshold rules."""
     return _ablation("6", "threshold", rows, figure_cells(paper_figures("6").columns))
 
 
 def table_10(rows: Sequence[Row]) -> list[Section]:
-    """Temperatures of the attention pooling."""
     return _numeric_ablation("10", "temperature", "T", rows)
 
 
 def table_11(rows: Sequence[Row]) -> list[Section]:
-    """Values of beta."""
     return _numeric_ablation("11", "beta", "β", rows)
 
 

@@ -49,6 +49,6 @@ def table_8(rows: Sequence[Row]) -> list[Section]:
 
 
 def _number(order: Sequence[str]) -> int | None:
-    """Which of Table 8's orders this is."""
+    """1, 2 or 3 for an order of the paper's Table 8."""
     names = tuple(paper_name(task) for task in order)
     return TABLE_8.index(names) + 1 if names in TABLE_8 else None

@@ -13,12 +13,10 @@ OursCells = Callable[[Configuration], dict[str, Cell]]
 
 
 def columns_of(columns: Iterable[PaperColumn]) -> tuple[Column, ...]:
-    """Columns with the paper's headers."""
     return tuple(Column(column.key, column.label, column.group, column.better) for column in columns)
 
 
 def paper_line(row: PaperRow) -> Line:
-    """A row of the paper, never ranked."""
     return Line(name_of(row), {key: printed(text) for key, text in row.values.items()}, "paper", ranked=False)
 
 
@@ -60,7 +58,6 @@ def side_by_side(
 
 
 def ours_line(each: Configuration, cells: OursCells, label: str | None = None) -> Line:
-    """A configuration of ours; says so where the task of each test image is told."""
     told = " (task told)" if each.oracle else ""
     return Line((label or each.label) + told, cells(each), "ours", each.ranked)
 

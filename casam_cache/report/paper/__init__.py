@@ -70,7 +70,6 @@ class PaperTable:
     rows: tuple[PaperRow, ...]
 
     def rows_of(self, **match: Any) -> list[PaperRow]:
-        """The rows whose `match` holds all of these."""
         return [row for row in self.rows if all(row.match.get(key) == value for key, value in match.items())]
 
 
