@@ -213,3 +213,33 @@ def test_a_run_whose_checkpoint_has_moved(
     assert "--checkpoint" in casam.err
     casam(*command, "--checkpoint", moved)
     assert casam.code == 0
+
+
+ROUTED = """
+from casam_cache.heads.options import HQOptions
+from casam_cache.methods.routed import Routed
+from casam_cache.routers.choice import RoutingOptions
+
+
+class Options(HQOptions, RoutingOptions):
+    fallback: bool = True
+
+
+class RoutedHQ(Routed):
+    name = "routed-hq"
+    Options = Options
+    expert = "hq-sam"
+    needs = ("embedding", "early")
+"""
+
+
+def test_a_routed_head_reads_more_than_the_embedding(casam: Casam, encode: Encode, discs: Path) -> None:
+    encode(discs, "--with", "early")
+    (casam.folder / "mine.py").write_text(ROUTED)
+    options = ("--set", "max_steps=1", "--set", "router=centroid", "--set", "threshold=none")
+    report = casam.json("bench", "--methods", "mine.py:RoutedHQ", *options, "--jobs", 1)
+    assert casam.code == 0, casam.err
+    image = discs / "images" / "p004.png"
+    found = casam.json("predict", image, "--box", "5,5,20,20", "--run", report["results"][0]["run"])
+    assert casam.code == 0, casam.err
+    assert (found["head"], found["task"]) == ("hq-sam", "discs")

@@ -133,7 +133,8 @@ class Predictor:
         own = self._backbone
         geometry = Geometry.fit(height, width, own.image_size, own.patch_size, self._resize)
         batch, sizes = stack_inputs([own.prepare(pixels, geometry)], own.image_size)
-        names = [name for name in self._head.needs if name != VALID]
+        needs = self._head.needs if self._model is None else self._model.needs
+        names = [name for name in needs if name != VALID]
         encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), names)
         stored = {
             name: torch.from_numpy(as_read(feature[0].float().cpu().numpy(), self._dtype))[None]

@@ -68,6 +68,13 @@ class RoutedModel:
         vector = pool_one(next(iter(self._poolings.values())), embedding, valid)
         return self._routers.decide(vector, fallback=self._fallback)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What any of the heads reads of an image, the embedding first: which one is chosen is not known before."""
+        return tuple(
+            dict.fromkeys(["embedding", *(name for task in self._fits for name in self.head(task).needs)])
+        )
+
     def head(self, task: str) -> Head:
         """The head of a task, in evaluation mode on the backbone's device."""
         if task not in self._heads:
