@@ -56,10 +56,11 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_many_random_instants(tmp_path: Path) -> None:
-    total = 0
-    for seed in range(10):
+    total = seed = 0
+    while total < 50:  # a fast machine is done with a store before many of its kills
         total += kill_at_random(tmp_path / str(seed), times=12, seed=seed + 2)
-    assert total >= 50
+        seed += 1
+        assert seed <= 50
 
 
 def every_step(folder: Path, stride: int, dtype: str = "float16") -> None:
