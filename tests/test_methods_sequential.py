@@ -259,6 +259,7 @@ def test_a_task_is_learnt_the_same_wherever_it_stands(backbone, views, tmp_path,
     assert_same_memory(found[0][1], found[1][1])
 
 
+@pytest.mark.slow
 def test_naive_forgets_what_er_and_ewc_keep(tmp_path):
     """In the second task the object is where the first had background, and the other way round."""
     sam = seeded_backbone(TINY, 0)

@@ -50,6 +50,7 @@ def kill_at_random(folder: Path, times: int, seed: int) -> int:
         assert process.returncode == -9, error
 
 
+@pytest.mark.slow
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     assert kill_at_random(tmp_path, times=20, seed=1) > 0
 

@@ -50,6 +50,7 @@ def compiler_that_fails(graph: Any, inputs: Any) -> Any:
     raise RuntimeError("no g++\nand a long trace")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_fit_says_so(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda run, **_: compile_for_real(run, backend=compiler_that_fails))
     with pytest.raises(CasamError, match=r"torch.compile does not work here: RuntimeError: no g\+\+\n"):
