@@ -108,6 +108,7 @@ def check_block(architecture: Architecture, index: int, form: str) -> None:
     assert relative_difference(ours, added[index]) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["augmented", "bias", "cudnn", "flex"])
 @pytest.mark.parametrize("index", [0, 1], ids=["windowed", "global"])
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -60,6 +60,7 @@ def test_masks_fit_their_images(phantoms: Path) -> None:
     assert shapes == {True, False}
 
 
+@pytest.mark.slow
 def test_every_task_has_targets_and_some_image_has_none() -> None:
     empty = 0
     for phantom in (*TASKS, *UNSEEN):

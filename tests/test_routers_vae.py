@@ -112,6 +112,7 @@ def test_kl_is_summed_or_averaged():
     assert (summed > error).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [

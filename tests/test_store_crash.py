@@ -75,10 +75,6 @@ def test_killed_at_every_25th_change_to_the_disk(tmp_path: Path) -> None:
     every_step(tmp_path, 25)
 
 
-def test_an_int8_store_killed_at_every_67th_change_to_the_disk(tmp_path: Path) -> None:
-    every_step(tmp_path, 67, "int8")
-
-
 @pytest.mark.slow
 def test_killed_at_every_third_change_to_the_disk(tmp_path: Path) -> None:
     every_step(tmp_path, 3)
