@@ -61,6 +61,9 @@ class Backbone(ABC):
         neck: mean and standard deviation over the channels of a typical embedding cell, for heads that normalise cells.
         encoder: what `encode` needs; None where only the decoder was loaded.
         mask_decoder: SAM's, where the backbone has it; heads that train a copy of it need it.
+        stand_in: what every output made with it says, where the model is not one to publish with.
+        image_a_core: on a CPU, encode one image a core, each in one thread, instead of one after the other in all
+            threads: for encoders that need little memory an image.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Backbone(ABC):
     neck: tuple[float, float] = (0.0, 1.0)
     encoder: nn.Module | None = None
     mask_decoder: nn.Module | None = None
+    image_a_core: ClassVar[bool] = False
+    stand_in: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod

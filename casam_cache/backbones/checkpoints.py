@@ -8,13 +8,16 @@ import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
+from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from casam_cache.backbones.published import Dimensions
 
 ENCODER, PROMPT_ENCODER, MASK_DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -120,7 +123,7 @@ def _read_pickle(path: Path, start: bytes) -> Any:
         ) from error
 
 
-def empty_modules(architecture: Architecture) -> dict[str, nn.Module]:
+def empty_modules(architecture: Dimensions) -> dict[str, nn.Module]:
     """The modules of a SAM by their prefix in its state dict, their weights to be replaced.
 
     The encoder is built without memory. The small rest is not: normal_ on the meta device imports sympy, two
@@ -134,7 +137,7 @@ def empty_modules(architecture: Architecture) -> dict[str, nn.Module]:
 
 
 @cache
-def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def expected_shapes(architecture: Dimensions) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a SAM."""
     return {
         f"{prefix}{name}": tuple(tensor.shape)
@@ -143,7 +146,7 @@ def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     }
 
 
-def check_state(state: Mapping[str, Tensor], architecture: Architecture, path: Path, model: str) -> None:
+def check_state(state: Mapping[str, Tensor], architecture: Dimensions, path: Path, model: str) -> None:
     """Refuse a checkpoint unless it has exactly the tensors of the architecture, with finite numbers.
 
     Args:

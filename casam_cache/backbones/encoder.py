@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +19,9 @@ from casam_cache.errors import OptionError
 class FrozenEncoder:
     """The encoder of a backbone, on the device where the backbone is.
 
-    On a CPU the items of a batch are encoded one after the other, so that an item's bits depend on no other
-    and memory does not grow with the batch; large inputs gain nothing from batches there. On a GPU libraries
+    On a CPU the items of a batch are encoded one after the other with all threads, or one a core where the backbone
+    says so (`Backbone.image_a_core`). So an item's bits depend on no other, and in the second case on no number of
+    cores; large inputs gain nothing from batches there. On a GPU libraries
     choose kernels by the batch's size: equal bits need batches of equal size, which the store plans.
 
     Args:
@@ -42,6 +44,7 @@ class FrozenEncoder:
             raise ValueError(f"{backbone.name} has no settings {sorted(unknown)}")
         forward = backbone.encoding(settings)
         self._forward = compile_fixed(forward) if compiled else forward
+        self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
     def of(cls, backbone: Backbone, identity: Mapping[str, Any]) -> FrozenEncoder:
@@ -76,18 +79,42 @@ class FrozenEncoder:
         pixels = pixels.to(self.device, non_blocking=True)
         images = self.backbone.normalise(pixels, sizes.to(self.device, non_blocking=True))
         with self._numerics():
-            if self.device.type == "cpu" and len(images) > 1:
-                parts = [self._forward(image, tuple(features)) for image in images.split(1)]
+            if self.device.type == "cpu":
+                parts = self._each(images, tuple(features))
                 found = {name: torch.cat([part[name] for part in parts]) for name in features}
             else:
                 found = self._forward(images, tuple(features))
         return {name: found[name].float().contiguous() for name in features}
+
+    def _each(self, images: Tensor, features: tuple[str, ...]) -> list[dict[str, Tensor]]:
+        """The features of each image for itself."""
+        threads = torch.get_num_threads()
+        if not self.backbone.image_a_core or threads == 1 or self.compiled:
+            return [self._forward(image, features) for image in images.split(1)]
+
+        def alone(image: Tensor) -> dict[str, Tensor]:
+            torch.set_num_threads(1)  # of this thread, but MKL's of all: so it is said for each image
+            with torch.inference_mode(), self._numerics():  # both belong to the thread
+                return self._forward(image, features)
+
+        try:
+            if len(images) == 1:
+                return [alone(images)]
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(threads)
+            return list(self._pool.map(alone, images.split(1)))
+        finally:
+            torch.set_num_threads(threads)
 
     @contextmanager
     def _numerics(self) -> Iterator[None]:
         kind = self.device.type
         if self.precision == "bf16":
             with torch.autocast(kind, dtype=torch.bfloat16):
+                yield
+            return
+        if kind == "cpu":
+            with torch.autocast(kind, enabled=False):
                 yield
             return
         matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from casam_cache.backbones.architecture import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD, Architecture
+from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form
-from casam_cache.backbones.base import EMBEDDING, Fetch, Forward
-from casam_cache.backbones.checkpoints import (
-    ENCODER,
-    MASK_DECODER,
-    PROMPT_ENCODER,
-    check_state,
-    empty_modules,
-    expected_shapes,
-    read_checkpoint,
-)
+from casam_cache.backbones.base import EMBEDDING, Forward
+from casam_cache.backbones.checkpoints import expected_shapes
 from casam_cache.backbones.cost import vit_flops
-from casam_cache.backbones.decoder import SamDecoding, backbone_state, load_state
-from casam_cache.backbones.download import download
-from casam_cache.backbones.encoder import inside
+from casam_cache.backbones.decoder import backbone_state
+from casam_cache.backbones.published import Downloaded, PublishedSam
 from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import digest_file, generator, weights_fingerprint
-from casam_cache.folders import cache_folder
+from casam_cache.fingerprint import digest_file, generator
 
 __all__ = ["SamBackbone", "Small", "ViTB", "ViTH", "ViTL", "backbone_state", "seeded_backbone"]
 
@@ -40,73 +29,23 @@ OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything"
 REINSTALL = "reinstall the package: pip install --force-reinstall --no-deps casam-cache"
 
 
-class SamBackbone(SamDecoding):
-    """A SAM of any dimensions.
+class SamBackbone(PublishedSam):
+    """A SAM with a ViT encoder of any dimensions.
 
     Attributes:
         architecture: its dimensions.
     """
 
     settings = ("attention",)
+    architecture: Architecture
 
     def __init__(self, description: Mapping[str, Any], *modules: Any, **others: Any) -> None:
         self.architecture = Architecture.from_json(dict(description))
         super().__init__(description, *modules, **others)
 
     @classmethod
-    def architecture_of(cls, path: Path) -> Architecture:
-        """The dimensions that a checkpoint file is expected to have.
-
-        Raises:
-            CheckpointError: only the file could say it, and does not.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
-        """The file of the model's own weights, verified.
-
-        Raises:
-            CheckpointError: it cannot be had, or its SHA-256 is wrong.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: Path | None,
-        *,
-        device: torch.device | str = "cpu",
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
-        """From a .pth, .pt or .safetensors file of that architecture; see `Backbone.load`."""
-        path = checkpoint if checkpoint is not None else cls.own_checkpoint(progress)
-        state = read_checkpoint(path)
-        architecture = cls.architecture_of(path)
-        check_state(state, architecture, path, cls.name)
-        return cls.of_state(architecture, state, checkpoint=path).to(device)
-
-    @classmethod
-    def of_state(cls, architecture: Architecture, state: Mapping[str, Tensor], **others: Any) -> Self:
-        """From tensors under the names of `segment_anything`'s Sam state dict, which are copied as float32.
-
-        Args:
-            architecture: what they fit.
-            state: all tensors of it.
-            others: see `SamDecoding`.
-        """
-        modules = empty_modules(architecture)
-        for prefix, module in modules.items():
-            load_state(module, state, prefix)
-        return cls(
-            architecture.to_json(), modules[ENCODER], modules[PROMPT_ENCODER], modules[MASK_DECODER],
-            fingerprint=weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items()),
-            neck=neck_scale(state), **others,
-        )  # fmt: skip
-
-    @classmethod
-    def decoder_modules(cls, description: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
-        return Architecture.from_json(dict(description)).build_decoder()
+    def dimensions(cls, description: Mapping[str, Any]) -> Architecture:
+        return Architecture.from_json(dict(description))
 
     def features(self) -> Mapping[str, tuple[int, ...]]:
         """`embedding` (C, g, g), `early` (width, g, g) and `tokens` (width,); see `vit.PreparedViT`."""
@@ -123,20 +62,6 @@ class SamBackbone(SamDecoding):
                 "attend": "all image tokens of the block's input and themselves, without relative positions",
             }
         return {}
-
-    def preprocessing(self) -> dict[str, Any]:
-        return {
-            "interpolation": "pillow-bilinear",
-            "padding": "zero after normalisation, bottom and right",
-            "mean": list(PIXEL_MEAN),
-            "std": list(PIXEL_STD),
-        }
-
-    def normalise(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """Sam.preprocess for a batch: normalise, and *then* set the padding to zero."""
-        mean, deviation = _mean_and_deviation(pixels.device)
-        valid = inside(sizes, pixels.shape[-1])
-        return torch.where(valid[:, None], (pixels - mean) / deviation, torch.zeros((), device=pixels.device))
 
     def encode(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         return self.encoding({})(images, names)
@@ -175,6 +100,9 @@ class Small(SamBackbone):
 
     name = "small"
     filename = "small.safetensors"
+    stand_in = "a stand-in trained on drawings, not a medical SAM: its results show that things work, no more"
+    source = "bundled"
+    about = "a stand-in trained on drawings: for tests, phantoms and laptops, not for results"
 
     @classmethod
     def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -188,9 +116,9 @@ class Small(SamBackbone):
         return path
 
     @classmethod
-    def architecture_of(cls, path: Path) -> Architecture:
+    def architecture_of(cls, path: Path | None) -> Architecture:
         own = WEIGHTS / cls.filename
-        stated = stated_architecture(path) or stated_architecture(own)
+        stated = (path and stated_architecture(path)) or stated_architecture(own)
         if stated is None:
             raise CheckpointError(f"{own} does not state its architecture", REINSTALL)
         return stated
@@ -201,45 +129,25 @@ class Small(SamBackbone):
         return str(path) if path.is_file() else "missing from the package"
 
 
-class _Official(SamBackbone):
-    """A model with weights of Meta's.
+class _Official(Downloaded, SamBackbone):
+    """A model with weights of Meta's; its sha256 is not the MD5 whose first digits the file's name carries."""
 
-    Attributes:
-        filename: of the checkpoint, in the download cache.
-        sha256: of that file, not the MD5 whose first digits its name carries.
-    """
-
-    filename: ClassVar[str]
-    sha256: ClassVar[str]
+    source = OFFICIAL
 
     @classmethod
-    def url(cls) -> str:
-        return f"{OFFICIAL}/{cls.filename}"
-
-    @classmethod
-    def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
-        return download(cls.url(), cls.sha256, cls.filename, progress=progress)
-
-    @classmethod
-    def architecture_of(cls, path: Path) -> Architecture:
+    def architecture_of(cls, path: Path | None) -> Architecture:
         return ARCHITECTURES[cls.name]
 
     @classmethod
-    def to_fetch(cls, checkpoint: Path | None) -> Fetch | None:
-        if checkpoint is not None or (cache_folder() / cls.filename).is_file():
-            return None
-        return Fetch(cls.filename, feature_shapes(ARCHITECTURES[cls.name]))
-
-    @classmethod
-    def weights_here(cls) -> str:
-        path = cache_folder() / cls.filename
-        return str(path) if path.is_file() else f"not here yet, from {cls.url()}"
+    def feature_shapes(cls, architecture: Any) -> dict[str, tuple[int, ...]]:
+        return feature_shapes(architecture)
 
 
 class ViTB(_Official):
     """Segment Anything ViT-B, 91 M parameters."""
 
     name = "vit_b"
+    about = "Segment Anything, ViT-B"
     filename = "sam_vit_b_01ec64.pth"
     sha256 = "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
 
@@ -248,6 +156,7 @@ class ViTL(_Official):
     """Segment Anything ViT-L, 308 M parameters."""
 
     name = "vit_l"
+    about = "Segment Anything, ViT-L"
     filename = "sam_vit_l_0b3195.pth"
     sha256 = "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
 
@@ -256,6 +165,7 @@ class ViTH(_Official):
     """Segment Anything ViT-H, 636 M parameters."""
 
     name = "vit_h"
+    about = "Segment Anything, ViT-H"
     filename = "sam_vit_h_4b8939.pth"
     sha256 = "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
 
@@ -267,17 +177,6 @@ def feature_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         "early": (width, grid, grid),
         "tokens": (width,),
     }
-
-
-def neck_scale(state: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Mean and standard deviation over the channels of a typical embedding cell, from the weights alone.
-
-    The encoder's neck ends in a LayerNorm2d: a cell is w * z + b with z of mean 0 and variance 1 over the
-    channels. For z without preferred channels that gives mean(b) and sqrt(mean(w^2) + var(b)). A head that
-    normalises cells can start from these two instead of from a scale the decoder has never seen.
-    """
-    weight, bias = (state[f"{ENCODER}neck.3.{name}"].double() for name in ("weight", "bias"))
-    return float(bias.mean()), float((weight.square().mean() + bias.var(unbiased=False)).sqrt())
 
 
 def seeded_backbone(architecture: Architecture, seed: int, name: str = "seeded") -> SamBackbone:
@@ -330,12 +229,3 @@ def _bundled_sha256(filename: str) -> str:
         if name.lstrip("*") == filename:
             return digits
     raise CheckpointError(f"{sums} does not state the sum of {filename}", REINSTALL)
-
-
-@functools.cache
-def _mean_and_deviation(device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        mean, deviation = (
-            torch.tensor(values, device=device).view(-1, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
-        )
-    return mean, deviation

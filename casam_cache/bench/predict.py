@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import stack_inputs
@@ -15,6 +16,7 @@ from casam_cache.backbones.prompts import Prompts, upscale
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.bench.routed_model import RoutedModel
 from casam_cache.datasets import load_image
+from casam_cache.encode.preprocessing import as_in_store
 from casam_cache.encode.sources import whole_backbone
 from casam_cache.engine.runs import RECORD, read_record
 from casam_cache.errors import CasamError, OptionError
@@ -66,7 +68,7 @@ class Predictor:
         self,
         run: Path | str | None = None,
         *,
-        model: str = "small",
+        model: str = DEFAULT_MODEL,
         checkpoint: Path | None = None,
         device: str = "auto",
         trust: bool = False,
@@ -107,6 +109,7 @@ class Predictor:
             else:
                 self._head = load_head(folder, self._backbone, trust=trust)
         self._head.to(where).eval()
+        self._backbone = as_in_store(self._backbone, identity) if run is not None else self._backbone
         self._encoder = FrozenEncoder.of(self._backbone, identity)
 
     def predict(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.errors import OptionError
 from casam_cache.references import is_file_reference
@@ -26,7 +27,10 @@ class EncodeOptions(BaseModel):
         dtype: of the stored features: `auto` (what the store has, else float16), `float16`, `int8`.
         compiled: run the encoder through torch.compile; part of the store's identity.
         batch_size: images a forward pass; None chooses by device. Fixed once the items are planned.
-        resize: `longest` is SAM's own, `stretch` the paper's; part of the store's identity.
+        preprocess: `auto` (what the store has; else what the weights are known for; else the model's own), or a preset
+            of `casam_cache.backbones.presets`; part of the store's identity.
+        resize: `longest` is SAM's own, `stretch` the paper's, `auto` what the store has, else the preset's; part of the
+            store's identity.
         intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
         workers: processes that decode; None chooses (one background thread on a CPU).
         extra: further arrays to store: `early`, `tokens`.
@@ -39,7 +43,7 @@ class EncodeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = "small"
+    model: str = DEFAULT_MODEL
     checkpoint: Path | None = None
     name: str | None = None
     device: str = "auto"
@@ -47,7 +51,8 @@ class EncodeOptions(BaseModel):
     dtype: Literal["auto", "float16", "int8"] = "auto"
     compiled: bool = False
     batch_size: int | None = Field(default=None, ge=1, le=1024)
-    resize: Literal["longest", "stretch"] = "longest"
+    preprocess: str = "auto"
+    resize: Literal["auto", "longest", "stretch"] = "auto"
     intensity: str = "auto"
     workers: int | None = Field(default=None, ge=0, le=256)
     extra: tuple[Literal["early", "tokens"], ...] = ()

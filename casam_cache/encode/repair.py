@@ -15,6 +15,7 @@ from casam_cache.encode.annotate import recorded_reader
 from casam_cache.encode.decode import Preprocessing, decode
 from casam_cache.encode.finished import forget
 from casam_cache.encode.pipeline import ImageProgress
+from casam_cache.encode.preprocessing import as_in_store
 from casam_cache.encode.sources import whole_backbone
 from casam_cache.encode.team import EncoderTeam
 from casam_cache.errors import DatasetError, OptionError
@@ -97,7 +98,7 @@ def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, devic
     backbone = whole_backbone(
         store.parent.parent, identity["backbone"]["weights"], checkpoint, choose_device(device)
     )
-    return FrozenEncoder.of(backbone, identity)
+    return FrozenEncoder.of(as_in_store(backbone, identity), identity)
 
 
 def _again(

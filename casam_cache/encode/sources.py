@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.preprocess import resize_for_encoder
+from casam_cache.backbones.published import PublishedSam
 from casam_cache.backbones.registry import BACKBONES
 from casam_cache.errors import CheckpointError
 from casam_cache.store.files import disk_errors
@@ -146,6 +147,8 @@ def preparation(stores: Path, backbone: Backbone) -> Callable[[np.ndarray, Geome
     """
     if type(backbone).prepare is Backbone.prepare:
         return resize_for_encoder
+    if isinstance(backbone, PublishedSam):
+        return backbone.preset.prepare
     folder = stores / FOLDER
     return _Preparation(BACKBONES.describe(type(backbone), folder), folder)
 

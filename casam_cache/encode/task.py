@@ -20,6 +20,7 @@ from casam_cache.encode.decode import Preprocessing, source_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
+from casam_cache.encode.preprocessing import as_in_store, resize_of, with_preprocessing
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import preparation, remember_backbone
 from casam_cache.errors import DatasetError, OptionError, StoreError
@@ -70,6 +71,9 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
+    backbone = with_preprocessing(backbone, options, _identity_of(path), warn)
+    if type(backbone).stand_in and warn is not None:
+        warn(f"{backbone.name}: {type(backbone).stand_in}")
     _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)
@@ -132,6 +136,8 @@ def batch_size_of(options: EncodeOptions, encoders: Sequence[FrozenEncoder]) -> 
         return options.batch_size
     if encoders[0].device.type == "cuda":
         return min(fitting_batch(encoder, (EMBEDDING, *options.extra)) for encoder in encoders)
+    if encoders[0].backbone.image_a_core:
+        return max(8, torch.get_num_threads())
     # On a CPU large inputs gain nothing from batches and a small one commits sooner.
     return 8 if encoders[0].device.type != "cpu" or encoders[0].backbone.image_size < 512 else 1
 
@@ -175,7 +181,9 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> Stor
     precision = precision_of(options, path, backbone.device)
     identity = {
         "backbone": backbone.identity,
-        "preprocessing": backbone.preprocessing_identity(options.resize, options.intensity),
+        "preprocessing": backbone.preprocessing_identity(
+            resize_of(backbone, options, _identity_of(path)), options.intensity
+        ),
         "precision": precision,
         "extra": {name: backbone.feature_identity(name) for name in backbone.features() if name != EMBEDDING},
         **_settings_of(path, backbone, options, precision),
@@ -215,7 +223,8 @@ def _encode_missing(
         warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
     encoders = []
     if new or _passes(writer, options):
-        more = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
+        loaded = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
+        more = [as_in_store(part, writer.meta.identity) for part in loaded]
         encoders = [encoder_of(writer.path, part) for part in (backbone, *more)]
     writer.plan(
         [(sample.id, sample.source) for sample in new],
@@ -228,7 +237,7 @@ def _encode_missing(
     preprocessing = Preprocessing(
         backbone.image_size,
         backbone.patch_size,
-        options.resize,
+        writer.meta.identity["preprocessing"]["resize"],
         options.intensity,
         options.dataset.max_pixels,
         preparation(writer.path.parent.parent, backbone),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console, dataset_options
 
@@ -19,7 +20,8 @@ def encode(
     path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
     store: Path = typer.Option(Path("casam_store"), help="Folder where the stores are kept."),
     model: str = typer.Option(
-        "small", help="Model that encodes: small, vit_b, vit_l, vit_h, or FILE.py:CLASS of your own."
+        DEFAULT_MODEL,
+        help="Model that encodes, of those that casam models lists, or FILE.py:CLASS of your own.",
     ),
     checkpoint: Path | None = typer.Option(
         None, help="File with other weights of that model: .pth or .safetensors."
@@ -39,9 +41,13 @@ def encode(
     dtype: str = typer.Option(
         "auto", help="How features are stored: auto (as the store has them, else float16), float16 or int8."
     ),
+    preprocess: str = typer.Option(
+        "auto",
+        help="How pixels become the input: sam, medsam or lite_medsam; auto goes by the store, the weights, the model.",
+    ),
     resize: str = typer.Option(
-        "longest",
-        help="How images are fitted into the input: longest (as SAM does) or stretch (as the paper does).",
+        "auto",
+        help="How images are fitted into the input: longest (SAM's way), stretch (MedSAM's, the paper's) or auto.",
     ),
     intensity: str = typer.Option(
         "auto",
@@ -86,7 +92,8 @@ def encode(
             {
                 "model": model, "checkpoint": checkpoint, "name": name, "device": device, "compiled": compiled,
                 "batch_size": batch_size,
-                "precision": precision, "dtype": dtype, "resize": resize, "intensity": intensity, "workers": workers,
+                "precision": precision, "dtype": dtype, "preprocess": preprocess,
+                "resize": resize, "intensity": intensity, "workers": workers,
                 "extra": tuple(sorted(_listed(with_))),
                 "views": tuple(_listed(views)), "strict": strict, "update": update,
                 "reader": reader,

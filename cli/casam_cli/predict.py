@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.errors import OptionError
 from casam_cli import console
 
@@ -20,7 +21,7 @@ def predict(
         None,
         help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM is used.",
     ),
-    model: str = typer.Option("small", help="The backbone of the frozen SAM. A run names its own."),
+    model: str = typer.Option(DEFAULT_MODEL, help="The backbone of the frozen SAM. A run names its own."),
     checkpoint: Path | None = typer.Option(
         None, help="The backbone's checkpoint, if it is not where it was."
     ),
