@@ -32,6 +32,7 @@ from casam_cache.geometry import Geometry
 class Dimensions(Protocol):
     """What is asked of the dimensions of a SAM: `Architecture`, `TinyArchitecture`."""
 
+    def __hash__(self) -> int: ...
     @property
     def image_size(self) -> int: ...
     @property

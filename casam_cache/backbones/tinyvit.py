@@ -74,7 +74,9 @@ class TinyArchitecture:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TinyArchitecture:
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
         return cls(**{key: value for key, value in given.items() if key != "encoder"})
 
     def build_encoder(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Which preprocessing a store is made with: asked for, as it was begun, as its weights are known for, or the model's."""
+"""Which preprocessing a store is made with: asked for, as begun, as its weights are known for, or the model's."""
 
 from __future__ import annotations
 
