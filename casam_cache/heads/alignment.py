@@ -9,17 +9,26 @@ A block is Cutie's CAResBlock and a LayerNorm2d:
 Three blocks at C = 256 have 3,542,031 parameters, the paper's 3.54 M, which settles the number of blocks but
 not where ReLU and LayerNorm stand: hence `relu` and `norm`.
 
+`kind` chooses what stands for the two 3 x 3 convolutions; the rest of a block is the same:
+
+- `full`: conv 3 x 3, conv 3 x 3. 1,180,677 parameters a block at C = 256.
+- `depthwise`: depthwise 3 x 3, conv 1 x 1: 68,869.
+- `bottleneck`: conv 1 x 1 to C / 4, conv 3 x 3, conv 1 x 1 back to C: 70,533.
+- `affine`: no block at all, y = a * x + b with one a and one b a channel: 512 (Lian et al., "Scaling & Shifting Your
+  Features", NeurIPS 2022, on the embedding alone).
+
 Where training starts matters: a task has tens of images, the recipe a hundred steps of 1e-4. Three ways:
 
 - `init=random`, torch's default: LayerNorm2d replaces the scale of SAM's features by one that the frozen decoder
   has never seen, and a random branch adds to that; training begins below the frozen SAM.
-- `init=zero`: conv2 starts at zero, as is usual for residual branches, so u = 0 and y = LayerNorm2d(x). The
-  scale is still a foreign one.
-- `init=matched`, the default: conv2 at zero, and LayerNorm2d's weight and bias at the deviation and mean that a
-  cell has over its channels in this backbone (`Backbone.neck`: SAM's neck itself ends in a LayerNorm2d, whose
+- `init=zero`: the last convolution starts at zero, as is usual for residual branches, so u = 0 and
+  y = LayerNorm2d(x). The scale is still a foreign one.
+- `init=matched`, the default: that convolution at zero, and LayerNorm2d's weight and bias at the deviation and mean
+  that a cell has over its channels in this backbone (`Backbone.neck`: SAM's neck itself ends in a LayerNorm2d, whose
   weights tell). Only how cells differ in mean and deviation is lost at the start.
 
-`norm=branch` (LayerNorm's weight at zero) and `norm=none` start at exactly the identity unless `init=random`.
+`norm=branch` (LayerNorm's weight at zero) and `norm=none` start at exactly the identity unless `init=random`, and so
+does `kind=affine`.
 The fallback to the frozen SAM never relies on this: it is the identity head.
 """
 
@@ -39,7 +48,7 @@ from casam_cache.heads.options import AlignmentOptions
 
 
 class AlignmentLayer(Head):
-    """CAResBlock x N on embeddings (B, C, g, g).
+    """CAResBlock x N, or one scale and shift a channel, on embeddings (B, C, g, g).
 
     Args:
         channels: C of the backbone.
@@ -60,9 +69,12 @@ class AlignmentLayer(Head):
         scale: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__(options)
-        self.blocks = nn.ModuleList(
-            CAResBlock(channels, options, seed, index, scale) for index in range(options.blocks)
+        made = (
+            [Affine(channels, options, seed)]
+            if options.kind == "affine"
+            else [CAResBlock(channels, options, seed, index, scale) for index in range(options.blocks)]
         )
+        self.blocks = nn.ModuleList(made)
 
     @classmethod
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
@@ -79,12 +91,35 @@ class AlignmentLayer(Head):
         return x.contiguous()
 
 
+class Affine(nn.Module):
+    """y = weight * x + bias, a number of each a channel; drawn around the identity with `init=random`.
+
+    Args:
+        channels: C.
+        options: `init` is read.
+        seed: of the run.
+    """
+
+    def __init__(self, channels: int, options: AlignmentOptions, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        if options.init == "random":
+            draw_uniform(self, channels, seed, "alignment", channels, "affine")
+            with torch.no_grad():
+                self.weight.add_(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 class CAResBlock(nn.Module):
     """One channel-attention residual block with its LayerNorm2d.
 
     Args:
         channels: C.
-        options: `relu`, `norm` and `init` are read.
+        options: `kind`, `relu`, `norm` and `init` are read.
         seed, index: of the run, and the block's place in the layer; with C they name the initial weights.
         scale: as in `AlignmentLayer`.
     """
@@ -96,44 +131,60 @@ class CAResBlock(nn.Module):
         size = gate_kernel(channels)
         self.relu_first = options.relu == "pre"
         self.norm_at = options.norm
+        convs = _convolutions(options.kind, channels)
+        self.names = tuple(f"conv{number}" for number in range(1, len(convs) + 1))
+        for name, conv in zip(self.names, convs, strict=True):
+            self.add_module(name, conv)
         # Skipping torch's own initialisation leaves its global generator as it is.
-        self.conv1 = skip_init(nn.Conv2d, channels, channels, 3, padding=1)
-        self.conv2 = skip_init(nn.Conv2d, channels, channels, 3, padding=1)
         self.gate = skip_init(nn.Conv1d, 1, 1, size, padding=size // 2, bias=False)
         self.norm = None if options.norm == "none" else LayerNorm2d(channels)
         belongs_to = (seed, "alignment", channels, index)
-        draw_uniform(self.conv1, 9 * channels, *belongs_to, "conv1")
-        draw_uniform(self.conv2, 9 * channels, *belongs_to, "conv2")
+        for name, conv in zip(self.names, convs, strict=True):
+            draw_uniform(conv, conv.weight[0].numel(), *belongs_to, name)
         draw_uniform(self.gate, size, *belongs_to, "gate")
         if options.init != "random":
-            self._silence()
+            self._silence(convs[-1])
         if options.init == "matched" and options.norm == "post" and self.norm is not None:
             nn.init.constant_(self.norm.bias, scale[0])
             nn.init.constant_(self.norm.weight, scale[1])
 
-    def _silence(self) -> None:
+    def _silence(self, last: nn.Conv2d) -> None:
         """Makes the branch add nothing at first, with a gradient that can change it."""
         with torch.no_grad():
             if self.norm is not None and self.norm_at == "branch":
-                self.norm.weight.zero_()  # a zero conv2 in front of it would leave nothing to normalise
+                self.norm.weight.zero_()  # a zero convolution in front of it would leave nothing to normalise
             else:
                 # A ReLU behind a zero passes no gradient, so there the branch only starts very quiet.
                 quiet = 0.0 if self.relu_first else 1e-3
-                self.conv2.weight.mul_(quiet)
-                self.conv2.bias.mul_(quiet)
+                for tensor in last.parameters():
+                    tensor.mul_(quiet)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        if self.relu_first:
-            u = self.conv2(F.relu(self.conv1(F.relu(x))))
-        else:
-            u = F.relu(self.conv2(F.relu(self.conv1(x))))
+        u = x
+        for name in self.names:
+            conv = self.get_submodule(name)
+            u = conv(F.relu(u)) if self.relu_first else F.relu(conv(u))
         means = u.mean(dim=(2, 3)).unsqueeze(1)  # (B, 1, C)
         w = self.gate(means).sigmoid().transpose(1, 2).unsqueeze(-1)  # (B, C, 1, 1)
         branch = u * w
         if self.norm is None:
             return branch + x
         return self.norm(branch) + x if self.norm_at == "branch" else self.norm(branch + x)
+
+
+def _convolutions(kind: str, channels: int) -> list[nn.Conv2d]:
+    """The convolutions of a block, their weights to be drawn."""
+    inner = max(1, channels // 4)
+    dimensions: dict[str, list[tuple[int, int, int, int]]] = {  # inputs, outputs, side, groups
+        "full": [(channels, channels, 3, 1), (channels, channels, 3, 1)],
+        "depthwise": [(channels, channels, 3, channels), (channels, channels, 1, 1)],
+        "bottleneck": [(channels, inner, 1, 1), (inner, inner, 3, 1), (inner, channels, 1, 1)],
+    }
+    return [
+        skip_init(nn.Conv2d, inputs, outputs, side, padding=side // 2, groups=groups)
+        for inputs, outputs, side, groups in dimensions[kind]
+    ]
 
 
 class LayerNorm2d(nn.Module):

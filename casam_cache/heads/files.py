@@ -58,7 +58,7 @@ def save_head(head: Head, folder: Path, **recorded: Any) -> None:
     description = {
         "version": VERSION,
         "head": described,
-        "options": {name: options[name] for name in type(head).Options.model_fields},
+        "options": {name: options[name] for name in type(head).Options.model_fields if name in options},
         "parameters": head.trained_parameters(),
         "recorded": recorded,
     }

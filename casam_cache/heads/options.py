@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+BLOCKS = 3  # the paper's
 
 
 class AlignmentOptions(BaseModel):
     """The Alignment Layer (section 4.1.2). Only `blocks` is certain in the paper; see `heads/alignment.py`.
 
     Attributes:
+        kind: of the layer: `full` is the paper's, `depthwise` and `bottleneck` have lighter convolutions in its blocks,
+            `affine` is one scale and shift a channel and has no blocks.
         blocks: CAResBlocks in a row; the paper's 3.54 M parameters are three at C = 256.
         relu: `pre` is Cutie's ReLU before each convolution, `post` the one after each convolution.
         norm: LayerNorm2d after the residual (`post`), on the branch (`branch`), or nowhere (`none`).
@@ -21,10 +32,23 @@ class AlignmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    blocks: int = Field(default=3, ge=1, le=64)
+    kind: Literal["full", "depthwise", "bottleneck", "affine"] = "full"
+    blocks: int = Field(default=BLOCKS, ge=1, le=64)
     relu: Literal["pre", "post"] = "pre"
     norm: Literal["post", "branch", "none"] = "post"
     init: Literal["matched", "zero", "random"] = "matched"
+
+    @model_validator(mode="after")
+    def _blocks_are_there(self) -> AlignmentOptions:
+        if self.kind == "affine" and self.blocks != BLOCKS:
+            raise ValueError(f"kind=affine is one scale and shift a channel: leave blocks={self.blocks} out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the kind where it is the paper's: what was named by the hash of its options keeps its name."""
+        data: dict[str, Any] = serialise(self)
+        return {key: value for key, value in data.items() if (key, value) != ("kind", "full")}
 
 
 class IdentityOptions(BaseModel):
