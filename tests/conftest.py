@@ -138,7 +138,9 @@ def encode(casam: Casam, tiny_checkpoint: Path) -> Callable[..., Any]:
     """`casam encode` with the tiny SAM; returns its JSON."""
 
     def run(path: Path, *options: object) -> Any:
-        return casam.json("encode", path, "--checkpoint", tiny_checkpoint, "--name", "tiny", *options)
+        return casam.json(
+            "encode", path, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny", *options
+        )
 
     return run
 

@@ -30,4 +30,4 @@ def refused(casam: Casam, *words: str) -> None:
 
 
 def tiny(checkpoint: Path) -> tuple[object, ...]:
-    return ("--checkpoint", checkpoint, "--name", "tiny")
+    return ("--model", "small", "--checkpoint", checkpoint, "--name", "tiny")

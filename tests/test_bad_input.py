@@ -133,7 +133,16 @@ def test_a_bomb_takes_no_memory(casam: Casam, discs: Path, tiny_checkpoint: Path
     (discs / "images" / "p004.png").write_bytes(bomb(40_000, 40_000))
     tracemalloc.start()
     try:
-        casam("predict", discs / "images" / "p004.png", "--box", "1,1,5,5", "--checkpoint", tiny_checkpoint)
+        casam(
+            "predict",
+            discs / "images" / "p004.png",
+            "--box",
+            "1,1,5,5",
+            "--model",
+            "small",
+            "--checkpoint",
+            tiny_checkpoint,
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -225,7 +234,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> P
     from casam_cache.encode.options import EncodeOptions
 
     root = tmp_path_factory.mktemp("stores")
-    options = EncodeOptions(checkpoint=tiny_checkpoint, name="tiny")
+    options = EncodeOptions(model="small", checkpoint=tiny_checkpoint, name="tiny")
     encode_dataset(draw_dataset(root / "data" / "discs"), root / "store", options)
     return root / "store"
 

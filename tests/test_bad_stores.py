@@ -212,7 +212,8 @@ def test_a_disk_that_fills_up_in_mid_fit(casam: Casam, store: Path) -> None:
 
 def test_a_disk_that_fills_up_under_a_mask(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     command = (
-        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint,
+        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--model", "small",
+        "--checkpoint", tiny_checkpoint,
     )  # fmt: skip
     with limited_file_size(50):
         casam(*command)

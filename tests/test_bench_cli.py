@@ -330,7 +330,7 @@ def test_stores_of_two_backbones(
     casam: Casam, reference: Reference, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     data, stores = copied(reference.stores, tmp_path)
-    extra = ("--checkpoint", tiny_checkpoint, "--name", "other", "--resize", "stretch")
+    extra = ("--model", "small", "--checkpoint", tiny_checkpoint, "--name", "other", "--resize", "stretch")
     casam("encode", data / "moss", *extra, "--store", stores)
     where = ("--store", stores, "--runs", tmp_path / "runs", "--device", "cpu", "--jobs", 1)
     casam("bench", "--methods", "frozen", *where)

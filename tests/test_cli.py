@@ -236,7 +236,7 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     """Every command once with --json, and what it printed."""
     from PIL import Image
 
-    extra = ("--checkpoint", checkpoint, "--name", "tiny")
+    extra = ("--model", "small", "--checkpoint", checkpoint, "--name", "tiny")
     (discs / "images" / "p003.png").write_bytes((discs / "images" / "p003.png").read_bytes()[:900])
     yield "data check", casam.json("data", "check", discs)
     yield "encode --dry-run", casam.json("encode", discs, *extra, "--dry-run")
@@ -252,7 +252,9 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     yield "trust", casam.json("trust", "theirs.py")
     store = casam.folder / "casam_store" / "discs" / "tiny.zarr"
     yield "store info", casam.json("store", "info", store)
-    casam("encode", discs, "--checkpoint", checkpoint, "--name", "small8", "--dtype", "int8")
+    casam(
+        "encode", discs, "--model", "small", "--checkpoint", checkpoint, "--name", "small8", "--dtype", "int8"
+    )
     small = store.with_name("small8.zarr")
     yield "store info --compare", casam.json("store", "info", small, "--compare", store)["compare"]
     flip_a_bit(next((store / "embedding").glob("c.*")))

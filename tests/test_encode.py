@@ -112,7 +112,7 @@ def test_a_store_is_compiled_from_its_beginning_or_not(
 ) -> None:
     store = Path(encode(discs)["tasks"][0]["store"])
     before = tree(store)
-    named = ("--checkpoint", tiny_checkpoint, "--name", "tiny", "--compile")
+    named = ("--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny", "--compile")
     casam("encode", discs, "--update", *named)
     assert casam.code == 1
     assert "compiled" in casam.err
@@ -171,7 +171,8 @@ def test_a_finished_store_is_recognised_without_torch(
     encode(discs)
     program = (
         "import sys; from casam_cli.main import run\n"
-        f"sys.argv = ['casam', 'encode', {str(discs)!r}, '--checkpoint', {str(tiny_checkpoint)!r}, '--name', 'tiny']\n"
+        f"sys.argv = ['casam', 'encode', {str(discs)!r}, '--model', 'small', "
+        f"'--checkpoint', {str(tiny_checkpoint)!r}, '--name', 'tiny']\n"
         "run()\nassert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -245,14 +246,14 @@ def test_other_weights_under_one_name_are_refused(
     other = tmp_path / "other.safetensors"
     state = {key: value.contiguous() for key, value in backbone_state(seeded_backbone(TINY, 8)).items()}
     save_file(state, other, metadata={"architecture": json.dumps(TINY.to_json())})
-    casam("encode", discs, "--checkpoint", other, "--name", "tiny")
+    casam("encode", discs, "--model", "small", "--checkpoint", other, "--name", "tiny")
     assert casam.code == 1
     assert "backbone.weights" in casam.err
     assert "Traceback" not in casam.err
-    casam("encode", discs, "--checkpoint", other, "--name", "tiny", "--resize", "stretch")
+    casam("encode", discs, "--model", "small", "--checkpoint", other, "--name", "tiny", "--resize", "stretch")
     assert "preprocessing.resize" in casam.err
     assert tree(store) == before
-    casam("encode", discs, "--checkpoint", other, "--name", "second")
+    casam("encode", discs, "--model", "small", "--checkpoint", other, "--name", "second")
     assert casam.code == 0
     assert (store.parent / "second.zarr").is_dir()
 
@@ -275,14 +276,14 @@ def test_a_bad_image_is_reported_recorded_and_does_not_stop_the_rest(
     mended = encode(discs)["tasks"][0]
     assert mended["failed"] == 0
     assert mended["encoded"] >= 1
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "whole")
+    casam("encode", discs, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "whole")
     whole, repaired = (casam.folder / "casam_store" / "discs" / f"{n}.zarr" for n in ("whole", "tiny"))
     assert features(whole) == features(repaired), "a mended store equals one that never was damaged"
 
 
 def test_strict_makes_the_first_bad_image_fatal(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     (discs / "images" / "p004.png").write_text("not a picture")
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "tiny", "--strict")
+    casam("encode", discs, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny", "--strict")
     assert casam.code == 1
     assert "p004" in casam.err
 
@@ -293,7 +294,7 @@ def test_a_changed_image_is_refused_until_an_update_is_asked_for(
     store = EmbeddingStore.open(encode(discs)["tasks"][0]["store"])
     before = store.read(3).copy()
     Image.fromarray(np.full((48, 40, 3), 200, np.uint8)).save(discs / "images" / "p003.png")
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "tiny")
+    casam("encode", discs, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny")
     assert casam.code == 1
     assert "p003" in casam.err
     assert "--update" in casam.err
@@ -328,7 +329,7 @@ def test_unlabelled_images_are_encoded_when_asked_for(
     casam: Casam, encode: Encode, discs: Path, tiny_checkpoint: Path
 ) -> None:
     shutil.rmtree(discs / "masks")
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "tiny")
+    casam("encode", discs, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny")
     assert casam.code == 1
     assert "--unlabelled" in casam.err
     report = encode(discs, "--unlabelled")["tasks"][0]
@@ -338,7 +339,8 @@ def test_unlabelled_images_are_encoded_when_asked_for(
 def _start(discs: Path, checkpoint: Path, store: Path) -> subprocess.Popen[bytes]:
     program = "from casam_cli.main import run; run()"
     command = [
-        sys.executable, "-c", program, "encode", str(discs), "--checkpoint", str(checkpoint), "--name", "tiny",
+        sys.executable, "-c", program, "encode", str(discs), "--model", "small", "--checkpoint", str(checkpoint),
+        "--name", "tiny",
         "--store", str(store), "--batch-size", "1", "--with", "tokens",
     ]  # fmt: skip
     return subprocess.Popen(

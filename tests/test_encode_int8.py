@@ -28,7 +28,18 @@ def small(casam: Casam, encode: Encode, discs: Path) -> Path:
 def test_features_and_the_error_they_report(
     casam: Casam, encode: Encode, small: Path, discs: Path, tiny_checkpoint: Path
 ) -> None:
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "exact", "--with", "early,tokens")
+    casam(
+        "encode",
+        discs,
+        "--model",
+        "small",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--name",
+        "exact",
+        "--with",
+        "early,tokens",
+    )
     exact = EmbeddingStore.open(small.with_name("exact.zarr"))
     assert encode(discs, "--with", "early,tokens")["tasks"][0]["encoded"] == 10, "its dtype is kept"
     store = EmbeddingStore.open(small)
@@ -59,7 +70,7 @@ def test_stores_of_other_images_are_not_compared(
 ) -> None:
     image = discs / "images" / "p003.png"
     image.write_bytes((discs / "images" / "p004.png").read_bytes())
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "exact")
+    casam("encode", discs, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "exact")
     casam("store", "info", small, "--compare", small.with_name("exact.zarr"))
     assert casam.code == 1
     assert "same images with the same masks" in casam.err
@@ -67,7 +78,18 @@ def test_stores_of_other_images_are_not_compared(
 
 def test_another_dtype_is_refused(casam: Casam, small: Path, discs: Path, tiny_checkpoint: Path) -> None:
     before = tree(small)
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "tiny", "--dtype", "float16")
+    casam(
+        "encode",
+        discs,
+        "--model",
+        "small",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--name",
+        "tiny",
+        "--dtype",
+        "float16",
+    )
     assert casam.code == 1
     assert "embedding.dtype" in casam.err
     assert tree(small) == before

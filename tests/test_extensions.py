@@ -74,7 +74,7 @@ def test_a_reader_a_router_a_pooling_and_a_metric_in_one_bench(
         write_volumes(tmp_path / "data" / name, look)
     encoded = casam.json(
         "encode", tmp_path / "data", "--reader", "my_reader.py:Volumes",
-        "--checkpoint", tiny_checkpoint, "--name", "tiny",
+        "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny",
     )  # fmt: skip
     assert casam.code == 0, casam.err
     assert {task["task"]: task["encoded"] for task in encoded["tasks"]} == {"pelvis": 12, "thorax": 12}

@@ -164,7 +164,18 @@ def test_decoder_tuning_is_a_method_like_any_other(casam: Casam, encoded: Path) 
 def test_the_model_is_needed_only_where_there_are_several(
     casam: Casam, encoded: Path, tiny_checkpoint: Path
 ) -> None:
-    casam("encode", encoded, "--checkpoint", tiny_checkpoint, "--name", "other", "--resize", "stretch")
+    casam(
+        "encode",
+        encoded,
+        "--model",
+        "small",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--name",
+        "other",
+        "--resize",
+        "stretch",
+    )
     casam("fit", *SHORT)
     assert casam.code == 1
     assert "--model" in casam.err

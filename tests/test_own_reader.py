@@ -130,7 +130,17 @@ def test_nothing_to_do_is_said_without_torch(
     casam: Casam, encode: Encode, volumes: Path, tiny_checkpoint: Path
 ) -> None:
     encode(volumes, *READER)
-    arguments = ["encode", str(volumes), "--checkpoint", str(tiny_checkpoint), "--name", "tiny", *READER]
+    arguments = [
+        "encode",
+        str(volumes),
+        "--model",
+        "small",
+        "--checkpoint",
+        str(tiny_checkpoint),
+        "--name",
+        "tiny",
+        *READER,
+    ]
     code = (
         f"import sys; sys.argv = ['casam', *{arguments}]\nfrom casam_cli.main import run\n"
         "try:\n    run()\nfinally:\n    print('torch' in sys.modules)"

@@ -113,7 +113,14 @@ def test_one_point_takes_the_best_of_three_masks(casam: Casam, discs: Path, fitt
 
 def test_without_a_run_it_is_the_frozen_sam(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     report = casam.json(
-        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint
+        "predict",
+        discs / "images" / "p004.png",
+        "--box",
+        "5,5,20,20",
+        "--model",
+        "small",
+        "--checkpoint",
+        tiny_checkpoint,
     )
     assert (report["head"], report["task"]) == ("identity", "")
 
@@ -123,14 +130,24 @@ def test_several_prompts_belong_to_one_mask(casam: Casam, discs: Path, tiny_chec
     for number, prompt in enumerate(
         (("--point", "9,9", "--point", "12,14"), ("--box", "5,5,20,20", "--point", "9,9"))
     ):
-        casam("predict", image, *prompt, "--checkpoint", tiny_checkpoint, "--out", f"{number}.png")
+        casam(
+            "predict",
+            image,
+            *prompt,
+            "--model",
+            "small",
+            "--checkpoint",
+            tiny_checkpoint,
+            "--out",
+            f"{number}.png",
+        )
         assert casam.code == 0
         outs.append(read_mask(casam.folder / f"{number}.png"))
     assert outs[0].shape == outs[1].shape == (48, 40)
 
 
 def test_the_api_takes_arrays_and_files(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
-    predictor = Predictor(checkpoint=tiny_checkpoint)
+    predictor = Predictor(model="small", checkpoint=tiny_checkpoint)
     path = discs / "images" / "p004.png"
     from_file = predictor.predict(path, box=(3, 3, 30, 30))
     from_array = predictor.predict(np.asarray(Image.open(path)), box=(3, 3, 30, 30))
@@ -140,7 +157,8 @@ def test_the_api_takes_arrays_and_files(casam: Casam, discs: Path, tiny_checkpoi
 
 def test_nothing_is_overwritten_unless_asked(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     command = (
-        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint
+        "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--model", "small",
+        "--checkpoint", tiny_checkpoint
     )  # fmt: skip
     (casam.folder / "mask_overlay.png").write_text("mine")
     casam(*command)
@@ -176,7 +194,9 @@ def test_nothing_is_overwritten_unless_asked(casam: Casam, discs: Path, tiny_che
 def test_a_wrong_prompt_or_option_is_said(
     casam: Casam, discs: Path, tiny_checkpoint: Path, prompt: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    casam("predict", discs / "images" / "p004.png", *prompt, "--checkpoint", tiny_checkpoint)
+    casam(
+        "predict", discs / "images" / "p004.png", *prompt, "--model", "small", "--checkpoint", tiny_checkpoint
+    )
     assert casam.code == 1
     for word in words:
         assert word in casam.err
@@ -194,7 +214,16 @@ def test_a_stage_that_is_no_fit(casam: Casam, discs: Path, fitted: dict[str, Any
 def test_an_image_that_is_none(casam: Casam, tmp_path: Path, tiny_checkpoint: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for name in ("text.png", "missing.png"):
-        casam("predict", tmp_path / name, "--box", "5,5,20,20", "--checkpoint", tiny_checkpoint)
+        casam(
+            "predict",
+            tmp_path / name,
+            "--box",
+            "5,5,20,20",
+            "--model",
+            "small",
+            "--checkpoint",
+            tiny_checkpoint,
+        )
         assert casam.code == 1
         assert name in casam.err
 
@@ -211,7 +240,7 @@ def test_a_run_whose_checkpoint_has_moved(
     assert casam.code == 1
     assert "gone.pth" in casam.err
     assert "--checkpoint" in casam.err
-    casam(*command, "--checkpoint", moved)
+    casam(*command, "--model", "small", "--checkpoint", moved)
     assert casam.code == 0
 
 

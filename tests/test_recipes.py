@@ -26,7 +26,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 def test_frozen_vs_fitted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     draw_dataset(tmp_path / "data" / "discs", images=8)
     command = [RECIPES / "frozen_vs_fitted.sh", tmp_path / "data", tmp_path / "out"]
-    options = ["--name", "tiny", "--checkpoint", tiny_checkpoint, "--resize", "stretch"]
+    options = ["--name", "tiny", "--model", "small", "--checkpoint", tiny_checkpoint, "--resize", "stretch"]
     bin_folder = Path(sys.executable).parent
     environment = {
         **os.environ,

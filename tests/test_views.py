@@ -136,7 +136,18 @@ def test_damaged_views_are_mended(casam: Casam, encode: Encode, discs: Path, dty
 
 
 def test_an_unknown_view_is_refused(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
-    casam("encode", discs, "--checkpoint", tiny_checkpoint, "--name", "tiny", "--views", "rot45")
+    casam(
+        "encode",
+        discs,
+        "--model",
+        "small",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--name",
+        "tiny",
+        "--views",
+        "rot45",
+    )
     assert casam.code == 1
     assert "rot45" in casam.err
     assert "rot90" in casam.err

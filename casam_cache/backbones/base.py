@@ -61,7 +61,6 @@ class Backbone(ABC):
         neck: mean and standard deviation over the channels of a typical embedding cell, for heads that normalise cells.
         encoder: what `encode` needs; None where only the decoder was loaded.
         mask_decoder: SAM's, where the backbone has it; heads that train a copy of it need it.
-        stand_in: what every output made with it says, where the model is not one to publish with.
         image_a_core: on a CPU, encode one image a core, each in one thread, instead of one after the other in all
             threads: for encoders that need little memory an image.
     """
@@ -77,7 +76,6 @@ class Backbone(ABC):
     encoder: nn.Module | None = None
     mask_decoder: nn.Module | None = None
     image_a_core: ClassVar[bool] = False
-    stand_in: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -113,6 +111,11 @@ class Backbone(ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Plain JSON: with the weights and the preprocessing, all that decides its features."""
+
+    @property
+    def stand_in(self) -> str:
+        """What every output made with it says, where its weights are not ones to publish with; else empty."""
+        return ""
 
     @property
     def identity(self) -> dict[str, Any]:

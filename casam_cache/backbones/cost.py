@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from casam_cache.backbones.architecture import Architecture
+
+if TYPE_CHECKING:
+    from casam_cache.backbones.tinyvit import TinyArchitecture
 
 
 def vit_flops(architecture: Architecture) -> int:
@@ -26,3 +31,26 @@ def vit_flops(architecture: Architecture) -> int:
 def _attention(count: int, side: int, width: int) -> int:
     """Multiplications of attention within `count` squares: logits and values, then rows' and columns' terms."""
     return count * side**2 * width * (2 * side**2 + 2 * side)
+
+
+def tiny_vit_flops(architecture: TinyArchitecture) -> int:
+    """The same for a TinyViT: convolutions, linear layers on cells, attention over padded windows, neck."""
+    own = architecture
+    side, first = own.image_size, own.widths[0]
+    kernel = 9 if own.stem_stride > 1 else 1
+    count = (side := side // own.stem_stride) ** 2 * 3 * (first // 2) * kernel
+    count += (side := side // own.stem_stride) ** 2 * (first // 2) * first * kernel
+    for stage, (width, depth) in enumerate(zip(own.widths, own.depths, strict=True)):
+        hidden = own.expansion * width
+        if stage:
+            window = own.windows[stage]
+            attention = (-(-side // window)) ** 2 * window**4 * 2 * width
+            count += depth * (side**2 * width * (4 * width + 2 * hidden + 9) + attention)
+        else:
+            count += depth * side**2 * (2 * width * hidden + 9 * hidden)
+        if stage < 3:
+            after = own.widths[stage + 1]
+            count += side**2 * width * after
+            side = side // 2 if stage < 2 else side
+            count += side**2 * after * (9 + after)
+    return 2 * (count + side**2 * own.channels * (own.widths[3] + 9 * own.channels))

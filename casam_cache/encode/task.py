@@ -72,8 +72,8 @@ def encode_task(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
     backbone = with_preprocessing(backbone, options, _identity_of(path), warn)
-    if type(backbone).stand_in and warn is not None:
-        warn(f"{backbone.name}: {type(backbone).stand_in}")
+    if backbone.stand_in and warn is not None:
+        warn(f"{backbone.name}: {backbone.stand_in}")
     _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)
