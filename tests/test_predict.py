@@ -199,22 +199,6 @@ def test_an_image_that_is_none(casam: Casam, tmp_path: Path, tiny_checkpoint: Pa
         assert name in casam.err
 
 
-def test_a_run_whose_checkpoint_has_moved(
-    casam: Casam, discs: Path, fitted: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    moved = tmp_path / "moved.safetensors"
-    sources = list((casam.folder / "casam_store" / ".backbones").glob("*.json"))
-    sources[0].write_text(sources[0].read_text().replace(str(tiny_checkpoint), str(tmp_path / "gone.pth")))
-    moved.write_bytes(tiny_checkpoint.read_bytes())
-    command = ("predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--run", fitted["run"])
-    casam(*command)
-    assert casam.code == 1
-    assert "gone.pth" in casam.err
-    assert "--checkpoint" in casam.err
-    casam(*command, "--checkpoint", moved)
-    assert casam.code == 0
-
-
 ROUTED = """
 from casam_cache.heads.options import HQOptions
 from casam_cache.methods.routed import Routed

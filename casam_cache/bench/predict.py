@@ -8,19 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import stack_inputs
 from casam_cache.backbones.prompts import Prompts, upscale
-from casam_cache.backbones.registry import load_backbone
-from casam_cache.bench.routed_model import RoutedModel
+from casam_cache.bench.opened_run import open_run
 from casam_cache.datasets import load_image
-from casam_cache.encode.sources import whole_backbone
-from casam_cache.engine.runs import RECORD, read_record
-from casam_cache.errors import CasamError, OptionError
+from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
-from casam_cache.heads.base import Head, predict_low_res
-from casam_cache.heads.files import build_head, load_head
+from casam_cache.heads.base import predict_low_res
 from casam_cache.routers.routing import Decision
 from casam_cache.store.quantise import as_read
 from casam_cache.training.items import VALID
@@ -66,47 +61,19 @@ class Predictor:
         self,
         run: Path | str | None = None,
         *,
-        model: str = "small",
+        model: str | None = None,
         checkpoint: Path | None = None,
+        store: Path | None = None,
         device: str = "auto",
         trust: bool = False,
     ) -> None:
-        where = choose_device(device)
-        self.task = ""
-        self._resize, self._intensity = "longest", "auto"
-        self._dtype = "float16"
-        self._model: RoutedModel | None = None
-        if run is None:
-            self._backbone = load_backbone(model, checkpoint, device=where)
-            self._head: Head = build_head("identity", None, self._backbone, seed=0)
-            identity = {"precision": choose_precision("auto", where)}
-        else:
-            folder = Path(run)
-            named = "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`"
-            if not (folder / RECORD).is_file():
-                raise CasamError(f"{folder} is not the folder of a finished run: {RECORD} is missing", named)
-            record = read_record(folder.absolute())
-            if record.kind not in ("fit", "joint", "learn", "model"):
-                raise CasamError(f"{folder} holds no head: it is a stage of kind '{record.kind}'", named)
-            try:
-                identity, stores = record.recorded["identity"], Path(record.recorded["store"]).parent.parent
-                weights, self.task = identity["backbone"]["weights"], str(record.recorded["task"])
-                self._resize = identity["preprocessing"]["resize"]
-                self._intensity = identity["preprocessing"]["intensity"]
-                self._dtype = identity["embedding"]["dtype"]
-            except (KeyError, TypeError) as error:
-                raise CasamError(
-                    f"{folder} does not say on which store it was fitted: {error}",
-                    "run the command that made it again",
-                ) from None
-            self._backbone = whole_backbone(stores, weights, checkpoint, where, trust=trust)
-            if record.kind == "model":
-                self.task = ""
-                self._model = RoutedModel(folder.absolute(), self._backbone, trust=trust)
-                self._head = build_head("identity", None, self._backbone, seed=0)
-            else:
-                self._head = load_head(folder, self._backbone, trust=trust)
-        self._head.to(where).eval()
+        opened = open_run(run, model=model, checkpoint=checkpoint, stores=store, device=device, trust=trust)
+        identity = opened.identity
+        self.task = opened.task
+        self._resize = identity["preprocessing"]["resize"]
+        self._intensity = identity["preprocessing"]["intensity"]
+        self._dtype = identity["embedding"]["dtype"]
+        self._model, self._backbone, self._head = opened.routed, opened.backbone, opened.head
         self._encoder = FrozenEncoder.of(self._backbone, identity)
 
     def predict(

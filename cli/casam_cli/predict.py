@@ -20,9 +20,12 @@ def predict(
         None,
         help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM is used.",
     ),
-    model: str = typer.Option("small", help="The backbone of the frozen SAM. A run names its own."),
+    model: str | None = typer.Option(None, help="The backbone of the frozen SAM. A run names its own."),
     checkpoint: Path | None = typer.Option(
         None, help="The backbone's checkpoint, if it is not where it was."
+    ),
+    store: Path | None = typer.Option(
+        None, help="The folder of stores the run was fitted from, if it moved."
     ),
     out: Path = typer.Option(
         Path("mask.png"), help="The mask to write (PNG, 0 and 255). An overlay goes beside it."
@@ -51,7 +54,7 @@ def predict(
     from casam_cache.bench.predict import Predictor
     from casam_cache.report.pictures import save_prediction
 
-    predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device, trust=trust)
+    predictor = Predictor(run, model=model, checkpoint=checkpoint, store=store, device=device, trust=trust)
     prediction = predictor.predict(image, box=corners, points=points or None)
     save_prediction(prediction, out, picture, box=corners, points=points)
     height, width = prediction.mask.shape
