@@ -15,7 +15,8 @@ from PIL import Image
 
 from casam_cache.backbones.sam import backbone_state, seeded_backbone
 from casam_cache.bench.opened_run import open_run
-from casam_cache.encode.sources import FOLDER, KEPT
+from casam_cache.encode.kept_backbones import KEPT
+from casam_cache.encode.sources import FOLDER
 from casam_cache.engine.runs import RECORD
 from casam_cache.errors import CasamError, CheckpointError
 from casam_cache.fingerprint import digest
@@ -163,7 +164,20 @@ def test_a_damaged_decoder_is_not_used(fitted: Fitted) -> None:
         open_run(fitted.run, device="cpu", encoder=False)
 
 
+def test_what_is_kept_is_verified_and_mended(casam: Casam, fitted: Fitted) -> None:
+    for path in (fitted.runs / KEPT).iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + b"?" + content[-8:])
+        assert any(path.name in line for line in casam.json("runs", "verify")["damaged"])
+        assert casam.code == 1
+        casam("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")
+        assert path.read_bytes() == content
+    assert casam.json("runs", "verify")["damaged"] == []
+
+
 def test_a_file_of_another_backbone_is_not_used(fitted: Fitted) -> None:
+    shutil.rmtree(fitted.runs / KEPT)
+    shutil.copytree(fitted.store / FOLDER, fitted.runs / KEPT)  # without digests, as beside stores
     (weights,) = (fitted.runs / KEPT).glob("*.safetensors")
     seeded_backbone(TINY, 8).save_decoder(weights)
     shutil.rmtree(fitted.store)

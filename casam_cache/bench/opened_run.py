@@ -15,8 +15,8 @@ from casam_cache.backbones.registry import load_backbone
 from casam_cache.bench.routed_model import RoutedModel
 from casam_cache.bench.tasks import find_store
 from casam_cache.encode.backbone_source import BackboneSource
+from casam_cache.encode.kept_backbones import KEPT
 from casam_cache.encode.sources import FOLDER as BESIDE_STORES
-from casam_cache.encode.sources import KEPT
 from casam_cache.engine.runs import RECORD, Record, read_record
 from casam_cache.errors import CasamError, CheckpointError
 from casam_cache.heads.base import Head

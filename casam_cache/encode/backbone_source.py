@@ -13,6 +13,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.registry import BACKBONES
 from casam_cache.encode.sources import files_of, stated_in, with_encoder
 from casam_cache.errors import CasamError, CheckpointError, OptionError
+from casam_cache.fingerprint import digest_file
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class BackboneSource:
         for folder in self.folders:
             weights, _ = files_of(folder, self.fingerprint)
             if not weights.is_file() or (stated := stated_in(folder, self.fingerprint)) is None:
+                continue
+            sha256 = stated.get("files", {}).get(weights.name)
+            if sha256 is not None and digest_file(weights) != sha256:
+                wrong.append(f"{weights} is damaged")
                 continue
             cls = self._named(BACKBONES.restore(stated["backbone"], folder, trust=self.trust))
             try:

@@ -4,8 +4,8 @@ DIR/.backbones/FINGERPRINT.safetensors    what fitting and evaluation need, as t
 DIR/.backbones/FINGERPRINT.json           the class that reads it, and the checkpoint for whoever needs the encoder
 DIR/.backbones/source-SHA256.py           a copy of the user's file that a class is from
 
-A folder of runs keeps copies of the same files in RUNS/backbones/, so that its runs need no store. A copy of a user's
-file is only run if this user has named that file before, or says to trust it.
+A copy of a user's file is only run if this user has named that file before, or says to trust it. Folders of runs keep
+the same files, see `kept_backbones`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.backbones.registry import BACKBONES
 from casam_cache.errors import CheckpointError
-from casam_cache.references import COPY
+from casam_cache.fingerprint import digest
 from casam_cache.store.files import disk_errors
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from casam_cache.geometry import Geometry
 
-FOLDER, KEPT = ".backbones", "backbones"  # in a folder of stores, of runs
+FOLDER = ".backbones"
 _AGAIN = "run the same casam encode command again: it writes the file without encoding anything"
 
 
@@ -57,41 +57,6 @@ def remember_backbone(stores: Path, backbone: Backbone) -> None:
         with disk_errors(source):
             partial.write_text(text)
             os.replace(partial, source)
-
-
-def copy_backbone(folder: Path, fingerprint: str, into: Path) -> dict[str, Any]:
-    """Keeps in another folder what one holds of a backbone; a file that is there and the same is left alone.
-
-    Args:
-        folder: e.g. DIR/.backbones of a folder of stores.
-        fingerprint: of the backbone.
-        into: e.g. RUNS/backbones; made where it is not there.
-
-    Returns:
-        `{"model", "backbone": its class as `BACKBONES.describe` gives it, "checkpoint": where it was, or None}`.
-
-    Raises:
-        CheckpointError: a file is missing there.
-        StoreError: the disk is full or read-only.
-    """
-    stated = stated_in(folder, fingerprint)
-    if stated is None:
-        raise CheckpointError(f"nothing in {folder} says which backbone the store was encoded with", _AGAIN)
-    names = [path.name for path in files_of(folder, fingerprint)]
-    if "source" in stated["backbone"]:
-        names.append(COPY.format(stated["backbone"]["source"]["sha256"][:16]))
-    for name in names:
-        original, copy = folder / name, into / name
-        with disk_errors(original, "cannot copy"):
-            content = original.read_bytes()
-        with disk_errors(copy):
-            if copy.is_file() and copy.read_bytes() == content:
-                continue
-            into.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_name(f".{name}.{os.getpid()}.tmp")  # two runs may write it at once
-            partial.write_bytes(content)
-            os.replace(partial, copy)
-    return stated
 
 
 def has_decoder(stores: Path, fingerprint: str) -> bool:
@@ -225,10 +190,17 @@ def preparation(stores: Path, backbone: Backbone) -> Callable[[np.ndarray, Geome
 
 
 def stated_in(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """What FINGERPRINT.json in a folder says: model, backbone, checkpoint; None where it is missing or no such file."""
+    """What FINGERPRINT.json in a folder says; None where it is missing or damaged.
+
+    Returns:
+        `{"model", "backbone": its class as `BACKBONES.describe` gives it, "checkpoint": where it was, or None}`, and
+        `files` where a folder of runs keeps it.
+    """
     _, source = files_of(folder, fingerprint)
     try:
         stated = json.loads(source.read_text())
+        if stated.pop("digest", None) not in (None, digest(stated)):
+            return None
         # Files of before classes were noted name one of the built-in models.
         described = stated.get("backbone", {"name": stated["model"]})
         checkpoint = stated["checkpoint"]
@@ -236,7 +208,7 @@ def stated_in(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
     if not isinstance(described, dict) or not isinstance(checkpoint, str | None):
         return None
-    return {"model": stated["model"], "backbone": described, "checkpoint": checkpoint}
+    return {**stated, "backbone": described}
 
 
 def files_of(folder: Path, fingerprint: str) -> tuple[Path, Path]:

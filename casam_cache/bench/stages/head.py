@@ -10,7 +10,7 @@ from typing import Any
 from casam_cache.backbones.base import Backbone
 from casam_cache.bench.tasks import Place
 from casam_cache.config import validated
-from casam_cache.encode.sources import FOLDER, KEPT, copy_backbone
+from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work
 from casam_cache.errors import CasamError
@@ -81,7 +81,7 @@ def about(work: Work, task: str) -> dict[str, Any]:
     """What `casam predict` needs to know of the store that a head was fitted on; its backbone is kept with the runs."""
     place: Place = work.place
     store, fingerprint = place.store(task), place.weights(task)
-    kept = copy_backbone(Path(place.stores) / FOLDER, fingerprint, work.runs.root / KEPT)
+    kept = keep_backbone(Path(place.stores), fingerprint, work.runs.root)
     return {
         "backbone": {**kept, "fingerprint": fingerprint},
         "task": task,
