@@ -316,7 +316,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(case: Case, tmp_path: Pat
 
 
 def mask(run: Path) -> bytes:
-    return Predictor(run, device="cpu").predict(IMAGE, box=(5, 5, 30, 30)).mask.tobytes()
+    return Predictor(run, device="cpu").set_image(IMAGE).predict(boxes=(5, 5, 30, 30)).mask.tobytes()
 
 
 def test_prediction_is_the_same_or_names_what_is_damaged(case: Case) -> None:
@@ -489,7 +489,7 @@ def test_a_model_of_another_shape_is_refused(case: Case, change: Callable[[Any],
     described = json.loads((case.model / "model.json").read_text())
     forge(case.model, {"model.json": json.dumps(change(described)).encode()})
     with pytest.raises(CasamError):
-        Predictor(case.model, device="cpu").predict(IMAGE, box=(5, 5, 30, 30))
+        Predictor(case.model, device="cpu").set_image(IMAGE).predict(boxes=(5, 5, 30, 30))
 
 
 @pytest.mark.parametrize("missing", ["identity", "task"])
