@@ -132,8 +132,8 @@ def test_several_prompts_belong_to_one_mask(casam: Casam, discs: Path, tiny_chec
 def test_the_api_takes_arrays_and_files(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     predictor = Predictor(checkpoint=tiny_checkpoint)
     path = discs / "images" / "p004.png"
-    from_file = predictor.predict(path, box=(3, 3, 30, 30))
-    from_array = predictor.predict(np.asarray(Image.open(path)), box=(3, 3, 30, 30))
+    from_file = predictor.set_image(path).predict(boxes=(3, 3, 30, 30))
+    from_array = predictor.set_image(np.asarray(Image.open(path))).predict(boxes=(3, 3, 30, 30))
     np.testing.assert_array_equal(from_file.mask, from_array.mask)
     assert from_file.mask.dtype == np.bool_
 
@@ -165,7 +165,16 @@ def test_nothing_is_overwritten_unless_asked(casam: Casam, discs: Path, tiny_che
         (("--box", "5,5,20"), ("--box 5,5,20", "4 numbers")),
         (("--box", "a,b,c,d"), ("--box a,b,c,d", "4 numbers")),
         (("--point", "41,5"), ("41,5", "40 x 48")),
-        (("--point", "5"), ("--point 5", "2 numbers")),
+        (("--point", "5"), ("--point 5", "2 or 3 numbers")),
+        (("--point", "5,5,2"), ("--point 5,5,2", "label 2")),
+        (("--point", "inf,5"), ("--point (inf,5)", "finite")),
+        (("--box", "5,5,5.5,5"), ("5,5,5.5,5", "no area")),
+        (("--box", "5,5,20,20", "--box", "9,9,3,20"), ("--box (9,9,3,20)", "reversed")),
+        (("--box", "5,5,20,20", "--box", "9,9,13,20", "--point", "6,6"), ("--point", "which object")),
+        (("--box", "5,5,20,20", "--prompts", "p.csv"), ("--prompts beside --box",)),
+        (("--prompts", "p.csv"), ("p.csv", "cannot be read")),
+        (("--box", "5,5,20,20", "--id", "p004"), ("--id without --store",)),
+        (("--mask", "missing.png"), ("missing.png",)),
         (("--box", "5,5,20,20", "--out", "mask.jpg"), ("mask.jpg", ".png")),
         (("--box", "5,5,20,20", "--out", "missing/mask.png"), ("missing",)),
         (("--box", "5,5,20,20", "--run", "nowhere"), ("nowhere", "casam fit")),

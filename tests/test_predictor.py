@@ -256,6 +256,7 @@ def test_a_store_of_another_preprocessing_is_refused(
         ({"boxes": (-1, 5, 20, 20)}, "box .*not inside"),
         ({"boxes": (5.5, 5, 5.5, 20)}, "box .*no area"),
         ({"boxes": (5, HEIGHT, 9, HEIGHT)}, "box .*no area"),
+        ({"boxes": (5, 5, 5.5, 5)}, "box .*no area"),
         ({"boxes": [(5, 5, 20, 20), (9, 9, 3, 20)]}, "box 2 of 2 .*reversed"),
         ({"boxes": (5, 5, 20)}, "boxes have the shape 3"),
         ({"points": [(WIDTH + 1, 5)]}, "point .*outside"),

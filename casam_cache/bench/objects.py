@@ -28,7 +28,7 @@ class Objects:
         labels: uint16 (H, W): 0 background, else the object's number. Where objects overlap, the higher score wins.
         scores: of each, the decoder's own estimate of its IoU, in the order of the prompts.
         areas: of each, pixels, those under other objects included.
-        head, task, decision, image: as in `Prediction`.
+        head, task, decision: as in `Prediction`.
     """
 
     labels: np.ndarray
@@ -37,7 +37,6 @@ class Objects:
     head: str
     task: str
     decision: Decision | None
-    image: np.ndarray | None
 
 
 def segment(
@@ -57,10 +56,7 @@ def segment(
         ImageError: the file of a mask prompt cannot be read.
     """
     height, width = predictor.size
-    for prompt in prompts:
-        if prompt.box is not None:
-            check_box(prompt.box, height, width, prompt.name)
-        check_points(prompt.points, prompt.labels, height, width, prompt.name)
+    check_prompts(prompts, height, width)
     groups: dict[tuple[bool, int, bool], list[int]] = {}
     for index, prompt in enumerate(prompts):
         form = (prompt.box is not None, len(prompt.points), prompt.mask is not None)
@@ -81,9 +77,19 @@ def segment(
                     on_object(prompts[index], mask)
     if found is None:
         raise OptionError("no prompt", "an image needs at least one")
-    return Objects(
-        labels, tuple(scores), tuple(areas), found.head, found.task, found.decision, found.image
-    )
+    return Objects(labels, tuple(scores), tuple(areas), found.head, found.task, found.decision)
+
+
+def check_prompts(prompts: Sequence[ObjectPrompt], height: int, width: int) -> None:
+    """Whether boxes and points may be prompts of an image of that size.
+
+    Raises:
+        OptionError: one may not; the message names it.
+    """
+    for prompt in prompts:
+        if prompt.box is not None:
+            check_box(prompt.box, height, width, prompt.name_of("box"))
+        check_points(prompt.points, prompt.labels, height, width, prompt.name_of("point"))
 
 
 def _predict(predictor: Predictor, prompts: Sequence[ObjectPrompt]) -> Prediction:
@@ -112,7 +118,7 @@ def mask_prompt(prompt: ObjectPrompt, predictor: Predictor) -> np.ndarray:
     """
     path, side = prompt.mask, predictor.low_res
     assert path is not None
-    name = f"{prompt.name}, mask {path}" if not prompt.name.startswith("--mask") else prompt.name
+    name = f"{prompt.name_of('mask')} {path}"
     if path.suffix.lower() == ".npy":
         logits = _logits_of(path, name)
         check_mask_prompt(logits, side, name)
@@ -130,6 +136,8 @@ def mask_prompt(prompt: ObjectPrompt, predictor: Predictor) -> np.ndarray:
         raise OptionError(
             f"{name} holds {len(values)} values", "a mask prompt is one object: black, and one other value"
         )
+    if not bitmap.any():
+        raise OptionError(f"{name} is black", "everything but black is the object")
     return logits_of_mask(bitmap.astype(bool), predictor.geometry, side)
 
 

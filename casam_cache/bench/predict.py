@@ -215,7 +215,8 @@ class Predictor:
             self._encoder = FrozenEncoder.of(self._opened.backbone, self._opened.identity)
         own = self._opened.backbone
         resize = self._opened.identity["preprocessing"]["resize"]
-        geometry = Geometry.fit(*pixels.shape[:2], own.image_size, own.patch_size, resize)
+        height, width = pixels.shape[:2]
+        geometry = Geometry.fit(height, width, own.image_size, own.patch_size, resize)
         batch, sizes = stack_inputs([own.prepare(pixels, geometry)], own.image_size)
         encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), self._arrays)
         features = {
@@ -235,7 +236,7 @@ class Predictor:
             StoreError: the store is of another backbone, or lacks the item or what the head reads of it.
         """
         opened = store if isinstance(store, EmbeddingStore) else EmbeddingStore.open(store)
-        self._check_store(opened)
+        self.check_store(opened)
         index = opened.index(name)
         features = {array: opened.read(index, array) for array in self._arrays}
         self._show(features, opened.geometry(index), None)
@@ -293,7 +294,12 @@ class Predictor:
             raise OptionError("no image to prompt", "call set_image or set_item first")
         return self._shown
 
-    def _check_store(self, store: EmbeddingStore) -> None:
+    def check_store(self, store: EmbeddingStore) -> None:
+        """Whether `set_item` may take images from it.
+
+        Raises:
+            StoreError: it is of another backbone, or of another preprocessing than the head was fitted on.
+        """
         own, theirs = self._opened.backbone.fingerprint, store.identity["backbone"]["weights"]
         if own != theirs:
             raise StoreError(

@@ -43,12 +43,13 @@ def check_box(box: Sequence[float], height: int, width: int, name: str) -> None:
             f"{shown} is not inside the image of {width} x {height} pixels",
             f"x is from 0 to {width}, y from 0 to {height}, after EXIF rotation",
         )
-    for low, high, side in ((x0, x1, width), (y0, y1, height)):
-        if low == high and not (low.is_integer() and low < side):
-            raise OptionError(
-                f"{shown} has no area",
-                "edges may only be equal where they are the index of one column or row of pixels, as in stores",
-            )
+    whole = all(edge.is_integer() for edge in (x0, y0, x1, y1)) and x1 < width and y1 < height
+    if (x0 == x1 or y0 == y1) and not whole:
+        raise OptionError(
+            f"{shown} has no area",
+            "edges may only be equal where all are whole indexes of pixels, as in the box that a store holds of an "
+            "object one pixel wide",
+        )
 
 
 def check_points(

@@ -38,7 +38,7 @@ class ObjectPrompt:
     """What asks for one object of one image; not checked against the image yet.
 
     Attributes:
-        name: for messages, e.g. `--box 1,2,3,4` or `prompts.csv, line 4`.
+        name: for messages, e.g. `prompts.csv, line 4`; empty for the options of the command line.
         box: x0, y0, x1, y1.
         points: x, y of each.
         labels: 1 foreground or 0 background of each.
@@ -52,6 +52,10 @@ class ObjectPrompt:
     labels: tuple[int, ...] = ()
     mask: Path | None = None
     number: int = 0
+
+    def name_of(self, what: str) -> str:
+        """How a message calls its `box`, `point` or `mask`."""
+        return f"{self.name}, {what}" if self.name else f"--{what}"
 
     def to_json(self) -> dict[str, Any]:
         """What was asked, without what was not."""
@@ -74,7 +78,7 @@ def from_options(boxes: Sequence[str], points: Sequence[str], mask: Path | None)
     Raises:
         OptionError: an option that cannot be read, or points that could belong to any of several boxes.
     """
-    read = [(f"--box {text}", numbers(f"--box {text}", text.split(","), (4,))) for text in boxes]
+    read = [_box(numbers(f"--box {text}", text.split(","), (4,))) for text in boxes]
     spots = [numbers(f"--point {text}", text.split(","), (2, 3)) for text in points]
     if len(read) > 1:
         if spots or mask is not None:
@@ -83,16 +87,13 @@ def from_options(boxes: Sequence[str], points: Sequence[str], mask: Path | None)
                 f"{what} beside {len(read)} boxes does not say which object it belongs to",
                 "each --box is an object; a prompts file joins boxes and points: --prompts FILE",
             )
-        return [
-            ObjectPrompt(name, _box(box), number=number) for number, (name, box) in enumerate(read, start=1)
-        ]
+        return [ObjectPrompt("", box, number=number) for number, box in enumerate(read, start=1)]
     if not (read or spots or mask is not None):
         raise OptionError("no prompt", "give --box x0,y0,x1,y1, --point x,y, --mask FILE or --prompts FILE")
-    names = [name for name, _ in read] + [f"--point {text}" for text in points]
     return [
         ObjectPrompt(
-            " with ".join(names) or f"--mask {mask}",
-            _box(read[0][1]) if read else None,
+            "",
+            read[0] if read else None,
             tuple((spot[0], spot[1]) for spot in spots),
             tuple(_label(f"--point {text}", spot) for text, spot in zip(points, spots, strict=True)),
             mask,
@@ -152,7 +153,8 @@ def _joined(prompts: Sequence[ObjectPrompt]) -> list[ObjectPrompt]:
     if len(numbered) < len(prompts):
         missing = next(prompt for prompt in prompts if not prompt.number)
         raise OptionError(
-            f"{missing.name} names no object, and others of the same image do", "name the object of all, or of none"
+            f"{missing.name} names no object, and others of the same image do",
+            "name the object of all, or of none",
         )
     found: dict[int, ObjectPrompt] = {}
     for prompt in prompts:
