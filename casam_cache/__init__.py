@@ -4,7 +4,7 @@
 
     casam.encode_dataset("data/polyps", "casam_store", casam.EncodeOptions(model="small"))
     report = casam.fit_task("polyps", "casam_store", "casam_runs")
-    prediction = casam.Predictor(report.run).predict("image.png", box=(40, 60, 200, 220))
+    prediction = casam.Predictor(report.run).set_image("image.png").predict(boxes=(40, 60, 200, 220))
 
 Importing this package imports neither torch nor zarr; the names load what they need when first used.
 """

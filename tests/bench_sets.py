@@ -64,7 +64,14 @@ def draw_set(root: Path, name: str) -> Path:
 
 def encode_sets(data: Path, stores: Path, checkpoint: Path, **options: Any) -> None:
     """Encodes every set of a folder with the tiny SAM."""
-    chosen = {"checkpoint": checkpoint, "name": "tiny", "device": "cpu", "workers": 0, **options}
+    chosen = {
+        "model": "small",
+        "checkpoint": checkpoint,
+        "name": "tiny",
+        "device": "cpu",
+        "workers": 0,
+        **options,
+    }
     encode_dataset(data, stores, EncodeOptions.model_validate(chosen))
 
 

@@ -49,8 +49,7 @@ def test_a_fitted_hq_sam_predicts_as_it_is_evaluated(casam: Casam, encode: Encod
     for name, expected in zip(outcomes.item, outcomes.scores["iou"], strict=True):
         row = next(r for r in range(len(annotations)) if int(annotations.item[r]) == int(name[1:]))
         (mask,) = annotations.masks_of(row)
-        box = tuple(float(edge) for edge in annotations.box[mask])
-        found = predictor.predict(discs / "images" / f"{name}.png", box=box)
+        found = predictor.set_image(discs / "images" / f"{name}.png").predict(boxes=annotations.box[mask])
         truth = np.array(Image.open(discs / "masks" / f"{name}.png")) > 0
         assert found.head == "hq-sam"
         assert iou(found.mask, truth) == pytest.approx(expected, abs=1e-3)

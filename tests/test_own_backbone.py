@@ -87,9 +87,8 @@ def test_the_example_encodes_fits_and_predicts(casam: Casam, discs: Path, exampl
         from casam_cache.bench.predict import Predictor
 
         forget()
-        found = Predictor(casam.folder / report["run"], device="cpu").predict(
-            discs / "images" / "p004.png", box=(5, 5, 20, 20)
-        )
+        predictor = Predictor(casam.folder / report["run"], device="cpu")
+        found = predictor.set_image(discs / "images" / "p004.png").predict(boxes=(5, 5, 20, 20))
         assert found.mask.shape == (48, 40)
     casam("fit", "--task", "discs", "--model", "convolutions", "--epochs", 1, "--method", "hq-sam")
     assert casam.code == 1

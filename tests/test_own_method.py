@@ -89,7 +89,9 @@ def test_the_example_is_fitted_and_predicted_with(
     assert again["run"] != report["run"]
     from casam_cache.bench.predict import Predictor
 
-    found = Predictor(run, device="cpu").predict(discs / "images" / "p004.png", box=(5, 5, 20, 20))
+    found = (
+        Predictor(run, device="cpu").set_image(discs / "images" / "p004.png").predict(boxes=(5, 5, 20, 20))
+    )
     assert found.head == "bottleneck-adapter"
     casam(*command, "--set", "reductoin=2")
     assert casam.code == 1

@@ -118,7 +118,7 @@ def test_the_examples_are_benched_and_predicted_with(
     from casam_cache.bench.predict import Predictor
 
     forget()
-    found = Predictor(folder, device="cpu").predict(image, box=(5, 5, 30, 30))
+    found = Predictor(folder, device="cpu").set_image(image).predict(boxes=(5, 5, 30, 30))
     assert found.mask.shape == (40, 64)
     stages = json.loads((folder / "model.json").read_text())["stages"]
     place = runs / stages["router/amber"]

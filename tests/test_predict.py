@@ -149,8 +149,8 @@ def test_several_prompts_belong_to_one_mask(casam: Casam, discs: Path, tiny_chec
 def test_the_api_takes_arrays_and_files(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     predictor = Predictor(model="small", checkpoint=tiny_checkpoint)
     path = discs / "images" / "p004.png"
-    from_file = predictor.predict(path, box=(3, 3, 30, 30))
-    from_array = predictor.predict(np.asarray(Image.open(path)), box=(3, 3, 30, 30))
+    from_file = predictor.set_image(path).predict(boxes=(3, 3, 30, 30))
+    from_array = predictor.set_image(np.asarray(Image.open(path))).predict(boxes=(3, 3, 30, 30))
     np.testing.assert_array_equal(from_file.mask, from_array.mask)
     assert from_file.mask.dtype == np.bool_
 
@@ -183,7 +183,16 @@ def test_nothing_is_overwritten_unless_asked(casam: Casam, discs: Path, tiny_che
         (("--box", "5,5,20"), ("--box 5,5,20", "4 numbers")),
         (("--box", "a,b,c,d"), ("--box a,b,c,d", "4 numbers")),
         (("--point", "41,5"), ("41,5", "40 x 48")),
-        (("--point", "5"), ("--point 5", "2 numbers")),
+        (("--point", "5"), ("--point 5", "2 or 3 numbers")),
+        (("--point", "5,5,2"), ("--point 5,5,2", "label 2")),
+        (("--point", "inf,5"), ("--point (inf,5)", "finite")),
+        (("--box", "5,5,5.5,5"), ("5,5,5.5,5", "no area")),
+        (("--box", "5,5,20,20", "--box", "9,9,3,20"), ("--box (9,9,3,20)", "reversed")),
+        (("--box", "5,5,20,20", "--box", "9,9,13,20", "--point", "6,6"), ("--point", "which object")),
+        (("--box", "5,5,20,20", "--prompts", "p.csv"), ("--prompts beside --box",)),
+        (("--prompts", "p.csv"), ("p.csv", "cannot be read")),
+        (("--box", "5,5,20,20", "--id", "p004"), ("--id without --store",)),
+        (("--mask", "missing.png"), ("missing.png",)),
         (("--box", "5,5,20,20", "--out", "mask.jpg"), ("mask.jpg", ".png")),
         (("--box", "5,5,20,20", "--out", "missing/mask.png"), ("missing",)),
         (("--box", "5,5,20,20", "--run", "nowhere"), ("nowhere", "casam fit")),
@@ -226,22 +235,6 @@ def test_an_image_that_is_none(casam: Casam, tmp_path: Path, tiny_checkpoint: Pa
         )
         assert casam.code == 1
         assert name in casam.err
-
-
-def test_a_run_whose_checkpoint_has_moved(
-    casam: Casam, discs: Path, fitted: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    moved = tmp_path / "moved.safetensors"
-    sources = list((casam.folder / "casam_store" / ".backbones").glob("*.json"))
-    sources[0].write_text(sources[0].read_text().replace(str(tiny_checkpoint), str(tmp_path / "gone.pth")))
-    moved.write_bytes(tiny_checkpoint.read_bytes())
-    command = ("predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--run", fitted["run"])
-    casam(*command)
-    assert casam.code == 1
-    assert "gone.pth" in casam.err
-    assert "--checkpoint" in casam.err
-    casam(*command, "--model", "small", "--checkpoint", moved)
-    assert casam.code == 0
 
 
 ROUTED = """

@@ -22,6 +22,7 @@ from conftest import Casam
 from casam_cache.bench.fit import fit_task
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.results import read_results
+from casam_cache.encode.kept_backbones import KEPT, damaged_backbones
 from casam_cache.engine.runs import RECORD, DamagedError, Runs, read_record, stage_folder
 from casam_cache.engine.uses import unreadable, uses
 from casam_cache.errors import CasamError
@@ -109,6 +110,8 @@ def found_out(case: Case, path: Path) -> bool:
             read_results(path.parent)
         elif kind == "used":
             return path in unreadable(Runs(case.runs))
+        elif kind == KEPT:
+            return any(line.startswith(str(path)) for line in damaged_backbones(case.runs))
         else:
             read_record(case.runs.joinpath(*path.relative_to(case.runs).parts[:2]))
     except CasamError as error:
@@ -313,7 +316,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(case: Case, tmp_path: Pat
 
 
 def mask(run: Path) -> bytes:
-    return Predictor(run, device="cpu").predict(IMAGE, box=(5, 5, 30, 30)).mask.tobytes()
+    return Predictor(run, device="cpu").set_image(IMAGE).predict(boxes=(5, 5, 30, 30)).mask.tobytes()
 
 
 def test_prediction_is_the_same_or_names_what_is_damaged(case: Case) -> None:
@@ -486,10 +489,10 @@ def test_a_model_of_another_shape_is_refused(case: Case, change: Callable[[Any],
     described = json.loads((case.model / "model.json").read_text())
     forge(case.model, {"model.json": json.dumps(change(described)).encode()})
     with pytest.raises(CasamError):
-        Predictor(case.model, device="cpu").predict(IMAGE, box=(5, 5, 30, 30))
+        Predictor(case.model, device="cpu").set_image(IMAGE).predict(boxes=(5, 5, 30, 30))
 
 
-@pytest.mark.parametrize("missing", ["identity", "store", "task"])
+@pytest.mark.parametrize("missing", ["identity", "task"])
 def test_a_fit_without_what_prediction_needs_is_refused(case: Case, missing: str) -> None:
     run = Path(case.fit["run"])
     recorded = {name: value for name, value in read_record(run).recorded.items() if name != missing}

@@ -19,6 +19,7 @@ from casam_cache.bench.results import Results, make_row, summarise_rows
 from casam_cache.bench.stages.evaluate import metric_refs
 from casam_cache.bench.tables import Tables
 from casam_cache.bench.tasks import Tasks
+from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.rates import Rates
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import PlanProgress, look, run_plan
@@ -241,6 +242,8 @@ class Bench:
             skipped=self.skipped,
             mixtures=tables.mixtures(everything),
         )
+        place = self.tasks.place
+        keep_backbone(Path(place.stores), place.weights(self.orders[0].tasks[0]), self.runs.root)
         folder = results.write(self.runs)
         note_use(self.runs, folder.name, f"bench: {self.recipe.title}", everything)
         return results

@@ -12,6 +12,7 @@ from casam_cache.bench.families import fit_stage
 from casam_cache.bench.stages.evaluate import PROMPT, Evaluate
 from casam_cache.bench.tasks import Tasks
 from casam_cache.config import parse_assignments
+from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.uses import note_use
@@ -131,6 +132,7 @@ def fit_task(
 
     wanted = [fit, fitted, frozen]
     computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
+    keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
     note_use(folder, f"fit-{fitted.key}", f"fit: {made.name} on {task}, {split}", wanted)
     after, before = fitted.read(folder), frozen.read(folder)
     recorded = folder.recorded(fit)

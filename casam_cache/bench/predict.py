@@ -1,190 +1,431 @@
-"""One image, one prompt, one mask: through the same code as evaluation, with the embedding rounded as in a store."""
+"""Prompts on one image, as often as wanted: the image is encoded once, or not at all where a store holds it.
+
+The arithmetic is that of evaluation, with the embedding rounded as in a store.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from casam_cache.backbones.defaults import DEFAULT_MODEL
-from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import stack_inputs
 from casam_cache.backbones.prompts import Prompts, upscale
-from casam_cache.backbones.registry import load_backbone
-from casam_cache.bench.routed_model import RoutedModel
+from casam_cache.bench.opened_run import OpenedRun, open_run
+from casam_cache.bench.prompt_check import check_box, check_mask_prompt, check_points
 from casam_cache.datasets import load_image
-from casam_cache.encode.preprocessing import as_in_store
-from casam_cache.encode.sources import whole_backbone
-from casam_cache.engine.runs import RECORD, read_record
-from casam_cache.errors import CasamError, OptionError
+from casam_cache.errors import OptionError, StoreError
 from casam_cache.geometry import Geometry
-from casam_cache.heads.base import Head, predict_low_res
-from casam_cache.heads.files import build_head, load_head
+from casam_cache.heads.base import Head, with_tokens
 from casam_cache.routers.routing import Decision
+from casam_cache.store import EmbeddingStore
 from casam_cache.store.quantise import as_read
 from casam_cache.training.items import VALID
+
+PROMPTS_AT_ONCE = 16  # in one pass of the decoder; bounds its memory
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A mask for one prompt.
+    """The masks of P prompts on one image, m for each.
 
     Attributes:
-        mask: bool (H, W), at the image's size.
-        image: uint8 (H, W, 3), as the encoder's preprocessing read it.
-        predicted_iou: the decoder's own estimate.
+        masks: bool (P, m, H, W), at the image's size; m is 3 with `multimask`, else 1.
+        scores: float32 (P, m), the decoder's own estimate of each mask's IoU, not clipped.
+        low_res: float32 (P, m, 4g, 4g), logits: one of each prompt's may be the `mask_input` of the next round.
         head: `identity` for the frozen SAM, else the fitted head's name.
         task: the task the head was fitted to; empty for the frozen SAM.
         decision: how a routed model chose the head, or the frozen SAM; None where there was nothing to choose.
+        image: uint8 (H, W, 3), as the encoder's preprocessing read it; None for an item of a store.
     """
 
-    mask: np.ndarray
-    image: np.ndarray
-    predicted_iou: float
+    masks: np.ndarray
+    scores: np.ndarray
+    low_res: np.ndarray
     head: str
     task: str
     decision: Decision | None = None
+    image: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        """int64 (P,): which mask of each prompt has the highest score."""
+        best: np.ndarray = self.scores.argmax(axis=1)
+        return best
+
+    @property
+    def objects(self) -> np.ndarray:
+        """Bool (P, H, W): the best mask of each prompt."""
+        objects: np.ndarray = self.masks[np.arange(len(self)), self.best]
+        return objects
+
+    @property
+    def object_scores(self) -> np.ndarray:
+        """float32 (P,): the scores of `objects`."""
+        scores: np.ndarray = self.scores[np.arange(len(self)), self.best]
+        return scores
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float32 (P, 1, 4g, 4g): the low-res logits of `objects`, in the shape of a `mask_input`."""
+        logits: np.ndarray = self.low_res[np.arange(len(self)), self.best][:, None]
+        return logits
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool (H, W): the best mask of the only prompt.
+
+        Raises:
+            ValueError: there were several prompts.
+        """
+        mask: np.ndarray = self._only(self.objects)
+        return mask
+
+    @property
+    def predicted_iou(self) -> float:
+        """The score of `mask`."""
+        return float(self._only(self.object_scores))
+
+    def _only(self, values: np.ndarray) -> Any:
+        if len(values) != 1:
+            raise ValueError(f"a prediction of {len(values)} prompts has no single mask: read `objects`")
+        return values[0]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The image that prompts are about, taken through its head once."""
+
+    geometry: Geometry
+    features: dict[str, Tensor]
+    head: Head
+    task: str
+    decision: Decision | None
+    aligned: Tensor
+    added: Tensor | None
+    image: np.ndarray | None
 
 
 class Predictor:
-    """A backbone and a head, ready for images.
+    """A backbone and a head, ready for images and prompts.
+
+        predictor = Predictor("casam_runs/fit/KEY").set_image("new.png")
+        first = predictor.predict(points=[(120, 80)])
+        better = predictor.predict(points=[(120, 80), (40, 30)], labels=[1, 0], mask_input=first.logits)
 
     Args:
         run: folder of a fit or of a bench's result, as `casam fit` or `casam bench --json` printed it; None is the
             frozen SAM.
-        model: backbone of the frozen SAM where no run names one.
-        checkpoint: where the checkpoint is now, if not where it was when the run's store was encoded.
+        model: backbone of the frozen SAM where neither a run nor a store names one.
+        checkpoint: where the checkpoint is now, if not where it was when the store was encoded.
+        store: a store or the folder of stores: where those of the run are now, or whose frozen SAM it is.
         device: `auto`, `cpu`, `cuda`, ...
         trust: run the Python files that a run brings; else only those that this user has run before.
+        dtype: what the embedding of `set_image` is rounded to: as in the store that the run was fitted on by default
+            (float16 for the frozen SAM), so that predictions equal evaluation; `float32` leaves it as the encoder
+            gave it, which is what segment_anything's SamPredictor does.
 
     Raises:
-        CasamError: the run, its checkpoint or the device cannot be used.
+        CasamError: the run, its backbone or the device cannot be used.
     """
 
     def __init__(
         self,
         run: Path | str | None = None,
         *,
-        model: str = DEFAULT_MODEL,
+        model: str | None = None,
         checkpoint: Path | None = None,
+        store: Path | str | None = None,
         device: str = "auto",
         trust: bool = False,
+        dtype: str | None = None,
     ) -> None:
-        where = choose_device(device)
-        self.task = ""
-        self._resize, self._intensity = "longest", "auto"
-        self._dtype = "float16"
-        self._model: RoutedModel | None = None
-        if run is None:
-            self._backbone = load_backbone(model, checkpoint, device=where)
-            self._head: Head = build_head("identity", None, self._backbone, seed=0)
-            identity = {"precision": choose_precision("auto", where)}
-        else:
-            folder = Path(run)
-            named = "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`"
-            if not (folder / RECORD).is_file():
-                raise CasamError(f"{folder} is not the folder of a finished run: {RECORD} is missing", named)
-            record = read_record(folder.absolute())
-            if record.kind not in ("fit", "joint", "learn", "model"):
-                raise CasamError(f"{folder} holds no head: it is a stage of kind '{record.kind}'", named)
-            try:
-                identity, stores = record.recorded["identity"], Path(record.recorded["store"]).parent.parent
-                weights, self.task = identity["backbone"]["weights"], str(record.recorded["task"])
-                self._resize = identity["preprocessing"]["resize"]
-                self._intensity = identity["preprocessing"]["intensity"]
-                self._dtype = identity["embedding"]["dtype"]
-            except (KeyError, TypeError) as error:
-                raise CasamError(
-                    f"{folder} does not say on which store it was fitted: {error}",
-                    "run the command that made it again",
-                ) from None
-            self._backbone = whole_backbone(stores, weights, checkpoint, where, trust=trust)
-            if record.kind == "model":
-                self.task = ""
-                self._model = RoutedModel(folder.absolute(), self._backbone, trust=trust)
-                self._head = build_head("identity", None, self._backbone, seed=0)
-            else:
-                self._head = load_head(folder, self._backbone, trust=trust)
-        self._head.to(where).eval()
-        self._backbone = as_in_store(self._backbone, identity) if run is not None else self._backbone
-        self._encoder = FrozenEncoder.of(self._backbone, identity)
+        if dtype not in (None, "float16", "float32", "int8"):
+            raise OptionError(f"unknown dtype '{dtype}'", "available: float16, float32, int8")
+        stores = None if store is None else Path(store)
+        self._opened: OpenedRun = open_run(
+            run, model=model, checkpoint=checkpoint, stores=stores, device=device, trust=trust,
+            encoder=checkpoint is not None,
+        )  # fmt: skip
+        self._dtype = dtype or str(self._opened.identity["embedding"]["dtype"])
+        self._encoder: FrozenEncoder | None = None
+        self._shown: _Shown | None = None
 
-    def predict(
-        self,
-        image: Path | str | np.ndarray,
-        *,
-        box: tuple[float, float, float, float] | None = None,
-        points: list[tuple[float, float]] | None = None,
-    ) -> Prediction:
-        """The mask of one prompt; with a single point and no box, the best of SAM's three.
+    @property
+    def task(self) -> str:
+        """The task that the head was fitted to; empty for the frozen SAM and a routed model."""
+        return self._opened.task
+
+    @property
+    def low_res(self) -> int:
+        """Side 4g of the logits that `predict` gives and takes."""
+        return self._opened.backbone.low_res
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the image that prompts are about lies in the encoder's input.
+
+        Raises:
+            OptionError: there is none yet.
+        """
+        return self._current().geometry
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of that image, pixels."""
+        return self.geometry.height, self.geometry.width
+
+    @property
+    def intensity(self) -> str:
+        """How files of other bit depths become 8 bit, see `casam_cache.datasets.load_image`."""
+        return str(self._opened.identity["preprocessing"]["intensity"])
+
+    def set_image(self, image: Path | str | np.ndarray) -> Predictor:
+        """Encodes an image, which prompts are about from now on; returns the predictor itself.
 
         Args:
             image: a file, or uint8 (H, W, 3).
-            box: x0, y0, x1, y1 in the image's pixels.
-            points: x, y foreground points in the image's pixels.
 
         Raises:
-            OptionError: no prompt, or one outside the image.
             ImageError: the file cannot be read.
+            OptionError: an array of another shape or dtype.
+            CheckpointError: the encoder cannot be had.
         """
-        pixels = image if isinstance(image, np.ndarray) else load_image(Path(image), self._intensity)
+        if isinstance(image, np.ndarray):
+            pixels = image
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+                raise OptionError(
+                    f"an image is uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}",
+                    "casam_cache.datasets.load_image reads any file as one",
+                )
+        else:
+            pixels = load_image(Path(image), self.intensity)
+        if self._encoder is None:
+            self._opened = self._opened.with_encoder()
+            self._encoder = FrozenEncoder.of(self._opened.backbone, self._opened.identity)
+        own = self._opened.backbone
+        resize = self._opened.identity["preprocessing"]["resize"]
         height, width = pixels.shape[:2]
-        _check_prompt(height, width, box, points)
-        own = self._backbone
-        geometry = Geometry.fit(height, width, own.image_size, own.patch_size, self._resize)
+        geometry = Geometry.fit(height, width, own.image_size, own.patch_size, resize)
         batch, sizes = stack_inputs([own.prepare(pixels, geometry)], own.image_size)
-        needs = self._head.needs if self._model is None else self._model.needs
-        names = [name for name in needs if name != VALID]
-        encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), names)
-        stored = {
-            name: torch.from_numpy(as_read(feature[0].float().cpu().numpy(), self._dtype))[None]
-            for name, feature in encoded.items()
+        encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), self._arrays)
+        features = {
+            name: as_read(feature[0].float().cpu().numpy(), self._dtype) for name, feature in encoded.items()
         }
-        head, task, decision = self._head, self.task, None
-        if self._model is not None:
-            decision = self._model.choose(stored["embedding"][0].numpy(), geometry.valid_grid)
-            if decision.task is not None:
-                head, task = self._model.head(decision.task), decision.task
-        stored[VALID] = torch.from_numpy(geometry.valid_cells())[None]
-        multimask = box is None and points is not None and len(points) == 1
-        low_res, estimates = predict_low_res(
-            head, self._backbone, stored, _prompts(geometry, box, points), multimask=multimask
-        )
-        best = int(estimates[0].argmax())
-        logits = upscale(low_res[:, best], geometry)[0]
+        self._show(features, geometry, pixels)
+        return self
+
+    def set_item(self, store: EmbeddingStore | Path | str, name: str) -> Predictor:
+        """Takes an image's features from a store; the encoder is neither loaded nor run. Returns the predictor itself.
+
+        Args:
+            store: DIR/TASK/BACKBONE.zarr.
+            name: the item's id.
+
+        Raises:
+            StoreError: the store is of another backbone, or lacks the item or what the head reads of it.
+        """
+        opened = store if isinstance(store, EmbeddingStore) else EmbeddingStore.open(store)
+        self.check_store(opened)
+        index = opened.index(name)
+        features = {array: opened.read(index, array) for array in self._arrays}
+        self._show(features, opened.geometry(index), None)
+        return self
+
+    @torch.no_grad()
+    def predict(
+        self,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        mask_input: Any = None,
+        multimask: bool | None = None,
+    ) -> Prediction:
+        """The masks of one prompt or of several, each for an object of its own.
+
+        Coordinates are pixels of the image after EXIF rotation. P prompts of one form are one call: P boxes, n points
+        for each of P objects, or both.
+
+        Args:
+            points: x, y: (n, 2) of one object, or (P, n, 2).
+            labels: 1 for the object, 0 for what is not: (n,) or (P, n); by default all 1.
+            boxes: x0, y0, x1, y1: (4,) or (P, 4).
+            mask_input: low-res logits of an earlier prediction: (4g, 4g), (1, 4g, 4g) or (P, 1, 4g, 4g).
+            multimask: SAM's three masks for an ambiguous prompt instead of the single one; by default for one point
+                without anything else.
+
+        Raises:
+            OptionError: no image or no prompt, prompts that do not go together, or one that is not inside the image.
+        """
+        shown = self._current()
+        prompts = self._prompts(points, labels, boxes, mask_input)
+        if multimask is None:
+            alone = prompts.boxes is None and prompts.masks is None
+            multimask = alone and prompts.points is not None and prompts.points.shape[1] == 1
+        masks, scores, low_res = [], [], []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            logits, estimates = self._decode(shown, _part(prompts, start), multimask)
+            count, each = estimates.shape
+            full = upscale(logits.flatten(0, 1), shown.geometry).unflatten(0, (count, each))
+            masks.append((full > 0).cpu().numpy())
+            scores.append(estimates.cpu().numpy())
+            low_res.append(logits.cpu().numpy())
         return Prediction(
-            (logits > 0).cpu().numpy(), pixels, float(estimates[0, best]), head.name, task, decision
+            np.concatenate(masks), np.concatenate(scores), np.concatenate(low_res),
+            shown.head.name, shown.task, shown.decision, shown.image,
+        )  # fmt: skip
+
+    @property
+    def _arrays(self) -> list[str]:
+        return [name for name in self._opened.needs if name != VALID]
+
+    def _current(self) -> _Shown:
+        if self._shown is None:
+            raise OptionError("no image to prompt", "call set_image or set_item first")
+        return self._shown
+
+    def check_store(self, store: EmbeddingStore) -> None:
+        """Whether `set_item` may take images from it.
+
+        Raises:
+            StoreError: it is of another backbone, or of another preprocessing than the head was fitted on.
+        """
+        own, theirs = self._opened.backbone.fingerprint, store.identity["backbone"]["weights"]
+        if own != theirs:
+            raise StoreError(
+                f"{store.path} was encoded with another backbone, {theirs[:20]}, than this predictor's, {own[:20]}",
+                "name a store of the same backbone, or encode the image's dataset with it",
+            )
+        if self._opened.head.name == "identity":
+            return  # the frozen SAM of whatever is stored; the heads of a routed model come from several stores
+        wanted, found = (
+            {name: value for name, value in identity["preprocessing"].items() if name != "intensity"}
+            for identity in (self._opened.identity, store.identity)
+        )
+        differ = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        if differ:
+            raise StoreError(
+                f"{store.path} was encoded with another preprocessing than the head was fitted on: "
+                f"{', '.join(differ)}",
+                "encode its dataset again with the options of the store that the head was fitted on",
+            )
+
+    @torch.no_grad()
+    def _show(self, read: dict[str, np.ndarray], geometry: Geometry, image: np.ndarray | None) -> None:
+        """Takes the features of an image, as a store gives them, through the head."""
+        opened, routed = self._opened, self._opened.routed
+        head, task, decision = opened.head, opened.task, None
+        if routed is not None:
+            decision = routed.choose(read["embedding"], geometry.valid_grid)
+            if decision.task is not None:
+                head, task = routed.head(decision.task), decision.task
+        device = opened.backbone.device
+        arrays = {**read, VALID: geometry.valid_cells()}
+        features = {
+            name: torch.from_numpy(np.array(array))[None].to(device).float() for name, array in arrays.items()
+        }
+        aligned, added = head.align(features), head.prompt_tokens(features)
+        self._shown = _Shown(geometry, features, head, task, decision, aligned, added, image)
+
+    def _decode(self, shown: _Shown, prompts: Prompts, multimask: bool) -> tuple[Tensor, Tensor]:
+        backbone = self._opened.backbone
+        sparse, dense = backbone.embed_prompts(prompts.to(backbone.device))
+        index = torch.zeros(len(prompts), dtype=torch.long, device=backbone.device)
+        sparse = with_tokens(sparse, shown.added, index)
+        return shown.head.decode(backbone, shown.features, shown.aligned, index, sparse, dense, multimask)
+
+    def _prompts(self, points: Any, labels: Any, boxes: Any, mask_input: Any) -> Prompts:
+        geometry = self._current().geometry
+        height, width = geometry.height, geometry.width
+        box = _numbers("boxes", boxes, (4,))
+        point, label = _points(points, labels)
+        mask = None
+        if mask_input is not None:
+            mask = _numbers("mask_input", mask_input, (self.low_res, self.low_res), leading=(1,))
+        given = [len(part) for part in (box, point, mask) if part is not None]
+        if not given:
+            raise OptionError("no prompt", "give points, boxes or mask_input")
+        if len(set(given)) > 1:
+            raise OptionError(
+                f"prompts of {' and '.join(map(str, given))} objects do not go together",
+                "boxes, points and mask_input are as many; predict objects of other forms in another call",
+            )
+        for number in range(given[0]):
+            which = "" if given[0] == 1 else f" {number + 1} of {given[0]}"
+            if box is not None:
+                check_box(box[number], height, width, f"box{which}")
+            if point is not None and label is not None:
+                check_points(point[number], label[number].tolist(), height, width, f"point{which}")
+            if mask is not None:
+                check_mask_prompt(mask[number, 0], self.low_res, f"mask_input{which}")
+        return Prompts(
+            boxes=None if box is None else torch.from_numpy(geometry.boxes_to_input(box)),
+            points=None if point is None else torch.from_numpy(geometry.to_input(point)),
+            labels=None if label is None else torch.from_numpy(label),
+            masks=None if mask is None else torch.from_numpy(mask.astype(np.float32)),
         )
 
 
-def _prompts(
-    geometry: Geometry,
-    box: tuple[float, float, float, float] | None,
-    points: list[tuple[float, float]] | None,
-) -> Prompts:
-    boxes = None if box is None else torch.from_numpy(geometry.boxes_to_input(np.array([box])))
-    if not points:
-        return Prompts(boxes=boxes)
-    coordinates = torch.from_numpy(geometry.to_input(np.array([points])))
-    return Prompts(boxes=boxes, points=coordinates, labels=torch.ones((1, len(points)), dtype=torch.long))
-
-
-def _check_prompt(
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float] | None,
-    points: list[tuple[float, float]] | None,
-) -> None:
-    if box is None and not points:
-        raise OptionError("no prompt", "give --box x0,y0,x1,y1 or --point x,y in pixels of the image")
-    if box is not None and not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+def _points(points: Any, labels: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(P, n, 2) and (P, n), both or neither."""
+    if points is None or len(points) == 0:
+        if labels is not None and len(labels):
+            raise OptionError("labels without points", "each label belongs to a point")
+        return None, None
+    found = np.asarray(points, dtype=np.float64)
+    if found.ndim == 2:
+        found = found[None]
+    if found.ndim != 3 or found.shape[2] != 2 or not found.size:
         raise OptionError(
-            f"the box {','.join(f'{edge:g}' for edge in box)} is not inside the image of {width} x {height} pixels",
-            "give --box x0,y0,x1,y1 with 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height",
+            f"points have the shape {found.shape}", "points are (n, 2) of one object, or (P, n, 2)"
         )
-    for x, y in points or []:
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise OptionError(f"the point {x:g},{y:g} is outside the image of {width} x {height} pixels")
+    if labels is None:
+        return found, np.ones(found.shape[:2], dtype=np.int64)
+    label = np.asarray(labels)
+    label = label[None] if label.ndim == 1 else label
+    if label.shape != found.shape[:2]:
+        raise OptionError(
+            f"{found.shape[:2]} points have {label.shape} labels", "each point has one label: (n,) or (P, n)"
+        )
+    if not np.equal(label, label.astype(np.int64)).all():
+        raise OptionError("labels are whole numbers", "1 for the object, 0 for what is not the object")
+    return found, label.astype(np.int64)
+
+
+def _numbers(name: str, value: Any, shape: Sequence[int], leading: Sequence[int] = ()) -> np.ndarray | None:
+    """`value` as float64 (P, *leading, *shape); one alone may lack the leading axes."""
+    if value is None:
+        return None
+    found = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    whole = (*leading, *shape)
+    if found.shape == tuple(shape):
+        found = found.reshape(whole)
+    if found.shape == whole:
+        found = found[None]
+    if found.shape[1:] != whole or not len(found):
+        expected = " x ".join(map(str, shape))
+        raise OptionError(
+            f"{name} have the shape {' x '.join(map(str, found.shape))}",
+            f"expected {expected} of one object, or P x {' x '.join(map(str, whole))}",
+        )
+    return found.astype(np.float64)
+
+
+def _part(prompts: Prompts, start: int) -> Prompts:
+    """Some of the prompts."""
+    cut = slice(start, start + PROMPTS_AT_ONCE)
+    boxes, points, labels, masks = (
+        None if tensor is None else tensor[cut]
+        for tensor in (prompts.boxes, prompts.points, prompts.labels, prompts.masks)
+    )
+    return Prompts(boxes=boxes, points=points, labels=labels, masks=masks)

@@ -4,14 +4,15 @@ DIR/.backbones/FINGERPRINT.safetensors    what fitting and evaluation need, as t
 DIR/.backbones/FINGERPRINT.json           the class that reads it, and the checkpoint for whoever needs the encoder
 DIR/.backbones/source-SHA256.py           a copy of the user's file that a class is from
 
-A copy is only run if this user has named that file before, or says to trust it.
+A copy of a user's file is only run if this user has named that file before, or says to trust it. Folders of runs keep
+the same files, see `kept_backbones`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.backbones.published import PublishedSam
 from casam_cache.backbones.registry import BACKBONES
 from casam_cache.errors import CheckpointError
+from casam_cache.fingerprint import digest
 from casam_cache.store.files import disk_errors
 
 if TYPE_CHECKING:
@@ -114,14 +116,51 @@ def whole_backbone(
         CasamError: as for `decoder_of`.
     """
     stated = _stated(stores, fingerprint)
-    if checkpoint is None and stated["checkpoint"] is not None:
-        known = Path(stated["checkpoint"])
-        checkpoint = known if known.exists() else None  # official files are found, or fetched, by name
-    backbone = _class_of(stores, stated, trust).load(checkpoint, device=device)
+    cls = _class_of(stores, stated, trust)
+    return with_encoder(
+        cls, fingerprint, [stated["checkpoint"]], checkpoint, device, made="this store was encoded with"
+    )
+
+
+def with_encoder(
+    cls: type[Backbone],
+    fingerprint: str,
+    known: Sequence[str | None],
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    made: str,
+) -> Backbone:
+    """A backbone with all its parts, checked to be the right one.
+
+    Args:
+        cls: its class.
+        fingerprint: of the weights that are wanted.
+        known: where its checkpoint was, the likeliest place first; official and bundled files are found by name.
+        checkpoint: where it is now, as the user says.
+        device: where to put it.
+        made: for messages, e.g. "this store was encoded with".
+
+    Raises:
+        CheckpointError: the checkpoint is missing, or holds other weights; the message names both fingerprints.
+    """
+    places = [Path(place) for place in known if place is not None]
+    path = checkpoint if checkpoint is not None else next(filter(Path.is_file, places), None)
+    was = f" (it was {places[0]})" if places else ""
+    named = f"name the file with --checkpoint FILE{was}"
+    if path is None and places:
+        fetch = cls.to_fetch(None)
+        if fetch is not None and all(place.name != fetch.filename for place in places):
+            # Another file than the official one: fetching that would take long, and be refused.
+            raise CheckpointError(f"the checkpoint that {made} is not there: {places[0]}", named)
+    backbone = cls.load(path, device=device)
     if backbone.fingerprint != fingerprint:
+        own = path is None and bool(places)
+        file = f"{places[0]} is not there, and {cls.name}'s own file" if own else str(backbone.checkpoint)
         raise CheckpointError(
-            f"{backbone.checkpoint} holds other weights than this store was encoded with",
-            f"name the right file with --checkpoint (it was {stated['checkpoint']})",
+            f"{file} holds other weights than {made}: their fingerprint is {backbone.fingerprint[:20]}, "
+            f"not {fingerprint[:20]}",
+            f"name the right file with --checkpoint FILE{was}",
         )
     return backbone
 
@@ -153,23 +192,46 @@ def preparation(stores: Path, backbone: Backbone) -> Callable[[np.ndarray, Geome
     return _Preparation(BACKBONES.describe(type(backbone), folder), folder)
 
 
-def _stated(stores: Path, fingerprint: str) -> dict[str, Any]:
-    _, source = _paths(stores, fingerprint)
+def stated_in(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """What FINGERPRINT.json in a folder says; None where it is missing or damaged.
+
+    Returns:
+        `{"model", "backbone": its class as `BACKBONES.describe` gives it, "checkpoint": where it was, or None}`, and
+        `files` where a folder of runs keeps it.
+    """
+    _, source = files_of(folder, fingerprint)
     try:
-        stated: dict[str, Any] = json.loads(source.read_text())
-    except (OSError, ValueError):
+        stated = json.loads(source.read_text())
+        if stated.pop("digest", None) not in (None, digest(stated)):
+            return None
+        # Files of before classes were noted name one of the built-in models.
+        described = stated.get("backbone", {"name": stated["model"]})
+        checkpoint = stated["checkpoint"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not isinstance(described, dict) or not isinstance(checkpoint, str | None):
+        return None
+    return {**stated, "backbone": described}
+
+
+def files_of(folder: Path, fingerprint: str) -> tuple[Path, Path]:
+    """The decoder's weights, and what is said of them."""
+    return folder / f"{fingerprint[:20]}.safetensors", folder / f"{fingerprint[:20]}.json"
+
+
+def _stated(stores: Path, fingerprint: str) -> dict[str, Any]:
+    stated = stated_in(stores / FOLDER, fingerprint)
+    if stated is None:
+        _, source = _paths(stores, fingerprint)
         raise CheckpointError(
-            f"nothing says which backbone this store was encoded with: {source} is missing", _AGAIN
-        ) from None
+            f"nothing says which backbone this store was encoded with: {source} is missing or damaged", _AGAIN
+        )
     return stated
 
 
 def _class_of(stores: Path, stated: Mapping[str, Any], trust: bool) -> type[Backbone]:
-    """Files of before classes were noted name one of the built-in models."""
-    described = stated.get("backbone", {"name": stated["model"]})
-    return BACKBONES.restore(described, stores / FOLDER, trust=trust)
+    return BACKBONES.restore(stated["backbone"], stores / FOLDER, trust=trust)
 
 
 def _paths(stores: Path, fingerprint: str) -> tuple[Path, Path]:
-    folder = stores / FOLDER
-    return folder / f"{fingerprint[:20]}.safetensors", folder / f"{fingerprint[:20]}.json"
+    return files_of(stores / FOLDER, fingerprint)

@@ -71,7 +71,7 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
-    backbone = with_preprocessing(backbone, options, _identity_of(path), warn)
+    backbone = with_preprocessing(backbone, options.preprocess, options.checkpoint, _identity_of(path), warn)
     if backbone.stand_in and warn is not None:
         warn(f"{backbone.name}: {backbone.stand_in}")
     _check_compiles(path, backbone, options)
@@ -182,7 +182,7 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> Stor
     identity = {
         "backbone": backbone.identity,
         "preprocessing": backbone.preprocessing_identity(
-            resize_of(backbone, options, _identity_of(path)), options.intensity
+            resize_of(backbone, options.resize, _identity_of(path)), options.intensity
         ),
         "precision": precision,
         "extra": {name: backbone.feature_identity(name) for name in backbone.features() if name != EMBEDDING},

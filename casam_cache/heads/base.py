@@ -134,13 +134,20 @@ def run_head(
     Returns:
         The aligned embedding (B, C, g, g), float32 logits (P, 1 or 3, 4g, 4g), IoU estimates (P, 1 or 3).
     """
-    aligned = head.align(features)
-    added = head.prompt_tokens(features)
-    if added is not None:
-        own = added if image_index is None else added.index_select(0, image_index)
-        sparse = torch.cat([sparse, own], dim=1)
+    aligned, added = head.align(features), head.prompt_tokens(features)
+    sparse = with_tokens(sparse, added, image_index)
     low_res, iou = head.decode(backbone, features, aligned, image_index, sparse, dense, multimask)
     return aligned, low_res, iou
+
+
+def with_tokens(
+    sparse: torch.Tensor, added: torch.Tensor | None, image_index: torch.Tensor | None
+) -> torch.Tensor:
+    """Prompt embeddings (P, n, C) with a head's own tokens (B, m, C) of each prompt's image behind them."""
+    if added is None:
+        return sparse
+    own = added if image_index is None else added.index_select(0, image_index)
+    return torch.cat([sparse, own], dim=1)
 
 
 @torch.no_grad()

@@ -139,8 +139,8 @@ def compare(root: Path, report: FitReport, device: str = "auto", cases: int = CA
     chosen = [masks[index] for index in np.unique(np.linspace(0, len(masks) - 1, cases).round().astype(int))]
     rows = []
     for sample, mask in chosen:
-        image, (x0, y0, x1, y1) = read_image(dataset, sample), (float(edge) for edge in mask_box(mask.bitmap))
-        first, second = (p.predict(image, box=(x0, y0, x1, y1)).mask for p in (frozen, fitted))
+        image, box = read_image(dataset, sample), mask_box(mask.bitmap)
+        first, second = (p.set_image(image).predict(boxes=box).mask for p in (frozen, fitted))
         ious = (iou(first, mask.bitmap), iou(second, mask.bitmap))
         rows.append(Case(f"{sample.id} class {mask.class_id}", image, mask.bitmap, first, second, ious))
     return rows

@@ -10,52 +10,50 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from casam_cache.bench.predict import Prediction
+from casam_cache.bench.prompt_file import ObjectPrompt
 from casam_cache.datasets.contact_sheet import COLOURS, overlay
 from casam_cache.datasets.sample import Mask
-from casam_cache.store.files import write_all, write_file
+from casam_cache.store.files import write_file
 
 PROMPT_COLOUR = (255, 64, 64)
+OPACITY = 0.25  # of the fill
 
 
-def save_prediction(
-    prediction: Prediction,
-    mask: Path,
-    picture: Path,
-    *,
-    box: tuple[float, float, float, float] | None = None,
-    points: Sequence[tuple[float, float]] = (),
-) -> None:
-    """Writes the mask as a PNG of 0 and 255, and the image with mask and prompt drawn over it: both, or neither.
-
-    Raises:
-        StoreError: the disk is full or read-only.
-    """
-    bitmap = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-    drawn = draw_prediction(prediction, box=box, points=points)
-    write_all([(mask, [_png(bitmap)]), (picture, [_png(drawn)])])
-
-
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
     data = io.BytesIO()
     image.save(data, "PNG")
     return data.getvalue()
 
 
-def draw_prediction(
-    prediction: Prediction,
-    *,
-    box: tuple[float, float, float, float] | None = None,
-    points: Sequence[tuple[float, float]] = (),
-) -> Image.Image:
-    """The image with the predicted mask and the prompt drawn over it."""
-    picture = Image.fromarray(overlay(prediction.image, [Mask(prediction.mask, 1, 1)]))
+def draw_objects(image: np.ndarray, labels: np.ndarray, prompts: Sequence[ObjectPrompt]) -> Image.Image:
+    """An image with objects and prompts drawn over it; a point for what is not the object is a ring.
+
+    Args:
+        image: uint8 (H, W, 3).
+        labels: (H, W), 0 background, else an object's number.
+        prompts: of the objects.
+    """
+    from scipy import ndimage
+
+    colours = np.array(COLOURS, np.float32)[(labels.astype(np.int64) - 1) % len(COLOURS)]
+    low, high = (
+        extreme(labels, size=3, mode="constant", cval=0)
+        for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
+    )
+    opacity = np.where(labels == 0, 0, np.where(low == high, OPACITY, 1))[..., None]
+    picture = Image.fromarray(((1 - opacity) * image + opacity * colours + 0.5).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 300))
-    if box is not None:
-        draw.rectangle(box, outline=PROMPT_COLOUR, width=line)
-    for x, y in points:
-        draw.ellipse((x - 3 * line, y - 3 * line, x + 3 * line, y + 3 * line), fill=PROMPT_COLOUR)
+    for prompt in prompts:
+        if prompt.box is not None:
+            draw.rectangle(prompt.box, outline=PROMPT_COLOUR, width=line)
+        for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
+            place = (x - 3 * line, y - 3 * line, x + 3 * line, y + 3 * line)
+            if label:
+                draw.ellipse(place, fill=PROMPT_COLOUR)
+            else:
+                draw.ellipse(place, outline=PROMPT_COLOUR, width=line)
     return picture
 
 
@@ -104,4 +102,4 @@ def comparison_sheet(cases: Sequence[Case], path: Path, tile: int = 220) -> None
             sheet.paste(Image.fromarray(picture).resize((tile, height)), (left, top))
             draw.text((left, top + height + 1), text, fill=(200, 200, 200))
         top += height + line + margin
-    write_file(path, _png(sheet))
+    write_file(path, png(sheet))

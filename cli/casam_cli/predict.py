@@ -1,32 +1,66 @@
-"""`casam predict`: one image and one prompt -> a mask at the image's size, and a picture of it."""
+"""`casam predict`: images or stored items and prompts -> masks at the images' size, pictures and scores."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from casam_cache.backbones.defaults import DEFAULT_MODEL
-from casam_cache.errors import OptionError
+from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+
+if TYPE_CHECKING:
+    from casam_cache.bench.prompt_file import ObjectPrompt
+
+PIXELS = "pixels of the image after EXIF rotation"
 
 
 def predict(
-    image: Path = typer.Argument(..., help="The image: any file that can be read as one."),
-    box: str | None = typer.Option(None, help="A box x0,y0,x1,y1 in pixels of the image."),
-    point: list[str] = typer.Option(
-        [], help="A point x,y in pixels of the image. It may be given several times."
+    image: Path | None = typer.Argument(
+        None,
+        help="The image: any file that can be read as one; or a folder of images, with --prompts. "
+        "With --id it is only drawn on.",
     ),
+    box: list[str] = typer.Option(
+        [], help=f"A box x0,y0,x1,y1 in {PIXELS}. It may be given several times: each is an object."
+    ),
+    point: list[str] = typer.Option(
+        [],
+        help=f"A point x,y in {PIXELS}; x,y,0 is a point that is not the object. It may be given several "
+        "times: all belong to one object, as does one --box beside them.",
+    ),
+    mask: Path | None = typer.Option(
+        None,
+        help="A mask prompt: an image of the same size, or .npy with the low-res logits of an earlier pass.",
+    ),
+    prompts: Path | None = typer.Option(
+        None,
+        help="Prompts of one image or many: CSV with the columns image or id, x0,y0,x1,y1, x,y,label, object, mask; or "
+        "JSON, a list of objects with image or id, box, points, object, mask.",
+    ),
+    store: Path | None = typer.Option(
+        None,
+        help="A store, or the folder of stores: prompts are answered from it without the encoder (with --id, "
+        "or with the ids of --prompts). With an image: where the run's store is now.",
+    ),
+    id_: str | None = typer.Option(None, "--id", help="The item of the store to segment."),
+    task: str | None = typer.Option(None, help="The task, where --store is a folder with several."),
     run: Path | None = typer.Option(
         None,
         help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM is used.",
     ),
-    model: str = typer.Option(DEFAULT_MODEL, help="The backbone of the frozen SAM. A run names its own."),
+    model: str | None = typer.Option(None, help="The backbone of the frozen SAM. A run names its own."),
     checkpoint: Path | None = typer.Option(
         None, help="The backbone's checkpoint, if it is not where it was."
     ),
-    out: Path = typer.Option(
-        Path("mask.png"), help="The mask to write (PNG, 0 and 255). An overlay goes beside it."
+    out: Path | None = typer.Option(
+        None,
+        help="The mask to write, by default mask.png; for many images a folder, by default masks. A label map where "
+        "there are several objects. An overlay and the scores go beside it.",
+    ),
+    each: bool = typer.Option(
+        False, "--each", help="Write a mask an object, NAME_1.png, ..., not a label map."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
@@ -37,76 +71,114 @@ def predict(
     ),
     json_: bool = console.JsonOption,
 ) -> None:
-    """Segment one image with a fitted head or the frozen SAM."""
-    corners = None if box is None else _box(box)
-    points = [_point(text) for text in point]
-    picture = out.with_name(f"{out.stem}_overlay.png")
-    for path in (out, picture):
-        if path.exists() and not overwrite:
-            raise OptionError(f"{path} exists", "choose another --out, or give --overwrite")
-    if out.suffix.lower() != ".png":
-        raise OptionError(f"--out {out}: masks are written as PNG", "give a name that ends in .png")
-    if not out.parent.is_dir():
-        raise OptionError(f"--out {out}: the folder {out.parent} does not exist")
+    """Segment objects by prompts, with a fitted head or the frozen SAM: in an image, a folder, or a store."""
+    asked = _asked(box, point, mask, prompts)
+    stored = store is not None and (image is None or id_ is not None)
+    if image is None and not stored:
+        raise OptionError("nothing to segment", "name an image or a folder, or give --store and --id")
+    if id_ is not None and not stored:
+        raise OptionError("--id without --store", "name the store that holds the item: --store STORE")
+    many = id_ is None if stored else image is not None and image.is_dir()
+    if many and prompts is None:
+        what = f"{store} holds" if stored else f"{image} holds"
+        raise OptionError(
+            f"{what} many images", "say which and where with --prompts FILE, or give --id for one item"
+        )
+    target = _target(out, many)
 
     from casam_cache.bench.predict import Predictor
-    from casam_cache.report.pictures import save_prediction
+    from casam_cache.report import predictions as wanted
+    from casam_cache.store import EmbeddingStore
 
-    predictor = Predictor(run, model=model, checkpoint=checkpoint, device=device, trust=trust)
-    prediction = predictor.predict(image, box=corners, points=points or None)
-    save_prediction(prediction, out, picture, box=corners, points=points)
-    height, width = prediction.mask.shape
-    report = {
-        "image": str(image),
-        "mask": str(out),
-        "overlay": str(picture),
-        "head": prediction.head,
-        "task": prediction.task,
-        "predicted_iou": prediction.predicted_iou,
-        "area": int(prediction.mask.sum()),
-        "height": height,
-        "width": width,
-    }
-    decision = prediction.decision
-    if decision is not None:
-        report["routing"] = {
-            "task": decision.task,
-            "nearest": decision.nearest,
-            "score": decision.score,
-            "threshold": decision.threshold,
-            "fallback": decision.fallback,
-            "scores": decision.scores,
-        }
-    if json_:
-        console.print_json(report)
-        return
-    if decision is not None:
-        sides = f"score {decision.score:.4g}, threshold {decision.threshold:.4g}"
-        where = "to none: the frozen SAM" if decision.fallback else f"to {decision.task}"
-        console.show_line(f"routed {where} (nearest task {decision.nearest}, {sides})")
-    by = f"{prediction.head} of {prediction.task}" if prediction.task else "the frozen SAM"
-    share = 100 * prediction.mask.mean()
+    opened = None
+    if stored and store is not None:
+        named = wanted.one_store(store, task, model)
+        model = model if named == store else None  # else it has named the store
+        store, opened = named, EmbeddingStore.open(named)
+        plan = wanted.plan_items(
+            opened, id_, asked, target, image=image, from_file=prompts is not None, each=each
+        )
+    elif image is not None and many:
+        plan = wanted.plan_folder(image, asked, target, each=each)
+    else:
+        assert image is not None
+        plan = wanted.plan_image(image, asked, target, from_file=prompts is not None, each=each)
+    wanted.check_files(plan.jobs, overwrite)
+    for note in plan.notes:
+        console.show_line(note)
+    predictor = Predictor(run, model=model, checkpoint=checkpoint, store=store, device=device, trust=trust)
+    reports: list[dict[str, Any]] = []
+    failed = dict(plan.failed)
+    for job, found in wanted.run_plan(plan, predictor, opened):
+        if isinstance(found, CasamError):
+            failed[job.name] = found
+            continue
+        reports.append(found)
+        if not json_:
+            _show(found)
+    _end(plan.many, reports, failed, json_)
+
+
+def _asked(
+    box: list[str], point: list[str], mask: Path | None, prompts: Path | None
+) -> dict[str, list[ObjectPrompt]]:
+    """The prompts by name of the image; of those of the options the name is empty."""
+    from casam_cache.bench.prompt_file import from_options, read_prompts
+
+    if prompts is None:
+        return {"": from_options(box, point, mask)}
+    if box or point or mask is not None:
+        raise OptionError(
+            "--prompts beside --box, --point or --mask", "put all of them into the file, or none"
+        )
+    return read_prompts(prompts)
+
+
+def _target(out: Path | None, many: bool) -> Path:
+    if many:
+        folder = out or Path("masks")
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"--out {folder} is a file", "many images are written to a folder")
+        return folder
+    file = out or Path("mask.png")
+    if file.suffix.lower() != ".png":
+        raise OptionError(f"--out {file}: masks are written as PNG", "give a name that ends in .png")
+    if not file.parent.is_dir():
+        raise OptionError(f"--out {file}: the folder {file.parent} does not exist")
+    return file
+
+
+def _show(report: dict[str, Any]) -> None:
+    """What was written for one image."""
+    routing = report.get("routing")
+    if routing is not None:
+        sides = f"score {routing['score']:.4g}, threshold {routing['threshold']:.4g}"
+        where = "to none: the frozen SAM" if routing["fallback"] else f"to {routing['task']}"
+        console.show_line(f"routed {where} (nearest task {routing['nearest']}, {sides})")
+    by = f"{report['head']} of {report['task']}" if report["task"] else "the frozen SAM"
+    if report["head"] != "identity" and not report["task"]:
+        by = report["head"]
+    share = 100 * report["area"] / (report["height"] * report["width"])
+    count, mask = len(report["objects"]), report["mask"] or report["objects"][0]["mask"]
+    objects = "" if count == 1 else f"{count} objects, "
+    more = f" and {count - 1} more" if report["mask"] is None and count > 1 else ""
     console.show_line(
-        f"{out}: {share:.1f} % of the image, predicted IoU {prediction.predicted_iou:.2f}, by {by}"
+        f"{mask}{more}: {objects}{share:.1f} % of the image, predicted IoU {report['predicted_iou']:.2f}, by {by}"
     )
-    console.show_line(f"{picture}: the mask over the image")
+    if report["overlay"]:
+        console.show_line(f"{report['overlay']}: objects and prompts over the image")
 
 
-def _box(text: str) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers("--box", text, 4)
-    return x0, y0, x1, y1
-
-
-def _point(text: str) -> tuple[float, float]:
-    x, y = _numbers("--point", text, 2)
-    return x, y
-
-
-def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        raise OptionError(f"{option} {text}: expected {count} numbers with commas between")
-    return numbers
+def _end(many: bool, reports: list[dict[str, Any]], failed: dict[str, CasamError], json_: bool) -> None:
+    """One JSON object, and the failures; the exit code is 1 if any image failed."""
+    wrong = [{"image": name, "error": error.message, "hint": error.hint} for name, error in failed.items()]
+    if json_:
+        console.print_json({"images": reports, "failed": wrong} if many else reports[0])
+    for name, error in failed.items():
+        console.show_line(f"{name}: {error.message}", "bold red")
+        if error.hint:
+            console.show_line(f"  {error.hint}")
+    if many:
+        console.show_line(f"{len(reports)} images segmented, {len(failed)} failed")
+    if failed:
+        raise typer.Exit(1)

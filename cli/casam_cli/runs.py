@@ -89,6 +89,7 @@ def show(
 def verify(runs: Path = _Folder, json_: bool = console.JsonOption) -> None:
     """Read every byte of every stage back and name what is damaged; the exit code is 1 if anything is."""
     from casam_cache.bench.results import damaged_results
+    from casam_cache.encode.kept_backbones import damaged_backbones
     from casam_cache.engine.runs import DamagedError, read_record
     from casam_cache.engine.uses import unreadable
 
@@ -101,7 +102,11 @@ def verify(runs: Path = _Folder, json_: bool = console.JsonOption) -> None:
             except DamagedError as error:
                 wrong.append(error.message)
             bar.update(number + 1, len(folders))
-    wrong += [*damaged_results(runs), *(f"{path} cannot be read" for path in unreadable(opened))]
+    wrong += [
+        *damaged_results(runs),
+        *damaged_backbones(runs),
+        *(f"{path} cannot be read" for path in unreadable(opened)),
+    ]
     if json_:
         console.print_json({"stages": len(folders), "damaged": wrong})
     else:

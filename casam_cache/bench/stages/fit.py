@@ -54,7 +54,7 @@ class TrainedStage(HeadStage):
             on_step=work.progress, warn=work.say,
         )  # fmt: skip
         save_head(head, work.result)
-        return {**about(place, self.task), "fit": fitted.to_json(), "parameters": head.trained_parameters()}
+        return {**about(work, self.task), "fit": fitted.to_json(), "parameters": head.trained_parameters()}
 
 
 def train_items(work: Work, refs: tuple[SplitRef, ...]) -> dict[str, Items]:

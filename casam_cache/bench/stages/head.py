@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.bench.tasks import Place
 from casam_cache.config import validated
+from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work
 from casam_cache.errors import CasamError
@@ -75,10 +77,13 @@ class HeadStage(Stage):
         return (runs.open(self) / WEIGHTS).stat().st_size
 
 
-def about(place: Place, task: str) -> dict[str, Any]:
-    """What `casam predict` needs to know of the store that a head was fitted on."""
-    store = place.store(task)
+def about(work: Work, task: str) -> dict[str, Any]:
+    """What `casam predict` needs to know of the store that a head was fitted on; its backbone is kept with the runs."""
+    place: Place = work.place
+    store, fingerprint = place.store(task), place.weights(task)
+    kept = keep_backbone(Path(place.stores), fingerprint, work.runs.root)
     return {
+        "backbone": {**kept, "fingerprint": fingerprint},
         "task": task,
         "store": str(store.path.resolve()),
         "identity": store.identity,

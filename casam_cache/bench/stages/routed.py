@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from casam_cache.bench.stages.head import HeadStage, MethodRef, about
 from casam_cache.bench.stages.routing import FitRouter, Query
-from casam_cache.bench.tasks import Place
 from casam_cache.engine.stage import Stage, Work
 from casam_cache.heads.files import save_head
 from casam_cache.methods.routed import Routed
@@ -73,7 +72,6 @@ class Model(Stage):
         return f"{self.method.name} model"
 
     def compute(self, work: Work) -> dict[str, Any]:
-        place: Place = work.place
         named = {f"head/{task}": stage.name for task, stage in self.heads.items()}
         named |= {f"router/{task}": stage.name for task, stage in self.routers.items()}
         for task, stage in self.routers.items():
@@ -90,4 +88,4 @@ class Model(Stage):
         choice = PoolingChoice.restore(self.pooling)
         if not choice.learned:  # a learned one lies with each task
             save_pooling(choice.make(), work.result)
-        return {**about(place, min(self.heads)), "method": self.method.name}
+        return {**about(work, min(self.heads)), "method": self.method.name}
