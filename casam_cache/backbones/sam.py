@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from casam_cache.backbones.architecture import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD, Architecture
 from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form
 from casam_cache.backbones.base import EMBEDDING, Fetch, Forward
+from casam_cache.backbones.checkpoint_file import is_safetensors
 from casam_cache.backbones.checkpoints import (
     ENCODER,
     MASK_DECODER,
@@ -22,12 +23,15 @@ from casam_cache.backbones.checkpoints import (
     check_state,
     empty_modules,
     expected_shapes,
+    fitted_input,
+    looks_like,
     read_checkpoint,
 )
 from casam_cache.backbones.cost import vit_flops
 from casam_cache.backbones.decoder import SamDecoding, backbone_state, load_state
 from casam_cache.backbones.download import download
 from casam_cache.backbones.encoder import inside
+from casam_cache.backbones.transformers_names import config_of, configured_architecture
 from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import digest_file, generator, weights_fingerprint
@@ -79,12 +83,25 @@ class SamBackbone(SamDecoding):
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """From a .pth, .pt or .safetensors file of that architecture; see `Backbone.load`."""
+        """From a checkpoint of that architecture, of any dialect `read_checkpoint` knows; see `Backbone.load`."""
         path = checkpoint if checkpoint is not None else cls.own_checkpoint(progress)
-        state = read_checkpoint(path)
-        architecture = cls.architecture_of(path)
-        check_state(state, architecture, path, cls.name)
-        return cls.of_state(architecture, state, checkpoint=path).to(device)
+        state, notes = read_checkpoint(path)
+        architecture, said = cls.fit(cls.architecture_of(path), state, path)
+        check_state(state, architecture, path, cls.name, _stand_in())
+        backbone = cls.of_state(architecture, state, checkpoint=path).to(device)
+        backbone.notes = (*notes, *said)
+        return backbone
+
+    @classmethod
+    def fit(
+        cls, architecture: Architecture, state: Mapping[str, Tensor], path: Path
+    ) -> tuple[Architecture, list[str]]:
+        """The dimensions that the checkpoint really has, where they may be others; and lines that say so.
+
+        Raises:
+            CheckpointError: they are not this model's.
+        """
+        return architecture, []
 
     @classmethod
     def of_state(cls, architecture: Architecture, state: Mapping[str, Tensor], **others: Any) -> Self:
@@ -100,8 +117,7 @@ class SamBackbone(SamDecoding):
             load_state(module, state, prefix)
         return cls(
             architecture.to_json(), modules[ENCODER], modules[PROMPT_ENCODER], modules[MASK_DECODER],
-            fingerprint=weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items()),
-            neck=neck_scale(state), **others,
+            fingerprint=_fingerprint(state), neck=neck_scale(state), **others,
         )  # fmt: skip
 
     @classmethod
@@ -225,6 +241,38 @@ class _Official(SamBackbone):
         return ARCHITECTURES[cls.name]
 
     @classmethod
+    def fit(
+        cls, architecture: Architecture, state: Mapping[str, Tensor], path: Path
+    ) -> tuple[Architecture, list[str]]:
+        """Another size of input is the same model; heads and windows, which no shape shows, are as it states them."""
+        fitted = fitted_input(architecture, state)
+        stated = stated_architecture(path)
+        own = looks_like(state) == cls.name
+        if own and stated is not None and stated != fitted:
+            theirs, ours = stated.to_json(), fitted.to_json()
+            name = next(name for name in theirs if theirs[name] != ours.get(name))
+            raise CheckpointError(
+                f"{path} does not fit {cls.name}: it states {name} {theirs[name]} instead of {ours.get(name)}",
+                "pass another file with --checkpoint, or leave it out to download the official one",
+            )
+        if not own or fitted == architecture:
+            return architecture, []
+        side, usual = fitted.image_size, architecture.image_size
+        return fitted, [
+            f"{path.name}: its input is {side} x {side} pixels, where {cls.name} has {usual} x {usual}"
+        ]
+
+    def has_other_weights(self) -> bool:
+        """The official file, or where it is here too, the same weights in another format."""
+        if not super().has_other_weights():
+            return False
+        official = cache_folder() / self.filename
+        if not official.is_file():
+            return True
+        state = read_checkpoint(official).state
+        return _fingerprint(state) != self.fingerprint
+
+    @classmethod
     def to_fetch(cls, checkpoint: Path | None) -> Fetch | None:
         if checkpoint is not None or (cache_folder() / cls.filename).is_file():
             return None
@@ -307,10 +355,16 @@ def seeded_backbone(architecture: Architecture, seed: int, name: str = "seeded")
 
 
 def stated_architecture(path: Path) -> Architecture | None:
-    """The architecture in a safetensors file's metadata, None where it states none or is another format."""
+    """What a safetensors file's metadata, or transformers' config.json, says; None where nothing does.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another kind of model.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors" or not path.is_file():
+    if (config := config_of(path)) is not None:
+        return configured_architecture(config)
+    if not is_safetensors(path):
         return None
     try:
         with safe_open(path, framework="numpy") as file:
@@ -320,6 +374,16 @@ def stated_architecture(path: Path) -> Architecture | None:
         raise CheckpointError(
             f"{path} is not a readable safetensors checkpoint: {error}", "copy or download the file again"
         ) from error
+
+
+def _fingerprint(state: Mapping[str, Tensor]) -> str:
+    return weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items())
+
+
+def _stand_in() -> dict[str, Architecture]:
+    """The bundled model's dimensions by its name, to tell whoever passes its file under another."""
+    stated = stated_architecture(WEIGHTS / Small.filename)
+    return {} if stated is None else {Small.name: stated}
 
 
 def _bundled_sha256(filename: str) -> str:
