@@ -153,7 +153,7 @@ def check_shapes(
             f"{path} does not fit {model}: {'; '.join(problems)}", _hint(state, path, model, others)
         )
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() and not name.endswith(".num_batches_tracked"):
             raise CheckpointError(f"{path} does not fit {model}: {name} holds {tensor.dtype}", OTHER_FILE)
         if not torch.isfinite(tensor).all():
             raise CheckpointError(

@@ -27,7 +27,7 @@ WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict")
 """Keys that trainers keep the weights under; where several hold a SAM, the first of these is taken."""
 
 _DEPTH = 4
-_SHOWN = 3
+_SHOWN = 5
 _ROOT = re.compile(
     r"(?:^|\.)(?:image_encoder|prompt_encoder|mask_decoder|vision_encoder|shared_image_embedding)\."
 )
@@ -84,8 +84,9 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     notes = []
     if keys:
         notes.append(f"the weights are those under {' and '.join(repr(key) for key in keys)}")
+    beside.sort(key=lambda entry: entry.endswith("'"))  # what holds tensors first
     if beside:
-        notes.append(f"left out, beside the weights: {_listed(beside, 6)}")
+        notes.append(f"left out, beside the weights: {_listed(beside, _SHOWN)}")
     return named, notes
 
 
@@ -131,11 +132,13 @@ def _without_prefix(named: dict[str, Tensor], path: Path) -> tuple[dict[str, Ten
     if not stripped:
         return named, []
     bare = _renamed(named, lambda name: _bare(name, stripped), path)
-    of_all = "all " if len(prefixes) == 1 and len(named) == prefixes[stripped[0]] else ""
-    return bare, [
-        f"the prefix '{prefix}' is stripped from {of_all}{sum(name.startswith(prefix) for name in named)} names"
-        for prefix in stripped
-    ]
+    notes = []
+    for prefix in stripped:
+        count = sum(name.startswith(prefix) for name in named)
+        notes.append(
+            f"the prefix '{prefix}' is stripped from {'all ' if count == len(named) else ''}{count} names"
+        )
+    return bare, notes
 
 
 def _prefix(name: str) -> str | None:
@@ -189,8 +192,9 @@ def _without_hq(named: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
     if not any(name in named for name in _HQ_TOKENS):
         return named, []
     own = [name for name in named if _HQ.match(name)]
+    parts = list(dict.fromkeys(name.split(".")[1] for name in own))
     return {name: tensor for name, tensor in named.items() if name not in own}, [
-        f"HQ-SAM: the {len(own)} tensors of its own decoder are left out ({_listed(own, _SHOWN)}); "
+        f"HQ-SAM: the {len(own)} tensors of its own decoder are left out ({_listed(parts, _SHOWN)}); "
         "it trains only those, so this is the frozen SAM that it was built on"
     ]
 

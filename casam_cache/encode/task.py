@@ -22,6 +22,7 @@ from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import preparation, remember_backbone
+from casam_cache.encode.store_name import check_store_name
 from casam_cache.errors import DatasetError, OptionError, StoreError
 from casam_cache.store import Batch, EmbeddingStore, StoreWriter, store_path
 from casam_cache.store.quantise import stored_dtype
@@ -51,6 +52,7 @@ def encode_task(
     Raises:
         DatasetError: nothing usable in the folder; with `strict`, anything unusable.
         CheckpointError: the backbone cannot be loaded.
+        OptionError: other weights than the model's own would go by its name.
         IdentityMismatchError: the store holds features made otherwise.
         StoreError: locked, damaged, read-only, full disk, or images changed since they were encoded.
         ImageError: the first bad image, with `strict`.
@@ -70,6 +72,9 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
+    for note in backbone.notes if warn is not None else ():
+        warn(note)
+    check_store_name(path, backbone, options, warn)
     _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)
