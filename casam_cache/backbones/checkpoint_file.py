@@ -62,10 +62,10 @@ def weights_of(folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def tensors_in(content: Any) -> int:
-    """How many tensors lie in mappings of mappings."""
+def tensors_in(content: Any, depth: int = 8) -> int:
+    """How many tensors lie in mappings of mappings; no deeper, since a pickle may hold one that holds itself."""
     if isinstance(content, Mapping):
-        return sum(tensors_in(value) for value in content.values())
+        return sum(tensors_in(value, depth - 1) for value in content.values()) if depth else 0
     return int(isinstance(content, Tensor))
 
 

@@ -94,7 +94,7 @@ def _wrapper(content: Mapping[str, Any], path: Path) -> str | None:
     """The key to look under; None where the weights lie here."""
     if _is_sam(content):
         return None
-    holding = [key for key, value in content.items() if _holds(value, _is_sam)]
+    holding = [key for key, value in content.items() if _holds_sam(value)]
     usual = [key for key in WRAPPERS if key in holding]
     if len(holding) > 1 and not usual:
         raise CheckpointError(
@@ -112,9 +112,9 @@ def _is_sam(value: Any) -> bool:
     )
 
 
-def _holds(value: Any, kind: Any, depth: int = _DEPTH) -> bool:
+def _holds_sam(value: Any, depth: int = _DEPTH) -> bool:
     return isinstance(value, Mapping) and (
-        kind(value) or (depth > 1 and any(_holds(inner, kind, depth - 1) for inner in value.values()))
+        _is_sam(value) or (depth > 1 and any(_holds_sam(inner, depth - 1) for inner in value.values()))
     )
 
 
@@ -182,8 +182,10 @@ def _in_sams_names(named: dict[str, Tensor], path: Path) -> tuple[dict[str, Tens
     if not is_transformers(named):
         return named, []
     to = translations(named)
+    count = sum(to[name] != name for name in named)
     notes = [
-        f"the names are transformers' SamModel's; {sum(to[name] != name for name in named)} are translated"
+        f"the names are transformers' SamModel's; {count} are translated, and the decoder's layer norms have "
+        "segment_anything's epsilon, 1e-5, where transformers takes 1e-6"
     ]
     return _renamed(named, to.__getitem__, path, same=True), notes
 

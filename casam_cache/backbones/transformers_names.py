@@ -104,6 +104,7 @@ def _refuse_others(config: Path, vision: Mapping[str, Any]) -> None:
         "use_abs_pos": True,
         "hidden_act": "gelu",
         "num_channels": 3,
+        "layer_norm_eps": 1e-6,
     }
     for name, value in usual.items():
         if vision.get(name, value) != value:
