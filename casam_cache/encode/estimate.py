@@ -84,8 +84,9 @@ def estimate_task(
     else:
         device = choose_devices(options.device)[0]
         backbone = load_backbone(options.model, options.checkpoint, device=device)
-        for note in backbone.notes if warn is not None else ():
-            warn(note)
+        if warn is not None:
+            for note in backbone.notes:
+                warn(note)
         check_store_name(path, backbone, options, warn)
         shapes = backbone.features()
         if pending:

@@ -31,7 +31,8 @@ def check_store_name(
         OptionError: naming the checkpoint and the command that gives the store a name of its own.
     """
     name = options.backbone_name
-    if not _is_of_known_weights(name) or (name == backbone.name and not backbone.has_other_weights()):
+    own = name == backbone.name and (options.checkpoint is None or not backbone.has_other_weights())
+    if own or not _is_of_known_weights(name):
         return
     weights = options.checkpoint or Path(backbone.name)
     told = f"{weights} is not the official file of {name}"

@@ -72,8 +72,9 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
-    for note in backbone.notes if warn is not None else ():
-        warn(note)
+    if warn is not None:
+        for note in backbone.notes:
+            warn(note)
     check_store_name(path, backbone, options, warn)
     _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
