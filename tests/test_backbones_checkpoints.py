@@ -227,4 +227,4 @@ def test_damaged_metadata_of_a_safetensors_file(tmp_path: Path, state: State) ->
 
 def test_read_checkpoint_keeps_sam_names(tmp_path: Path, state: State) -> None:
     torch.save({"model": state}, tmp_path / "sam.pth")
-    assert read_checkpoint(tmp_path / "sam.pth").keys() == state.keys()
+    assert read_checkpoint(tmp_path / "sam.pth").state.keys() == state.keys()

@@ -187,7 +187,8 @@ def test_the_classifier_of_mobile_sams_checkpoint_is_left_out(tmp_path: Path) ->
         torch.zeros(320),
     )
     state[f"{ENCODER}patch_embed.seq.0.bn.num_batches_tracked"] = torch.tensor(7)
-    assert MobileSam.without_unused(state).keys() == shapes.keys()
+    assert MobileSam.without_unused(state)[0].keys() == shapes.keys()
+    assert "left out 2 tensors of a classifier" in MobileSam.without_unused(state)[1][0]
 
 
 @pytest.mark.parametrize("stride", [1, 2])

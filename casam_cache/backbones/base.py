@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.errors import CasamError, unknown_name
+from casam_cache.fingerprint import digest_file
 from casam_cache.references import file_sha256
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Backbone(ABC):
         name: of the class: what `--model` takes. An instance may have another, for messages.
         settings: names of what `choose_settings` chooses; keys of a store's identity.
         fingerprint: SHA-256 over all weights, also those of parts that are not loaded.
-        checkpoint: the file the weights are from, None for weights made otherwise.
+        checkpoint: the file or folder the weights are from, None for weights made otherwise.
+        notes: lines for a person: what `load` made of the checkpoint, where that is not plain.
         image_size: S, pixels.
         patch_size: side of an embedding cell, pixels of the input.
         channels: C of the embedding (C, g, g).
@@ -69,6 +71,7 @@ class Backbone(ABC):
     settings: ClassVar[tuple[str, ...]] = ()
     fingerprint: str
     checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
     image_size: int
     patch_size: int
     channels: int
@@ -106,6 +109,16 @@ class Backbone(ABC):
     def weights_here(cls) -> str:
         """For `casam doctor`: where its weights are on this machine."""
         return "makes or finds its own weights"
+
+    def has_other_weights(self) -> bool:
+        """Whether it is known to have other weights than its name stands for.
+
+        A class with `sha256`, of the file of its own weights, has them if it was loaded from that file.
+        """
+        sha256 = getattr(type(self), "sha256", None)
+        if sha256 is None or self.checkpoint is None:
+            return False
+        return not self.checkpoint.is_file() or digest_file(self.checkpoint) != sha256
 
     @property
     @abstractmethod

@@ -1,126 +1,67 @@
-"""Read a SAM checkpoint file: safely, strictly, and with one clear message for whatever is wrong with it."""
+"""A SAM checkpoint: its tensors under SAM's names, held against the architecture that they must fit."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
+from casam_cache.backbones.checkpoint_file import OTHER_FILE, read_content
+from casam_cache.backbones.dialects import ENCODER, MASK_DECODER, PROMPT_ENCODER, sam_state
 from casam_cache.errors import CheckpointError
 
 if TYPE_CHECKING:
     from casam_cache.backbones.published import Dimensions
 
-ENCODER, PROMPT_ENCODER, MASK_DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
-_PREFIXES = ("module.", "sam.", "model.")
-_IGNORED = ("pixel_mean", "pixel_std")
+__all__ = [
+    "ENCODER", "MASK_DECODER", "PROMPT_ENCODER", "Checkpoint", "check_shapes", "check_state", "empty_modules",
+    "expected_shapes", "fitted_input", "looks_like", "read_checkpoint",
+]  # fmt: skip
+
 _SHOWN = 3
-_OTHER_FILE = "pass another file with --checkpoint, or leave it out to download the official one"
+_FOREIGN = (
+    (r"image_encoder\.blocks\.\d+\.Adapter\.", "a SAM-Med2D, with adapters in its encoder"),
+    (r"image_encoder\..*(?:lora|w_[ab]_linear|qkv_proj)", "a SAM with LoRA layers that were not merged"),
+    (r"image_encoder\.blocks\..*[Aa]dapter", "a SAM with adapters in its encoder"),
+    (r"image_encoder\.(?:trunk|backbone)\.|memory_(?:attention|encoder)\.", "a SAM 2"),
+    (r"encoder\.blocks\.\d+\.", "an encoder with another decoder, such as micro-sam's UNETR"),
+)
+"""Models with tensors that this package does not run, by the names of those."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+class Checkpoint(NamedTuple):
+    """What `read_checkpoint` gives.
+
+    Attributes:
+        state: tensors by their names in `segment_anything`'s Sam state dict, as they lie in the file.
+        notes: a line for a person on each thing that was unwrapped, stripped, translated, left out or converted.
+    """
+
+    state: dict[str, Tensor]
+    notes: list[str]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
     """The tensors of a checkpoint under the names of `segment_anything`'s Sam state dict, on the CPU.
 
-    `.safetensors`, or whatever torch.save wrote (memory-mapped where its format allows, so the tensors must
-    be copied before the file may change), never running code from it. {"model": ...} and {"state_dict": ...}
-    are unwrapped, the prefixes of DataParallel and of wrapping classes stripped, SAM's constants pixel_mean
-    and pixel_std left out.
+    A file of safetensors or torch, or a folder of transformers' `save_pretrained`; what it is decides, not its name.
+    torch files are memory-mapped where their format allows, so the tensors must be copied before the file may change.
+    No code of the file is run. `dialects` says whose names are understood.
 
     Raises:
-        CheckpointError: missing, a folder, an HTML page, text, truncated, a pickle with code, or without SAM
-        tensors.
+        CheckpointError: missing, an HTML page, text, truncated, nothing but Python objects, no tensors, or several
+            SAMs.
     """
-    content = _read_file(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors", _OTHER_FILE)
-    state = {
-        _bare(str(name)): value
-        for name, value in content.items()
-        if isinstance(value, Tensor) and _bare(str(name)) not in _IGNORED
-    }
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors", _OTHER_FILE)
-    return state
-
-
-def _bare(name: str) -> str:
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _PREFIXES:
-            if name.startswith(prefix):
-                name, stripped = name.removeprefix(prefix), True
-    return name
-
-
-def _read_file(path: Path) -> Any:
-    if path.is_dir():
-        raise CheckpointError(f"the checkpoint {path} is a folder, not a file", _OTHER_FILE)
-    try:
-        with path.open("rb") as file:
-            start = file.read(1024)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}", _OTHER_FILE) from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}", _OTHER_FILE) from error
-    if not start:
-        raise CheckpointError(f"the checkpoint {path} is empty", "copy or download it again")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(
-            f"{path} is a web page, not a checkpoint: what was saved is the page around the download",
-            "download the file itself, or leave out --checkpoint to fetch the official one",
-        )
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, start)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a safetensors file: {error}", "copy or download it again"
-        ) from error
-
-
-def _read_pickle(path: Path, start: bytes) -> Any:
-    archive = zipfile.is_zipfile(path)
-    if start.startswith(b"PK") and not archive:
-        raise CheckpointError(f"the checkpoint {path} is truncated", "copy or download it again")
-    try:
-        with warnings.catch_warnings():
-            # Whatever it says about a pickle's protocol, the outcome is tensors or one of the errors below.
-            warnings.simplefilter("ignore")
-            # Only archives can be memory-mapped; before torch 1.6 checkpoints were bare pickles.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and (archive or start[:1] == b"\x80"):
-            raise CheckpointError(
-                f"{path} holds Python objects beside tensors; loading them could run code, so it was refused",
-                "save its state_dict() alone (torch.save or safetensors) and pass that file",
-            ) from error
-        raise CheckpointError(
-            f"{path} is not a checkpoint: neither a torch file nor .safetensors", _OTHER_FILE
-        ) from error
-    except Exception as error:  # half a pickle can fail in any way, struct.error and MemoryError among them
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(
-            f"{path} is truncated, damaged or not a checkpoint ({reason})", "copy or download it again"
-        ) from error
+    content, notes = read_content(path)
+    state, said = sam_state(content, path)
+    return Checkpoint(state, [*notes, *said])
 
 
 def empty_modules(architecture: Dimensions) -> dict[str, nn.Module]:
@@ -146,7 +87,24 @@ def expected_shapes(architecture: Dimensions) -> dict[str, tuple[int, ...]]:
     }
 
 
-def check_state(state: Mapping[str, Tensor], architecture: Dimensions, path: Path, model: str) -> None:
+def fitted_input(architecture: Architecture, state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture with the size of input that the checkpoint's position embedding is for.
+
+    A SAM-Med2D without adapters is a ViT-B with an input of 256 x 256. Whatever else differs is left to the check.
+    """
+    positions = state.get(f"{ENCODER}pos_embed")
+    if positions is None or positions.ndim != 4 or positions.shape[1] != positions.shape[2]:
+        return architecture
+    return replace(architecture, image_size=positions.shape[1] * architecture.patch_size)
+
+
+def check_state(
+    state: Mapping[str, Tensor],
+    architecture: Dimensions,
+    path: Path,
+    model: str,
+    others: Mapping[str, Architecture] | None = None,
+) -> None:
     """Refuse a checkpoint unless it has exactly the tensors of the architecture, with finite numbers.
 
     Args:
@@ -154,12 +112,27 @@ def check_state(state: Mapping[str, Tensor], architecture: Dimensions, path: Pat
         architecture: what it must fit.
         path: for the message.
         model: for the message.
+        others: architectures by name that it may be of instead, beside the official ones.
+
+    Raises:
+        CheckpointError: as `check_shapes`.
+    """
+    check_shapes(state, expected_shapes(architecture), path, model, others)
+
+
+def check_shapes(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    model: str,
+    others: Mapping[str, Architecture] | None = None,
+) -> None:
+    """As `check_state`, for any encoder: `expected` holds the shape of every tensor by name.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors (the first few of each are listed, and the
             architecture they do fit is named), or NaN or infinite weights.
     """
-    expected = expected_shapes(architecture)
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     misshapen = [
@@ -173,16 +146,18 @@ def check_state(state: Mapping[str, Tensor], architecture: Dimensions, path: Pat
         if names
     ]
     if problems:
-        fits = looks_like(state)
-        hint = (
-            f"this looks like a {fits} checkpoint: --model {fits}"
-            if fits not in (None, model)
-            else _OTHER_FILE
+        if (kind := _foreign(state)) is not None:
+            raise CheckpointError(
+                f"{path} is {kind}, which this package does not run: {'; '.join(problems)}",
+                "pass a checkpoint of a plain SAM, or encode with a class of your own: --model FILE.py:CLASS "
+                "(docs/own-backbone.md)",
+            )
+        raise CheckpointError(
+            f"{path} does not fit {model}: {'; '.join(problems)}", _hint(state, path, model, others)
         )
-        raise CheckpointError(f"{path} does not fit {model}: {'; '.join(problems)}", hint)
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{path} does not fit {model}: {name} holds {tensor.dtype}", _OTHER_FILE)
+        if not tensor.is_floating_point() and not name.endswith(".num_batches_tracked"):
+            raise CheckpointError(f"{path} does not fit {model}: {name} holds {tensor.dtype}", OTHER_FILE)
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{path} holds NaN or infinite weights in {name}",
@@ -190,9 +165,36 @@ def check_state(state: Mapping[str, Tensor], architecture: Dimensions, path: Pat
             )
 
 
-def looks_like(state: Mapping[str, Tensor]) -> str | None:
-    """The official architecture that nearly all of these tensors fit by name and shape, or None."""
-    for name, architecture in ARCHITECTURES.items():
+def _foreign(state: Mapping[str, Tensor]) -> str | None:
+    for pattern, kind in _FOREIGN:
+        if any(re.match(pattern, name) for name in state):
+            return kind
+    return None
+
+
+def _hint(
+    state: Mapping[str, Tensor], path: Path, model: str, others: Mapping[str, Architecture] | None
+) -> str:
+    from casam_cache.backbones.registry import BACKBONES
+
+    fits = looks_like(state, others)
+    if fits in (None, model):
+        return OTHER_FILE
+    if fits not in BACKBONES.names():
+        return f"this looks like a {fits} checkpoint, a model that is not installed here"
+    return f"this looks like a {fits} checkpoint: --model {fits} --checkpoint {path} --name {path.stem}"
+
+
+def looks_like(state: Mapping[str, Tensor], others: Mapping[str, Architecture] | None = None) -> str | None:
+    """The model that a checkpoint is of by its names and shapes, or None.
+
+    TinyViT's two models have the same names; the first convolution, 1 x 1 or 3 x 3, tells them apart. For a ViT nearly
+    all tensors must fit, so that another size of input does not hide which one it is.
+    """
+    stem = state.get(f"{ENCODER}patch_embed.seq.0.c.weight")
+    if stem is not None and any(re.match(rf"{ENCODER}layers\.\d+\.blocks\.", name) for name in state):
+        return "lite_medsam" if tuple(stem.shape[2:]) == (1, 1) else "mobile_sam"
+    for name, architecture in {**ARCHITECTURES, **(others or {})}.items():
         expected = expected_shapes(architecture)
         fitting = sum(key in state and tuple(state[key].shape) == shape for key, shape in expected.items())
         if fitting >= 0.9 * len(expected):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from casam_cache.backbones.checkpoints import read_checkpoint
+from casam_cache.backbones.checkpoint_file import read_content
 from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import canonical_json, weights_fingerprint
 
@@ -69,7 +69,7 @@ def read_decoder(path: Path) -> tuple[DecoderFile, dict[str, Tensor]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    state = read_checkpoint(path)
+    state = read_content(path).content
     again = "run casam encode again with the same --model and --checkpoint: it writes the file anew"
     try:
         with safe_open(path, framework="pt") as file:

@@ -122,17 +122,33 @@ class PublishedSam(SamDecoding):
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """From a .pth, .pt or .safetensors file of that architecture; see `Backbone.load`."""
+        """From a checkpoint of that architecture, of any dialect `read_checkpoint` knows; see `Backbone.load`."""
+        from casam_cache.backbones.sam import stand_in_dimensions
+
         path = checkpoint if checkpoint is not None else cls.own_checkpoint(progress)
-        state = cls.without_unused(read_checkpoint(path))
-        architecture = cls.architecture_of(path)
-        check_state(state, architecture, path, cls.name)
-        return cls.of_state(architecture, state, checkpoint=path).to(device)
+        read = read_checkpoint(path)
+        state, left_out = cls.without_unused(read.state)
+        architecture, said = cls.fit(cls.architecture_of(path), state, path)
+        check_state(state, architecture, path, cls.name, stand_in_dimensions())
+        backbone = cls.of_state(architecture, state, checkpoint=path).to(device)
+        backbone.notes = (*read.notes, *(f"{path.name}: {line}" for line in left_out), *said)
+        return backbone
 
     @classmethod
-    def without_unused(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state without tensors that its format brings and evaluation never reads."""
-        return state
+    def without_unused(cls, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The state without tensors that its format brings and evaluation never reads, and what is said of them."""
+        return state, []
+
+    @classmethod
+    def fit(
+        cls, architecture: Dimensions, state: Mapping[str, Tensor], path: Path
+    ) -> tuple[Dimensions, list[str]]:
+        """The dimensions that the checkpoint really has, where they may be others; and lines that say so.
+
+        Raises:
+            CheckpointError: they are not this model's.
+        """
+        return architecture, []
 
     @classmethod
     def of_state(cls, architecture: Dimensions, state: Mapping[str, Tensor], **others: Any) -> Self:
@@ -148,8 +164,7 @@ class PublishedSam(SamDecoding):
             load_state(module, state, prefix)
         return cls(
             architecture.to_json(), modules[ENCODER], modules[PROMPT_ENCODER], modules[MASK_DECODER],
-            fingerprint=weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items()),
-            neck=neck_scale(state), **others,
+            fingerprint=fingerprint_of(state), neck=neck_scale(state), **others,
         )  # fmt: skip
 
     @classmethod
@@ -197,6 +212,16 @@ class Downloaded(PublishedSam):
             return None
         return Fetch(cls.filename, cls.feature_shapes(cls.architecture_of(None)))
 
+    def has_other_weights(self) -> bool:
+        """The official file, or where it is here too, the same weights in another format."""
+        if not super().has_other_weights():
+            return False
+        official = self.here()
+        if official is None:
+            return True
+        state, _ = self.without_unused(read_checkpoint(official).state)
+        return fingerprint_of(state) != self.fingerprint
+
     @classmethod
     def here(cls) -> Path | None:
         path = cache_folder() / cls.filename
@@ -205,6 +230,11 @@ class Downloaded(PublishedSam):
     @classmethod
     def get(cls) -> str:
         return f"downloaded when first used, from {cls.url()}"
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """The SHA-256 over named weights as float32."""
+    return weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items())
 
 
 def neck_scale(state: Mapping[str, Tensor]) -> tuple[float, float]:

@@ -15,13 +15,15 @@ from torch import Tensor
 from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.attention import AUTO, CUDA_FORMS, choose_form
 from casam_cache.backbones.base import EMBEDDING, Forward
-from casam_cache.backbones.checkpoints import expected_shapes, read_checkpoint
+from casam_cache.backbones.checkpoint_file import is_safetensors
+from casam_cache.backbones.checkpoints import expected_shapes, fitted_input, looks_like, read_checkpoint
 from casam_cache.backbones.cost import vit_flops
 from casam_cache.backbones.decoder import backbone_state
-from casam_cache.backbones.published import Downloaded, PublishedSam
+from casam_cache.backbones.published import Dimensions, Downloaded, PublishedSam, fingerprint_of
+from casam_cache.backbones.transformers_names import config_of, configured_architecture
 from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
-from casam_cache.fingerprint import digest_file, generator, weights_fingerprint
+from casam_cache.fingerprint import digest_file, generator
 
 __all__ = ["SamBackbone", "Small", "ViTB", "ViTH", "ViTL", "backbone_state", "seeded_backbone"]
 
@@ -152,6 +154,29 @@ class _Official(Downloaded, SamBackbone):
     def architecture_of(cls, path: Path | None) -> Architecture:
         return ARCHITECTURES[cls.name]
 
+    @classmethod
+    def fit(
+        cls, architecture: Dimensions, state: Mapping[str, Tensor], path: Path
+    ) -> tuple[Dimensions, list[str]]:
+        """Another size of input is the same model; heads and windows, which no shape shows, are as it states them."""
+        assert isinstance(architecture, Architecture)
+        fitted = fitted_input(architecture, state)
+        stated = stated_architecture(path)
+        own = looks_like(state) == cls.name
+        if own and stated is not None and stated != fitted:
+            theirs, ours = stated.to_json(), fitted.to_json()
+            name = next(name for name in theirs if theirs[name] != ours.get(name))
+            raise CheckpointError(
+                f"{path} does not fit {cls.name}: it states {name} {theirs[name]} instead of {ours.get(name)}",
+                "pass another file with --checkpoint, or leave it out to download the official one",
+            )
+        if not own or fitted == architecture:
+            return architecture, []
+        side, usual = fitted.image_size, architecture.image_size
+        return fitted, [
+            f"{path.name}: its input is {side} x {side} pixels, where {cls.name} has {usual} x {usual}"
+        ]
+
 
 class ViTB(_Official):
     """Segment Anything ViT-B, 91 M parameters."""
@@ -216,10 +241,16 @@ def seeded_backbone(architecture: Architecture, seed: int, name: str = "seeded")
 
 
 def stated_architecture(path: Path) -> Architecture | None:
-    """The architecture in a safetensors file's metadata, None where it states none or is another format."""
+    """What a safetensors file's metadata, or transformers' config.json, says; None where nothing does.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another kind of model.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors" or not path.is_file():
+    if (config := config_of(path)) is not None:
+        return configured_architecture(config)
+    if not is_safetensors(path):
         return None
     try:
         with safe_open(path, framework="numpy") as file:
@@ -229,6 +260,12 @@ def stated_architecture(path: Path) -> Architecture | None:
         raise CheckpointError(
             f"{path} is not a readable safetensors checkpoint: {error}", "copy or download the file again"
         ) from error
+
+
+def stand_in_dimensions() -> dict[str, Architecture]:
+    """The bundled model's dimensions by its name, to tell whoever passes its file under another."""
+    stated = stated_architecture(WEIGHTS / Small.filename)
+    return {} if stated is None else {Small.name: stated}
 
 
 def _bundled_sha256(filename: str) -> str:
@@ -247,5 +284,4 @@ def _bundled_fingerprint() -> str:
     path = WEIGHTS / Small.filename
     if not path.is_file():
         return ""
-    state = read_checkpoint(path)
-    return weights_fingerprint((name, tensor.float().numpy()) for name, tensor in state.items())
+    return fingerprint_of(read_checkpoint(path).state)

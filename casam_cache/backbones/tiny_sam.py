@@ -19,9 +19,11 @@ from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import digest_file
 
 CPU_STRIP = 2048  # cells; their hidden layer is 2 MiB at the widest stage, which stays in the cache
-# Batch norm counts batches in training, and MobileSAM's TinyViT brings the classifier it was distilled with.
-_UNUSED = (".num_batches_tracked", f"{ENCODER}norm_head.weight", f"{ENCODER}norm_head.bias",
-           f"{ENCODER}head.weight", f"{ENCODER}head.bias")  # fmt: skip
+_COUNTS = ".num_batches_tracked"  # of batch norms, in training
+_CLASSIFIER = tuple(
+    f"{ENCODER}{name}" for name in ("norm_head.weight", "norm_head.bias", "head.weight", "head.bias")
+)
+"""MobileSAM's TinyViT brings the classifier that it was pretrained with."""
 
 
 class TinySam(PublishedSam):
@@ -43,8 +45,13 @@ class TinySam(PublishedSam):
         return TinyArchitecture.from_json(dict(description))
 
     @classmethod
-    def without_unused(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in state.items() if not name.endswith(_UNUSED)}
+    def without_unused(cls, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        used = {name: tensor for name, tensor in state.items() if not name.endswith((_COUNTS, *_CLASSIFIER))}
+        classifier = [name for name in state if name in _CLASSIFIER]
+        said = (
+            f"left out {len(classifier)} tensors of a classifier behind the encoder: {', '.join(classifier)}"
+        )
+        return used, [said] if classifier else []
 
     @classmethod
     def flops_of(cls, architecture: TinyArchitecture) -> int:

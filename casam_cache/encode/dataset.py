@@ -27,7 +27,7 @@ def encode_dataset(
         store: folder of stores.
         options: what to do; the bundled small model by default.
         progress: called with (task, images done, images in all, note, images/s).
-        warn: called with lines for a person where something unusual is done.
+        warn: called with lines for a person where something unusual is done; equal lines of several tasks come once.
         on_task: called with each task's report as soon as it is finished.
 
     Returns:
@@ -37,6 +37,7 @@ def encode_dataset(
         CasamError: see `casam_cache.encode.task.encode_task`; tasks finished before stay finished.
     """
     options = options or EncodeOptions()
+    say = None if warn is None else _once(warn)
     reports = []
     for root in find_tasks(Path(path), options.reader):
         report = finished_report(root, Path(store), options)
@@ -47,8 +48,20 @@ def encode_dataset(
                 if progress is not None:
                     progress(task, done, total, note, rate)
 
-            report = encode_task(root, Path(store), options, progress=shown, warn=warn)
+            report = encode_task(root, Path(store), options, progress=shown, warn=say)
         reports.append(report)
         if on_task is not None:
             on_task(report)
     return reports
+
+
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """What is true of the checkpoint is true for every task."""
+    said: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            warn(line)
+
+    return say

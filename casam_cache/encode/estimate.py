@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.registry import BACKBONES, load_backbone
 from casam_cache.datasets import read_dataset
 from casam_cache.encode.options import EncodeOptions
+from casam_cache.encode.store_name import check_store_name
 from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precision_of
 from casam_cache.errors import unknown_name
 from casam_cache.store import EmbeddingStore, store_path
@@ -60,8 +61,12 @@ class EncodeEstimate:
         return f"{self.task}: {self.pending} of {self.images} images to encode, {size}{time}{download} -> {self.store}"
 
 
-def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> EncodeEstimate:
+def estimate_task(
+    root: Path, stores: Path, options: EncodeOptions, *, warn: Callable[[str], None] | None = None
+) -> EncodeEstimate:
     """What encoding would do and cost; the encoder is timed here if its checkpoint is on this machine.
+
+    `warn` is called with a line for a person where something unusual would be done.
 
     Raises:
         CasamError: the dataset, the store or the checkpoint cannot be used.
@@ -79,6 +84,10 @@ def estimate_task(root: Path, stores: Path, options: EncodeOptions) -> EncodeEst
     else:
         device = choose_devices(options.device)[0]
         backbone = load_backbone(options.model, options.checkpoint, device=device)
+        if warn is not None:
+            for note in backbone.notes:
+                warn(note)
+        check_store_name(path, backbone, options, warn)
         shapes = backbone.features()
         if pending:
             seconds = _per_image(path, backbone, options, arrays) * pending * (1 + len(views))

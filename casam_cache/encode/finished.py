@@ -108,8 +108,10 @@ class _Request:
             return None
         checkpoint: list[Any] = []
         if options.checkpoint is not None:
-            status = options.checkpoint.stat()
-            checkpoint = [status.st_size, status.st_mtime_ns]
+            try:
+                checkpoint = _stated(options.checkpoint)
+            except OSError:  # loading it says what is wrong
+                return None
         files = reader.files(root)
         read_by = [reader.name, revision_of(type(reader))]
         decides = options.what_decides()
@@ -117,3 +119,11 @@ class _Request:
             decides["code"] = digest_file(Path(options.model.rpartition(":")[0]).expanduser())
         asked = [decides, checkpoint, read_by, [list(entry) for entry in files]]
         return cls(digest(asked), files)
+
+
+def _stated(checkpoint: Path) -> list[Any]:
+    """Size and time of a checkpoint; of a folder those of each file, since one written over leaves the folder's."""
+    if checkpoint.is_dir():
+        return [[file.name, *_stated(file)] for file in sorted(checkpoint.iterdir()) if file.is_file()]
+    status = checkpoint.stat()
+    return [status.st_size, status.st_mtime_ns]

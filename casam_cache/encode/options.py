@@ -20,7 +20,7 @@ class EncodeOptions(BaseModel):
 
     Attributes:
         model: the name of a backbone, or `my_file.py:MyBackbone`.
-        checkpoint: file with other weights of that architecture (official, MedSAM-style or safetensors).
+        checkpoint: file or folder with other weights of that architecture, of any dialect that is understood.
         name: name of the backbone's store; the model's name, or that of the class in a file, unless given.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; several share the work: `cuda:0,cuda:1`, or `cuda:all`.
         precision: of the encoder: `auto` (what the store has; else bf16 on CUDA, fp32 elsewhere), `fp32`, `bf16`.
@@ -72,7 +72,7 @@ class EncodeOptions(BaseModel):
         """The name of the store's file.
 
         Raises:
-            OptionError: if other weights would go by the name of the official ones, or the name is no file name.
+            OptionError: the name is no file name.
         """
         if self.name is None:
             return self.model.rpartition(":")[2] if is_file_reference(self.model) else self.model

@@ -23,6 +23,7 @@ from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipel
 from casam_cache.encode.preprocessing import as_in_store, resize_of, with_preprocessing
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import preparation, remember_backbone
+from casam_cache.encode.store_name import check_store_name
 from casam_cache.errors import DatasetError, OptionError, StoreError
 from casam_cache.store import Batch, EmbeddingStore, StoreWriter, store_path
 from casam_cache.store.quantise import stored_dtype
@@ -52,6 +53,7 @@ def encode_task(
     Raises:
         DatasetError: nothing usable in the folder; with `strict`, anything unusable.
         CheckpointError: the backbone cannot be loaded.
+        OptionError: other weights than the model's own would go by its name.
         IdentityMismatchError: the store holds features made otherwise.
         StoreError: locked, damaged, read-only, full disk, or images changed since they were encoded.
         ImageError: the first bad image, with `strict`.
@@ -71,9 +73,13 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
+    say = warn or (lambda line: None)
+    for note in backbone.notes:
+        say(note)
+    check_store_name(path, backbone, options, warn)
     backbone = with_preprocessing(backbone, options.preprocess, options.checkpoint, _identity_of(path), warn)
-    if backbone.stand_in and warn is not None:
-        warn(f"{backbone.name}: {backbone.stand_in}")
+    if backbone.stand_in:
+        say(f"{backbone.name}: {backbone.stand_in}")
     _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)

@@ -24,7 +24,8 @@ def encode(
         help="Model that encodes, of those that casam models lists, or FILE.py:CLASS of your own.",
     ),
     checkpoint: Path | None = typer.Option(
-        None, help="File with other weights of that model: .pth or .safetensors."
+        None,
+        help="File or folder with other weights of that model; docs/checkpoints.md lists what is understood.",
     ),
     name: str | None = typer.Option(
         None, help="Name of the store. Give one to weights that are not the model's own."
@@ -121,9 +122,16 @@ def encode(
 def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
     from casam_cache.encode.estimate import estimate_task
 
-    reports = []
+    reports: list[dict[str, Any]] = []
+    said: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in said:  # what is true of the checkpoint is true for every task
+            said.add(line)
+            console.show_line(line)
+
     for root in tasks:
-        estimate = estimate_task(root, store, options)
+        estimate = estimate_task(root, store, options, warn=say)
         console.show_line(estimate.describe())
         reports.append(estimate.to_json())
     return reports
