@@ -63,7 +63,7 @@ def prompt_picture(report: PromptReport, form: str, *, title: str = "") -> bytes
         for side, (label, attribute) in enumerate((("frozen SAM", "frozen"), (report.method, "fitted"))):
             found = [getattr(each, attribute)["iou"] for each in report.prompts]
             places = [place + (2 * side - 1) * shift for place in range(len(names))]
-            _intervals(axes[0], places, found, label, f"C{side}", line="none")
+            _intervals(axes[0], places, found, label, f"C{side}", line=":")
             for panel, each in zip(axes[1:], clicks, strict=True):
                 numbers = [one.click + (2 * side - 1) * shift for one in each.clicks]
                 _intervals(panel, numbers, [_side(one, attribute) for one in each.clicks], label, f"C{side}")

@@ -70,15 +70,16 @@ class EvaluationPrompt:
         if self.kind == "jitter":
             reach = f"{self.amount:g} pixels" if self.pixels else f"{100 * self.amount:g} % of its length"
             return f"the tight box of the true mask, each side moved by up to {reach}"
-        best = "the best of the decoder's masks by its own estimate"
-        if self.kind == "point":
-            where = (
-                "drawn from the true mask" if self.random else "at the centre of its largest inscribed circle"
-            )
-            return f"one foreground point {where}; {best}"
+        if self.random:
+            first = "one foreground point drawn from the true mask"
+        else:
+            first = "one foreground point at the centre of the mask's largest inscribed circle"
+        first += ", answered with the best of the decoder's masks by its own estimate"
+        if self.kind == "point" or self.clicks == 1:
+            return first
         return (
-            f"{self.clicks} click{'s' * (self.clicks > 1)}, the first as in point, each further one in the largest"
-            " region that is still wrong; scored after the last"
+            f"{self.clicks} clicks, scored after the last: {first}; then each at the centre of the largest region that"
+            " is still wrong, with the logits before it, answered with one mask"
         )
 
     @property
