@@ -722,7 +722,8 @@ def test_notes_come_once_for_a_folder_of_datasets(
     shutil.copytree(discs, discs.parent / "more")
     torch.save(prefixed("net.", state), tmp_path / "mine.pth")
     for extra in (("--dry-run",), ()):
-        casam("encode", discs.parent, "--model", "small", "--checkpoint", tmp_path / "mine.pth", "--name", "mine", *extra)
+        named = ("--model", "small", "--checkpoint", tmp_path / "mine.pth", "--name", "mine")
+        casam("encode", discs.parent, *named, *extra)
         assert casam.code == 0
         assert casam.err.count("mine.pth: the prefix 'net.' is stripped") == 1
 

@@ -26,6 +26,7 @@ from casam_cache.engine.schedule import PlanProgress, look, run_plan
 from casam_cache.engine.stage import Stage, each_once
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import OptionError, StoreError
+from casam_cache.training.evaluation_prompts import parse_prompt
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,10 @@ class Bench:
     ) -> list[Entry]:
         """One entry a configuration, order and seed, in the order of the table."""
         outside, metrics = self.unseen if unseen is None else tuple(unseen), metric_refs(self.recipe.metrics)
+        prompt = parse_prompt(self.recipe.prompts)
         return [
             entry_class(config.method)(
-                config, Course(order.tasks, seed, evaluate, outside, metrics), self.tasks
+                config, Course(order.tasks, seed, evaluate, outside, metrics, prompt), self.tasks
             )
             for group in (self.groups if groups is None else groups)
             for config in group.configs

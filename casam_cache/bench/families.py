@@ -31,6 +31,7 @@ from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
 from casam_cache.routers.choice import chosen_options
+from casam_cache.training.evaluation_prompts import BOX, EvaluationPrompt
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.views import parse_views
 
@@ -65,6 +66,7 @@ class Course:
         evaluate: the split that is scored.
         unseen: sets that no method trains on, scored after the last task.
         metrics: what is scored.
+        prompt: what every mask is prompted with, for every method and for the frozen SAM.
     """
 
     order: tuple[str, ...]
@@ -72,6 +74,7 @@ class Course:
     evaluate: str
     unseen: tuple[str, ...]
     metrics: MetricRefs = field(default_factory=metric_refs)
+    prompt: EvaluationPrompt = BOX
 
 
 class Entry(ABC):
@@ -134,9 +137,7 @@ class Entry(ABC):
 
     def evaluate(self, head: HeadStage | None, split: TaskSplit, member: str = "") -> Evaluate:
         """The scoring of a head, or of the frozen SAM."""
-        return Evaluate(
-            items=split.ref, head=head, member=member, metrics=self.course.metrics, cost=sum(split.masks)
-        )
+        return scoring(split, head, member, self.course.prompt, self.course.metrics)
 
     def fit(self, method: Method, task: str) -> Fit:
         """The ordinary fit of one task, which every order and every method that begins with it shares."""
@@ -327,6 +328,20 @@ def entry_class(method: Method) -> type[Entry]:
         "routed": RoutedEntry,
     }
     return families[method.family]
+
+
+def scoring(
+    split: TaskSplit,
+    head: HeadStage | None,
+    member: str = "",
+    prompt: EvaluationPrompt = BOX,
+    metrics: MetricRefs | None = None,
+) -> Evaluate:
+    """The scoring of a head, or of the frozen SAM, on a split; by default with the standard metrics."""
+    return Evaluate(
+        items=split.ref, head=head, member=member, prompt=prompt.name,
+        metrics=metric_refs() if metrics is None else metrics, cost=sum(split.masks) * prompt.passes,
+    )  # fmt: skip
 
 
 def fit_stage(tasks: Tasks, method: Method, training: TrainingOptions, task: str, seed: int) -> Fit:

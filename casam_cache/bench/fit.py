@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.backbones.devices import choose_device
-from casam_cache.bench.families import fit_stage
-from casam_cache.bench.stages.evaluate import PROMPT, Evaluate
+from casam_cache.bench.families import fit_stage, scoring
+from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
 from casam_cache.config import parse_assignments
 from casam_cache.encode.kept_backbones import keep_backbone
@@ -20,6 +20,7 @@ from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
+from casam_cache.training.evaluation_prompts import BOX, ORACLE_BOX, parse_prompt
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Score, gain, score
@@ -43,6 +44,7 @@ class FitReport:
         parameters: trained parameters.
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order, masks and prompts.
+        prompt: what every mask was prompted with, `EvaluationPrompt.name`.
     """
 
     task: str
@@ -58,13 +60,14 @@ class FitReport:
     parameters: int
     mask_mode: str
     seed: int
+    prompt: str = ORACLE_BOX
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
         plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
         gains = {name: interval.to_json() for name, interval in self.gain.items()}
         return {
-            **plain, "prompt": PROMPT, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains
+            **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains
         }  # fmt: skip
 
 
@@ -77,6 +80,7 @@ def fit_task(
     options: Sequence[str] = (),
     seed: int = 0,
     split: str = "test",
+    prompts: str = BOX.text,
     model: str | None = None,
     device: str = "auto",
     changed: Changed = "stop",
@@ -94,6 +98,8 @@ def fit_task(
         options: `key=value` for the method's options and for `TrainingOptions`.
         seed: of everything random.
         split: `test`, or `val` so that nothing needs choosing on test.
+        prompts: what every mask is prompted with when it is scored: `box`, `jitter:0.1`, `jitter:5px`, `point`,
+            `point:random` or `clicks:5`. Training has prompts of its own.
         model: the backbone's store, needed only where the task has several.
         device: `auto`, `cpu`, `cuda`, ...
         changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
@@ -106,21 +112,11 @@ def fit_task(
         OptionError: unknown task, model, method or option, or a wrong value.
         StoreError: the store is not finished, lacks an array the method needs, or has no such split.
     """
-    if split not in SPLITS:
-        raise CasamError(f"unknown split '{split}' to evaluate on", f"available: {', '.join(SPLITS)}")
-    made = METHODS.get(method)
-    if made.family != "single":
-        raise OptionError(
-            f"method '{made.name}' is not a fit of one task",
-            f"casam bench --methods {method} compares it over tasks",
-        )
-    method_options, training = parse_assignments(options, [made.options_model(), TrainingOptions])
-    assert isinstance(training, TrainingOptions)
-    references = [absolute_reference(method)] if is_file_reference(method) else []
-    tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
-    fit = fit_stage(tasks, made(method_options), training, task, seed)
+    check_split(split)
+    prompt = parse_prompt(prompts)
+    tasks, fit = plan_fit(task, store, method=method, options=options, seed=seed, model=model, device=device)
     scored = tasks.split(task, split)
-    fitted, frozen = (Evaluate(items=scored.ref, head=head, cost=sum(scored.masks)) for head in (fit, None))
+    fitted, frozen = (scoring(scored, head, prompt=prompt) for head in (fit, None))
     folder = Runs(Path(runs))
 
     def show(progress: Any) -> None:
@@ -133,12 +129,13 @@ def fit_task(
     wanted = [fit, fitted, frozen]
     computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
     keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
-    note_use(folder, f"fit-{fitted.key}", f"fit: {made.name} on {task}, {split}", wanted)
+    told = "" if prompt == BOX else f", {prompt.name}"
+    note_use(folder, f"fit-{fitted.key}", f"fit: {fit.method.name} on {task}, {split}{told}", wanted)
     after, before = fitted.read(folder), frozen.read(folder)
     recorded = folder.recorded(fit)
     return FitReport(
         task=task,
-        method=made.name,
+        method=fit.method.name,
         model=tasks.place.model,
         run=str(folder.folder(fit)),
         outcomes=str(folder.folder(fitted)),
@@ -150,4 +147,39 @@ def fit_task(
         parameters=recorded["parameters"],
         mask_mode=recorded["mask_mode"],
         seed=seed,
+        prompt=prompt.name,
     )
+
+
+def check_split(split: str) -> None:
+    """Only validation and test splits are scored.
+
+    Raises:
+        CasamError: it is another one.
+    """
+    if split not in SPLITS:
+        raise CasamError(f"unknown split '{split}' to evaluate on", f"available: {', '.join(SPLITS)}")
+
+
+def plan_fit(
+    task: str,
+    store: Path | str,
+    *,
+    method: str = "alignment",
+    options: Sequence[str] = (),
+    seed: int = 0,
+    model: str | None = None,
+    device: str = "auto",
+) -> tuple[Tasks, Fit]:
+    """The fit of one method to one task, not yet computed; arguments and errors as of `fit_task`."""
+    made = METHODS.get(method)
+    if made.family != "single":
+        raise OptionError(
+            f"method '{made.name}' is not a fit of one task",
+            f"casam bench --methods {method} compares it over tasks",
+        )
+    method_options, training = parse_assignments(options, [made.options_model(), TrainingOptions])
+    assert isinstance(training, TrainingOptions)
+    references = [absolute_reference(method)] if is_file_reference(method) else []
+    tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
+    return tasks, fit_stage(tasks, made(method_options), training, task, seed)

@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from casam_cache.config import as_number
 from casam_cache.errors import OptionError
 from casam_cache.metrics.continual import Forgetting, Weight
+from casam_cache.training.evaluation_prompts import BOX, parse_prompt
 
 Scalar = Annotated[bool | int | float | str | None, BeforeValidator(as_number)]
 TableName = Literal[
@@ -76,6 +86,8 @@ class Recipe(BaseModel):
         select: choose among the configurations of each method on the validation split by this metric, and report
             test once; null reports all.
         metrics: further metrics beside IoU, Boundary IoU and Dice: names, or FILE.py:CLASS.
+        prompts: what every mask is prompted with when it is scored: `box`, `jitter:0.1`, `jitter:5px`, `point`,
+            `point:random` or `clicks:5`.
         weight: of the tasks in equation 8.
         forgetting: variant of FF.
         training: options of every fit, unless a method sets its own.
@@ -96,11 +108,26 @@ class Recipe(BaseModel):
     evaluate: Literal["test", "val"] = "test"
     select: Literal["iou", "biou"] | None = None
     metrics: list[str] = Field(default_factory=list)
+    prompts: str = BOX.text
     weight: Weight = "images"
     forgetting: Forgetting = "paper"
     training: dict[str, Scalar] = Field(default_factory=dict)
     reference: str | None = None
     methods: list[MethodEntry] = Field(min_length=1)
+
+    @field_validator("prompts")
+    @classmethod
+    def _known_prompt(cls, text: str) -> str:
+        try:
+            return parse_prompt(text).text
+        except OptionError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without prompts where they are the true boxes: results are named by the recipe, and keep their names."""
+        data: dict[str, Any] = serialise(self)
+        return {key: value for key, value in data.items() if key != "prompts" or value != BOX.text}
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -183,6 +210,7 @@ _EXPECTED = {
     "tasks": "all, or a list of names",
     "order": "paper, table8, random, a file, a list of names, or a list of such lists",
     "unseen": "none, paper, or a list of names",
+    "prompts": "one of box, jitter:0.1, jitter:5px, point, point:random, clicks:5",
     "training": "options with one value each",
     "set": "options with one value each, or a list of values for a grid",
     "methods": "a list of names, or of mappings with method, label and set",

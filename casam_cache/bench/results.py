@@ -17,7 +17,6 @@ import numpy as np
 from casam_cache.bench.families import Entry
 from casam_cache.bench.orders import Order
 from casam_cache.bench.recipe import Recipe
-from casam_cache.bench.stages.evaluate import PROMPT
 from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.engine.runs import Runs
 from casam_cache.errors import CasamError
@@ -52,7 +51,7 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         "weight": recipe.weight,
         "forgetting": recipe.forgetting,
         "evaluate": course.evaluate,
-        "prompt": PROMPT,
+        "prompt": course.prompt.name,
         "order": list(course.order),
         "seed": course.seed,
         **{column.key: None for column in result_columns(metrics)},

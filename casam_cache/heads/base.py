@@ -134,10 +134,38 @@ def run_head(
     Returns:
         The aligned embedding (B, C, g, g), float32 logits (P, 1 or 3, 4g, 4g), IoU estimates (P, 1 or 3).
     """
-    aligned, added = head.align(features), head.prompt_tokens(features)
-    sparse = with_tokens(sparse, added, image_index)
-    low_res, iou = head.decode(backbone, features, aligned, image_index, sparse, dense, multimask)
+    aligned = head.align(features)
+    low_res, iou = decode_aligned(head, backbone, features, aligned, image_index, sparse, dense, multimask)
     return aligned, low_res, iou
+
+
+def decode_aligned(
+    head: Head,
+    backbone: Backbone,
+    features: Mapping[str, torch.Tensor],
+    aligned: torch.Tensor,
+    image_index: torch.Tensor | None,
+    sparse: torch.Tensor,
+    dense: torch.Tensor,
+    multimask: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The second half of `run_head`: for further prompts on images that went through `Head.align` already.
+
+    Args:
+        head: on the backbone's device.
+        backbone: whose mask decoder is used unless the head has its own.
+        features: everything the head `needs`, by name: float32 (B, ...) on the device.
+        aligned: what `Head.align` gave for them, (B, C, g, g).
+        image_index: int64 (P,), the image of each prompt; None when prompt i belongs to image i.
+        sparse: prompt embeddings (P, n, C).
+        dense: prompt embeddings (P, C, g, g).
+        multimask: three masks a prompt instead of one.
+
+    Returns:
+        float32 logits (P, 1 or 3, 4g, 4g), IoU estimates (P, 1 or 3).
+    """
+    sparse = with_tokens(sparse, head.prompt_tokens(features), image_index)
+    return head.decode(backbone, features, aligned, image_index, sparse, dense, multimask)
 
 
 def with_tokens(

@@ -7,6 +7,7 @@ from typing import Any
 
 from casam_cache.metrics.columns import recorded_facts, result_columns
 from casam_cache.report.configurations import at, gather, number_cell, present
+from casam_cache.report.fit_table import explained_prompts
 from casam_cache.report.layout import Cell, Column, Line, Section, Table, ranked
 from casam_cache.report.paired import brief_paired_table
 
@@ -60,6 +61,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f" the {first['evaluate']} split, {first['prompt']}; tasks weighted by {first['weight']},"
         f" forgetting: {first['forgetting']}; model {first['model']}"
     ]
+    notes += explained_prompts([str(row["prompt"]) for row in rows])
     plain = [metric.label for metric in recorded_facts(results) if not metric.percent]
     if plain:
         notes.append(f"not in percent: {', '.join(plain)}")

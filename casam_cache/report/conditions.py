@@ -9,6 +9,7 @@ from typing import Any
 from casam_cache.bench.paper_sets import TASKS, UNSEEN, paper_name
 from casam_cache.metrics.continual import Forgetting
 from casam_cache.report.configurations import Configuration, Row, at
+from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
 
 _FORGETTING: dict[str, str] = {
     "paper": "equation 11 (largest score before the last task minus the last score)",
@@ -91,9 +92,13 @@ def _means(rows: Sequence[Row]) -> str:
 
 
 def _prompts(rows: Sequence[Row]) -> str:
-    prompts = sorted({str(row.get("prompt") or "oracle box") for row in rows})
-    box = "oracle box: the tight box of the true mask, as in the paper"
-    return f"Test prompts: {', '.join(box if prompt == 'oracle box' else prompt for prompt in prompts)}."
+    prompts = sorted({str(row.get("prompt") or ORACLE_BOX) for row in rows})
+    told = [
+        f"{prompt}: {parse_prompt(prompt).explained}"
+        + (", as in the paper" if prompt == ORACLE_BOX else " (the paper: oracle box)")
+        for prompt in prompts
+    ]
+    return f"Test prompts: {', '.join(told)}."
 
 
 def _training(runs: Sequence[Configuration]) -> str:

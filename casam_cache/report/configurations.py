@@ -10,6 +10,7 @@ from typing import Any
 from casam_cache.fingerprint import canonical_json
 from casam_cache.metrics.compare import Estimate, over_runs
 from casam_cache.report.layout import Cell
+from casam_cache.training.evaluation_prompts import ORACLE_BOX
 
 Row = Mapping[str, Any]
 UPPER_BOUNDS = ("joint",)  # sees the data of all tasks at once
@@ -59,7 +60,8 @@ def gather(rows: Sequence[Row]) -> list[Configuration]:
         same = [
             row.get(key) for key in ("label", "method", "router", "model", "options", "evaluate", "weight")
         ]
-        groups.setdefault(canonical_json([*same, row.get("forgetting")]), []).append(row)
+        same += [row.get("forgetting"), row.get("prompt") or ORACLE_BOX]
+        groups.setdefault(canonical_json(same), []).append(row)
     models = {row.get("model") for row in rows}
     found = []
     for members in groups.values():

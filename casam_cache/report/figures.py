@@ -1,13 +1,15 @@
-"""Figure 6 as a picture: average IoU and BIoU over epochs, one line a number of blocks. Needs no display."""
+"""Results as pictures: Figure 6 of the paper, and IoU over kinds of prompts and clicks. Needs no display."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from casam_cache.bench.evaluation import ClickScore, PromptReport
 from casam_cache.metrics.compare import Estimate
+from casam_cache.metrics.intervals import Interval
 from casam_cache.report.configurations import Row
 from casam_cache.report.layouts.blocks import Grid, grid
 from casam_cache.report.paper import REPORTED
@@ -30,23 +32,85 @@ def figure_6_picture(rows: Sequence[Row], form: str, *, title: str = "") -> byte
     Raises:
         ValueError: no row has blocks and epochs.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = {label: grid(rows, metric) for metric, label in REPORTED.items()}
     if not any(panels.values()):
         raise ValueError("no result has a number of blocks and of epochs")
-    with matplotlib.rc_context({"svg.hashsalt": "casam", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(panels))
+
+    def draw(axes: Sequence[Axes]) -> None:
         for place, (label, values) in enumerate(panels.items()):
             _draw(axes[place], values)
             axes[place].set_ylabel(f"average {label} (%)")
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
             axes[-1].legend(handles, labels, frameon=False)
+
+    return _picture(draw, [1] * len(panels), form, title)
+
+
+def prompt_picture(report: PromptReport, form: str, *, title: str = "") -> bytes:
+    """IoU over kinds of prompts, and over clicks, frozen and fitted, as a file's content; bars are 95 % intervals.
+
+    Args:
+        report: of `evaluate_prompts`.
+        form: svg, pdf or png.
+        title: over it.
+    """
+    clicks = [each for each in report.prompts if len(each.clicks) > 1]
+
+    def draw(axes: Sequence[Axes]) -> None:
+        names = [each.prompt for each in report.prompts]
+        shift = 0.06  # so that bars stand beside each other
+        for side, (label, attribute) in enumerate((("frozen SAM", "frozen"), (report.method, "fitted"))):
+            found = [getattr(each, attribute)["iou"] for each in report.prompts]
+            places = [place + (2 * side - 1) * shift for place in range(len(names))]
+            _intervals(axes[0], places, found, label, f"C{side}", line=":")
+            for panel, each in zip(axes[1:], clicks, strict=True):
+                numbers = [one.click + (2 * side - 1) * shift for one in each.clicks]
+                _intervals(panel, numbers, [_side(one, attribute) for one in each.clicks], label, f"C{side}")
+        axes[0].set_xticks(range(len(names)), names, rotation=30, ha="right")
+        for panel, each in zip(axes[1:], clicks, strict=True):
+            panel.set_xlabel(f"clicks ({each.prompt})")
+            panel.set_xticks([one.click for one in each.clicks][:: max(1, len(each.clicks) // 10)])
+        for panel in axes:
+            panel.set_ylabel("IoU (%)")
+            panel.grid(visible=True, linewidth=0.4, alpha=0.5)
+            panel.spines[["top", "right"]].set_visible(False)
+        axes[-1].legend(frameon=False)
+
+    widths = [max(2, len(report.prompts)), *(max(3, min(8, len(each.clicks))) for each in clicks)]
+    return _picture(draw, widths, form, title)
+
+
+def _side(score: ClickScore, name: str) -> Interval:
+    found: Interval = getattr(score, name)
+    return found
+
+
+def _intervals(
+    axes: Axes, places: Sequence[float], found: Sequence[Interval], label: str, colour: str, line: str = "-"
+) -> None:
+    heights = [100 * each.mean for each in found]
+    below, above = (
+        [0.0 if math.isnan(edge) else 100 * abs(edge - each.mean) for each, edge in pairs]
+        for pairs in ([(each, each.low) for each in found], [(each, each.high) for each in found])
+    )
+    axes.errorbar(
+        places, heights, yerr=[below, above], marker="o", markersize=4, capsize=2, label=label, color=colour,
+        linestyle=line,
+    )  # fmt: skip
+
+
+def _picture(draw: Callable[[Sequence[Axes]], None], widths: Sequence[int], form: str, title: str) -> bytes:
+    """A row of panels as a file's content; what is drawn alike gives the same bytes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "casam", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(8, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)
+        draw(list(axes[0]))
         if title:
             figure.suptitle(title)
         stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from casam_cache.bench.fit import FitReport
-from casam_cache.bench.stages.evaluate import PROMPT
 from casam_cache.metrics.base import MetricFacts
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
+from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
 
 COLUMNS = (
     Column("masks", "masks"),
@@ -46,11 +46,17 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
     undefined = sum(report.test.undefined for report in reports)
     notes = (
         f"{first.model}, {methods}, {first.parameters:,} trained parameters, seed {first.seed}; {first.evaluate} "
-        f"split, {PROMPT} prompts, percent, means over masks at original resolution; 95 % intervals from "
+        f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals from "
         "resampling groups.",
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
+        *explained_prompts([first.prompt]),
     )
     return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)),), notes)
+
+
+def explained_prompts(names: Sequence[str]) -> list[str]:
+    """A note on what each prompt is, but for the true box, whose name says it."""
+    return [f"{name}: {parse_prompt(name).explained}." for name in dict.fromkeys(names) if name != ORACLE_BOX]
 
 
 def _means(reports: Sequence[FitReport], metric: MetricFacts, first: bool) -> dict[str, Cell]:
@@ -72,14 +78,14 @@ def _cells(
 ) -> dict[str, Cell]:
     cells = {
         "metric": Cell(metric.label),
-        "frozen": _interval(frozen, metric),
-        "fitted": _interval(fitted, metric),
-        "gain": _interval(gain, metric, "+"),
+        "frozen": interval_cell(frozen, metric),
+        "fitted": interval_cell(fitted, metric),
+        "gain": interval_cell(gain, metric, "+"),
     }
     return cells if masks is None else {"masks": Cell(str(masks), masks), **cells}
 
 
-def _interval(interval: Interval, metric: MetricFacts, sign: str = "") -> Cell:
+def interval_cell(interval: Interval, metric: MetricFacts, sign: str = "") -> Cell:
     """`71.2 [68.0, 74.1]`; only the mean where there is no interval, a dash where that is undefined."""
     if math.isnan(interval.mean):
         return Cell("-")

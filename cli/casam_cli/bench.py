@@ -59,6 +59,11 @@ def bench(
         help="The sets that no method trains on, for OOD accuracy and zero-shot IoU.",
     ),
     evaluate: str | None = typer.Option(None, help="The split to score: test or val."),
+    prompts: str | None = typer.Option(
+        None,
+        metavar="PROMPT",
+        help="The prompt of each scored mask: box, jitter:0.1, jitter:5px, point, point:random or clicks:5.",
+    ),
     metric: list[str] = typer.Option(
         [], help="A further metric beside IoU, Boundary IoU and Dice, or FILE.py:CLASS. It may be repeated."
     ),
@@ -111,6 +116,7 @@ def bench(
             "seeds": seeds,
             "unseen": _names(unseen, "none", "paper"),
             "evaluate": evaluate,
+            "prompts": prompts,
             "metrics": metric or None,
             "weight": weight,
             "forgetting": forgetting,

@@ -31,6 +31,11 @@ def fit(
     ),
     seed: int = typer.Option(0, help="The seed of initial weights, order, masks and prompts."),
     evaluate: str = typer.Option("test", help="The split to score: test or val."),
+    prompts: str = typer.Option(
+        "box",
+        metavar="PROMPT",
+        help="The prompt of each scored mask: box, jitter:0.1, jitter:5px, point, point:random or clicks:5.",
+    ),
     model: str | None = typer.Option(
         None, help="The backbone. It is needed only where the task has several."
     ),
@@ -51,8 +56,8 @@ def fit(
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
         report = fit_task(
-            task, store, runs, method=method, options=options, seed=seed, split=evaluate, model=model, device=device,
-            changed=console.changed(recompute, keep), say=console.show_line,
+            task, store, runs, method=method, options=options, seed=seed, split=evaluate, prompts=prompts,
+            model=model, device=device, changed=console.changed(recompute, keep), say=console.show_line,
             on_fit=on_fit, on_evaluate=lambda done, total: bar.update(done, total, "scoring"),
         )  # fmt: skip
     if json_:

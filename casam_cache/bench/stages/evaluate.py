@@ -12,13 +12,14 @@ from casam_cache.engine.stage import Stage, Work
 from casam_cache.heads.files import build_head
 from casam_cache.metrics.registry import METRICS, make_metrics
 from casam_cache.registry import revision_of
+from casam_cache.training.clicks import ClickOutcomes, read_clicks, write_clicks
 from casam_cache.training.evaluate import evaluate
+from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
 from casam_cache.training.outcomes import Outcomes, read_outcomes, write_outcomes
 
 if TYPE_CHECKING:
     from casam_cache.bench.stages.head import HeadStage
 
-PROMPT = "oracle box"
 MetricRefs = tuple[tuple[str, int | str], ...]  # name and revision of each metric
 
 
@@ -39,7 +40,7 @@ class Evaluate(Stage):
         items: the split.
         head: whose; None is the frozen SAM.
         member: which of several heads.
-        prompt: what masks are prompted with.
+        prompt: what masks are prompted with, `EvaluationPrompt.name`.
         metrics: what is scored.
     """
 
@@ -48,12 +49,13 @@ class Evaluate(Stage):
     items: SplitRef
     head: HeadStage | None
     member: str = ""
-    prompt: str = PROMPT
+    prompt: str = ORACLE_BOX
     metrics: MetricRefs = field(default_factory=metric_refs)
 
     @property
     def label(self) -> str:
-        return f"{self.head.label if self.head else 'frozen SAM'} scored on {self.items.task}"
+        told = "" if self.prompt == ORACLE_BOX else f" from {self.prompt}"
+        return f"{self.head.label if self.head else 'frozen SAM'} scored on {self.items.task}{told}"
 
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
@@ -67,8 +69,17 @@ class Evaluate(Stage):
         progress = work.progress
         done = None if progress is None else (lambda images, total: progress((images, total)))
         items = place.items(self.items)
-        write_outcomes(work.result, evaluate(head, backbone, items, metrics=names, progress=done))
+        prompt = parse_prompt(self.prompt)
+        clicks = ClickOutcomes() if prompt.clicks else None
+        outcomes = evaluate(head, backbone, items, prompt=prompt, metrics=names, progress=done, clicks=clicks)
+        write_outcomes(work.result, outcomes)
+        if clicks is not None:
+            write_clicks(work.result, clicks)
         return {}
 
     def read(self, runs: Runs) -> Outcomes:
         return read_outcomes(runs.open(self))
+
+    def read_clicks(self, runs: Runs) -> ClickOutcomes:
+        """The IoU after each click, where the prompt is clicks."""
+        return read_clicks(runs.open(self))
