@@ -127,14 +127,19 @@ def test_a_person_gets_a_table_and_a_curve(casam: Casam, fitted: dict[str, Any])
     casam("evaluate", *SHORT, *PROMPTS)
     assert casam.code == 0, "the same results again are no other files"
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "replaced" not in casam.err
     casam("evaluate", fitted["run"], "--prompts", "box")
+    assert casam.code == 0
+    assert "replaced, since they held other results: 7 files in casam_evaluation" in casam.err
+    assert "after each click" not in (out / "prompts.txt").read_text()
+    casam("evaluate", fitted["run"], "--prompts", "clicks:1", "--out", "chosen")
+    assert (casam.folder / "chosen" / "prompts.svg").is_file()
+    casam("evaluate", fitted["run"], "--prompts", "box", "--out", "chosen")
     assert casam.code == 1
     assert "prompts.txt exists, and holds other results" in casam.err
-    casam("evaluate", fitted["run"], "--prompts", "box", "--overwrite")
-    assert casam.code == 0
-    assert "after each click" not in (out / "prompts.txt").read_text()
-    casam("evaluate", fitted["run"], "--prompts", "clicks:1", "--out", "elsewhere")
-    assert (casam.folder / "elsewhere" / "prompts.svg").is_file()
+    assert "clicks:1" in (casam.folder / "chosen" / "prompts.txt").read_text()
+    casam("evaluate", fitted["run"], "--prompts", "box", "--out", "chosen", "--overwrite")
+    assert "clicks:1" not in (casam.folder / "chosen" / "prompts.txt").read_text()
 
 
 def test_a_run_is_scored_after_its_store_was_moved_and_its_train_split_has_changed(

@@ -7,9 +7,9 @@ from typing import Any
 
 from casam_cache.metrics.columns import recorded_facts, result_columns
 from casam_cache.report.configurations import at, gather, number_cell, present
-from casam_cache.report.fit_table import explained_prompts
 from casam_cache.report.layout import Cell, Column, Line, Section, Table, ranked
 from casam_cache.report.paired import brief_paired_table
+from casam_cache.report.prompt_words import explained_prompts
 
 BENCH = "bench"
 PLANNED = {"requested": "requested", "distinct": "distinct", "existing": "exist", "missing": "to do"}

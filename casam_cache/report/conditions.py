@@ -9,6 +9,7 @@ from typing import Any
 from casam_cache.bench.paper_sets import TASKS, UNSEEN, paper_name
 from casam_cache.metrics.continual import Forgetting
 from casam_cache.report.configurations import Configuration, Row, at
+from casam_cache.report.prompt_words import explain
 from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
 
 _FORGETTING: dict[str, str] = {
@@ -94,7 +95,7 @@ def _means(rows: Sequence[Row]) -> str:
 def _prompts(rows: Sequence[Row]) -> str:
     prompts = sorted({str(row.get("prompt") or ORACLE_BOX) for row in rows})
     told = [
-        f"{prompt}: {parse_prompt(prompt).explained}"
+        f"{prompt}: {explain(parse_prompt(prompt))}"
         + (", as in the paper" if prompt == ORACLE_BOX else " (the paper: oracle box)")
         for prompt in prompts
     ]

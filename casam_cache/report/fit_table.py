@@ -10,7 +10,7 @@ from casam_cache.metrics.base import MetricFacts
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
-from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
+from casam_cache.report.prompt_words import explained_prompts
 
 COLUMNS = (
     Column("masks", "masks"),
@@ -52,11 +52,6 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
         *explained_prompts([first.prompt]),
     )
     return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)),), notes)
-
-
-def explained_prompts(names: Sequence[str]) -> list[str]:
-    """A note on what each prompt is, but for the true box, whose name says it."""
-    return [f"{name}: {parse_prompt(name).explained}." for name in dict.fromkeys(names) if name != ORACLE_BOX]
 
 
 def _means(reports: Sequence[FitReport], metric: MetricFacts, first: bool) -> dict[str, Cell]:

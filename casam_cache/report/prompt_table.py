@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from casam_cache.fingerprint import finite_json
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.report.figures import prompt_picture
-from casam_cache.report.fit_table import explained_prompts, interval_cell
+from casam_cache.report.fit_table import interval_cell
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
+from casam_cache.report.prompt_words import explained_prompts
 from casam_cache.store.files import make_directory, write_all
 
 NAME = "prompts"
@@ -70,21 +71,33 @@ def _line(label: str, masks: int, frozen: Interval, fitted: Interval, gain: Inte
     )
 
 
-def write_prompt_files(report: PromptReport, out: Path, *, overwrite: bool = False) -> list[Path]:
+def write_prompt_files(
+    report: PromptReport,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
     """Writes the table in every format, the picture as PNG and SVG, and all figures as JSON.
 
-    A file that holds the same already is left as it is.
+    Args:
+        report: what to write.
+        out: the folder, made if need be.
+        overwrite: replace files that hold other results.
+        say: takes a line where some were replaced.
 
     Raises:
         OptionError: a file is there with other content and `overwrite` is not given.
         StoreError: the folder or a file cannot be written.
     """
     files = {out / name: data for name, data in _files(report)}
-    for path, data in files.items():
-        if path.exists() and not overwrite and path.read_bytes() != data:
-            raise OptionError(
-                f"{path} exists, and holds other results", "choose another --out, or give --overwrite"
-            )
+    others = [path for path, data in files.items() if path.exists() and path.read_bytes() != data]
+    if others and not overwrite:
+        raise OptionError(
+            f"{others[0]} exists, and holds other results", "choose another --out, or give --overwrite"
+        )
+    if others:
+        say(f"replaced, since they held other results: {len(others)} files in {out}")
     make_directory(out)
     write_all([(path, [data]) for path, data in files.items()])
     return list(files)

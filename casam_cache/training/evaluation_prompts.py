@@ -63,26 +63,6 @@ class EvaluationPrompt:
         return ORACLE_BOX if self.kind == "box" else self.text
 
     @property
-    def explained(self) -> str:
-        """What it is, in words, for the notes under tables."""
-        if self.kind == "box":
-            return "the tight box of the true mask"
-        if self.kind == "jitter":
-            reach = f"{self.amount:g} pixels" if self.pixels else f"{100 * self.amount:g} % of its length"
-            return f"the tight box of the true mask, each side moved by up to {reach}"
-        if self.random:
-            first = "one foreground point drawn from the true mask"
-        else:
-            first = "one foreground point at the centre of the mask's largest inscribed circle"
-        first += ", answered with the best of the decoder's masks by its own estimate"
-        if self.kind == "point" or self.clicks == 1:
-            return first
-        return (
-            f"{self.clicks} clicks, scored after the last: {first}; then each at the centre of the largest region that"
-            " is still wrong, with the logits before it, answered with one mask"
-        )
-
-    @property
     def passes(self) -> int:
         """Passes of the decoder for a mask."""
         return max(1, self.clicks)

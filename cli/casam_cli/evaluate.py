@@ -52,7 +52,7 @@ def evaluate(
         None,
         help="The folder for the table and the curve. The default is casam_evaluation/TASK-METHOD-MODEL.",
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of other results."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace files of other results in --out."),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
@@ -82,7 +82,8 @@ def evaluate(
             on_fit=on_fit, on_evaluate=bar.update_named,
         )  # fmt: skip
     folder = out or Path("casam_evaluation") / f"{report.task}-{report.method}-{report.model}"
-    written = write_prompt_files(report, folder, overwrite=overwrite)
+    replace = overwrite or out is None  # the folder that nobody chose holds the newest
+    written = write_prompt_files(report, folder, overwrite=replace, say=console.show_line)
     if json_:
         console.print_json({**report.to_json(), "files": [str(path) for path in written]})
         return
