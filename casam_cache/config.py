@@ -55,8 +55,13 @@ def single_values(settings: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     return {key: values[0] for key, values in settings.items()}
 
 
-def parse_assignments(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> list[BaseModel]:
+def parse_assignments(
+    texts: Sequence[str], models: Sequence[type[BaseModel]], usual: Mapping[str, Any] | None = None
+) -> list[BaseModel]:
     """One validated instance of each model from `key=value` texts; every key belongs to exactly one model.
+
+    `usual` holds values that stand where a text says nothing, in place of the models' own; keys of no model are passed
+    over.
 
     Raises:
         OptionError: as `parse_settings`; for several values, an unknown key (lists what there is), or a value of the
@@ -68,6 +73,9 @@ def parse_assignments(texts: Sequence[str], models: Sequence[type[BaseModel]]) -
         if key not in owner:
             raise OptionError(f"unknown option '{key}'", _listing(models))
         values[owner[key]][key] = value
+    for key, value in (usual or {}).items():
+        if key in owner:
+            values[owner[key]].setdefault(key, value)
     return [validated(model, values[model]) for model in models]
 
 

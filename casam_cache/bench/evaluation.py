@@ -9,7 +9,7 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import scoring
-from casam_cache.bench.fit import check_split, plan_fit
+from casam_cache.bench.fit import DEFAULT_RECIPE, check_split, plan_fit
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import MethodRef
@@ -132,6 +132,7 @@ def evaluate_prompts(
     runs: Path | str | None = None,
     method: str = "alignment",
     options: Sequence[str] = (),
+    recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     split: str = "test",
     model: str | None = None,
@@ -152,6 +153,7 @@ def evaluate_prompts(
         runs: folder of runs; by default the one that the run lies in, or `casam_runs`.
         method: with `task`, a method's name.
         options: with `task`, `key=value` for the method's options and for `TrainingOptions`.
+        recipe: with `task`, as of `fit_task`.
         seed: with `task`, of everything random in the fit.
         split: `test` or `val`.
         model: with `task`, the backbone's store, needed only where the task has several.
@@ -183,6 +185,7 @@ def evaluate_prompts(
             store or "casam_store",
             method=method,
             options=options,
+            recipe=recipe,
             seed=seed,
             model=model,
             device=device,

@@ -9,6 +9,7 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import fit_stage, scoring
+from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
 from casam_cache.config import parse_assignments
@@ -16,7 +17,7 @@ from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.uses import note_use
-from casam_cache.errors import CasamError, OptionError
+from casam_cache.errors import CasamError, OptionError, unknown_name
 from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
@@ -26,6 +27,8 @@ from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Score, gain, score
 
 SPLITS = ("val", "test")
+DEFAULT_RECIPE = "default"
+RECIPES = (DEFAULT_RECIPE, "paper")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class FitReport:
         frozen: the frozen SAM on the same masks and prompts.
         gain: paired difference fitted - frozen by metric.
         parameters: trained parameters.
+        flops: of head and decoder for one sample of one training step from the cache, forward and backward, a
+            multiplication and an addition counting as two.
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order, masks and prompts.
         prompt: what every mask was prompted with, `EvaluationPrompt.name`.
@@ -58,9 +63,11 @@ class FitReport:
     frozen: Score
     gain: dict[str, Interval]
     parameters: int
+    flops: int
     mask_mode: str
     seed: int
     prompt: str = ORACLE_BOX
+    stand_in: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
@@ -78,6 +85,7 @@ def fit_task(
     *,
     method: str = "alignment",
     options: Sequence[str] = (),
+    recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     split: str = "test",
     prompts: str = BOX.text,
@@ -96,6 +104,7 @@ def fit_task(
         runs: folder of runs.
         method: a method's name.
         options: `key=value` for the method's options and for `TrainingOptions`.
+        recipe: where options say nothing: `default`, the backbone's own recipe (`Backbone.recipe`), or `paper`.
         seed: of everything random.
         split: `test`, or `val` so that nothing needs choosing on test.
         prompts: what every mask is prompted with when it is scored: `box`, `jitter:0.1`, `jitter:5px`, `point`,
@@ -114,7 +123,9 @@ def fit_task(
     """
     check_split(split)
     prompt = parse_prompt(prompts)
-    tasks, fit = plan_fit(task, store, method=method, options=options, seed=seed, model=model, device=device)
+    tasks, fit = plan_fit(
+        task, store, method=method, options=options, recipe=recipe, seed=seed, model=model, device=device
+    )
     scored = tasks.split(task, split)
     fitted, frozen = (scoring(scored, head, prompt=prompt) for head in (fit, None))
     folder = Runs(Path(runs))
@@ -126,11 +137,13 @@ def fit_task(
         elif on_evaluate:
             on_evaluate(*progress)
 
-    wanted = [fit, fitted, frozen]
+    cost = Cost(method=fit.method, weights=tasks.place.weights(task), task=task)
+    wanted = [fit, fitted, frozen, cost]
     computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
     keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
     told = "" if prompt == BOX else f", {prompt.name}"
     note_use(folder, f"fit-{fitted.key}", f"fit: {fit.method.name} on {task}, {split}{told}", wanted)
+    backbone = tasks.place.backbone(task)
     after, before = fitted.read(folder), frozen.read(folder)
     recorded = folder.recorded(fit)
     return FitReport(
@@ -145,9 +158,11 @@ def fit_task(
         frozen=score(before),
         gain=gain(after, before),
         parameters=recorded["parameters"],
+        flops=folder.recorded(cost)["flops"] - backbone.encoder_flops(),
         mask_mode=recorded["mask_mode"],
         seed=seed,
         prompt=prompt.name,
+        stand_in=backbone.stand_in,
     )
 
 
@@ -167,6 +182,7 @@ def plan_fit(
     *,
     method: str = "alignment",
     options: Sequence[str] = (),
+    recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     model: str | None = None,
     device: str = "auto",
@@ -178,8 +194,15 @@ def plan_fit(
             f"method '{made.name}' is not a fit of one task",
             f"casam bench --methods {method} compares it over tasks",
         )
-    method_options, training = parse_assignments(options, [made.options_model(), TrainingOptions])
-    assert isinstance(training, TrainingOptions)
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, list(RECIPES))
+    models = [made.options_model(), TrainingOptions]
+    parse_assignments(options, models)  # what is wrong is said before anything is opened
     references = [absolute_reference(method)] if is_file_reference(method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
+    usual = dict(tasks.place.backbone(task).recipe) if recipe == DEFAULT_RECIPE else {}
+    if any(text.partition("=")[0].strip() == "epochs" for text in options):
+        usual.pop("max_steps", None)  # who says how many epochs means all of them
+    method_options, training = parse_assignments(options, models, usual)
+    assert isinstance(training, TrainingOptions)
     return tasks, fit_stage(tasks, made(method_options), training, task, seed)

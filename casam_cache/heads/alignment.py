@@ -35,6 +35,7 @@ The fallback to the frozen SAM never relies on this: it is the identity head.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -182,9 +183,22 @@ def _convolutions(kind: str, channels: int) -> list[nn.Conv2d]:
         "bottleneck": [(channels, inner, 1, 1), (inner, inner, 3, 1), (inner, channels, 1, 1)],
     }
     return [
-        skip_init(nn.Conv2d, inputs, outputs, side, padding=side // 2, groups=groups)
+        skip_init(_Pointwise, inputs, outputs)
+        if side == 1
+        else skip_init(nn.Conv2d, inputs, outputs, side, padding=side // 2, groups=groups)
         for inputs, outputs, side, groups in dimensions[kind]
     ]
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution as a matrix product on cells: torch's own on a CPU lays channels-last input out anew."""
+
+    def __init__(self, inputs: int, outputs: int, **factory: Any) -> None:
+        super().__init__(inputs, outputs, 1, **factory)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h, w)."""
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class LayerNorm2d(nn.Module):

@@ -212,8 +212,9 @@ class _Run:
         self.seconds = 0.0
         self._pairs_here = self._steps_here = 0
         self._autocast = precision == "bf16"
-        steps = options.epochs * -(-visits // options.batch_size)
-        self.total_steps = min(steps, options.max_steps or steps)
+        each = -(-visits // options.batch_size)
+        self.total_steps = min(options.epochs * each, options.max_steps or options.epochs * each)
+        self._epochs = -(-self.total_steps // each)
         forward = _losses(head, backbone, options)
         self._forward = CompiledStep(forward, backbone) if options.compiled else forward
         self._optimiser = torch.optim.Adam(
@@ -287,6 +288,10 @@ class _Run:
         total = loss if added is None else loss + added
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
+        if self.options.schedule == "cosine":
+            part = (1 + math.cos(math.pi * self.steps / self.total_steps)) / 2
+            for group in self._optimiser.param_groups:
+                group["lr"] = part * self.options.learning_rate
         self._optimiser.step()
         extra = torch.zeros_like(total) if added is None else added
         return torch.stack([loss, *terms, extra]).detach().float()
@@ -295,7 +300,7 @@ class _Run:
         per_step = self.seconds / max(1, self._steps_here)
         return FitProgress(
             epoch=len(self.history),
-            epochs=self.options.epochs,
+            epochs=self._epochs,
             step=self.steps,
             steps=self.total_steps,
             loss=loss,

@@ -18,7 +18,7 @@ from casam_cache.views import NONE, parse_views
 
 VIEW_SEPARATOR = "+"  # commas separate the values of a grid
 # Options that came later, and what leaves them unused.
-LATER: dict[str, Any] = {"views": NONE, "compiled": False}
+LATER: dict[str, Any] = {"views": NONE, "compiled": False, "schedule": "constant"}
 
 
 class TrainingOptions(BaseModel):
@@ -28,6 +28,7 @@ class TrainingOptions(BaseModel):
         epochs: visits of each image that has masks.
         batch_size: images a step.
         learning_rate: of Adam.
+        schedule: of the learning rate over all steps: `constant`, as in the paper, or `cosine`, which ends at zero.
         masks_per_image: masks drawn from an image at each visit, without replacement; images with fewer give
             what they have.
         max_steps: ends training early, in optimiser steps; None is no limit.
@@ -50,6 +51,7 @@ class TrainingOptions(BaseModel):
     epochs: int = Field(default=24, ge=1)
     batch_size: int = Field(default=6, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
     masks_per_image: int = Field(default=1, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -39,8 +39,9 @@ def evaluate(
         metavar="KEY=VALUE",
         help="With --task, an option of the method or the training.",
     ),
-    epochs: int | None = typer.Option(
-        None, help="With --task, how often each training image is visited. The default is 24."
+    epochs: int | None = typer.Option(None, help="With --task, how often each training image is visited."),
+    recipe: str | None = typer.Option(
+        None, help="With --task, what stands where options say nothing: default or paper."
     ),
     seed: int | None = typer.Option(None, help="With --task, the seed of the fit. The default is 0."),
     evaluate: str = typer.Option("test", help="The split to score: test or val."),
@@ -63,7 +64,13 @@ def evaluate(
     from casam_cache.report.prompt_table import prompt_table, write_prompt_files
 
     options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
-    of_task = {"--method": method, "--set/--epochs": options or None, "--seed": seed, "--model": model}
+    of_task = {
+        "--method": method,
+        "--set/--epochs": options or None,
+        "--seed": seed,
+        "--model": model,
+        "--recipe": recipe,
+    }
     given = [name for name, value in of_task.items() if value is not None]
     if run is not None and given:
         raise OptionError(
@@ -77,7 +84,7 @@ def evaluate(
 
         report = evaluate_prompts(
             run, task=task, prompts=prompts or DEFAULT_PROMPTS, store=store, runs=runs,
-            method=method or "alignment", options=options, seed=seed or 0, split=evaluate, model=model,
+            method=method or "alignment", options=options, recipe=recipe or "default", seed=seed or 0, split=evaluate, model=model,
             device=device, changed=console.changed(recompute, keep), say=console.show_line,
             on_fit=on_fit, on_evaluate=bar.update_named,
         )  # fmt: skip

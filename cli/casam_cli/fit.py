@@ -27,7 +27,11 @@ def fit(
         help="Set an option of the method or the training.",
     ),
     epochs: int | None = typer.Option(
-        None, help="How often each training image is visited. The default is 24."
+        None, help="How often each training image is visited. The recipe says it otherwise."
+    ),
+    recipe: str = typer.Option(
+        "default",
+        help="What stands where options say nothing: default, which belongs to the backbone, or paper.",
     ),
     seed: int = typer.Option(0, help="The seed of initial weights, order, masks and prompts."),
     evaluate: str = typer.Option("test", help="The split to score: test or val."),
@@ -56,7 +60,7 @@ def fit(
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
         report = fit_task(
-            task, store, runs, method=method, options=options, seed=seed, split=evaluate, prompts=prompts,
+            task, store, runs, method=method, options=options, recipe=recipe, seed=seed, split=evaluate, prompts=prompts,
             model=model, device=device, changed=console.changed(recompute, keep), say=console.show_line,
             on_fit=on_fit, on_evaluate=lambda done, total: bar.update(done, total, "scoring"),
         )  # fmt: skip
