@@ -63,7 +63,7 @@ class Backbone(ABC):
         neck: mean and standard deviation over the channels of a typical embedding cell, for heads that normalise cells.
         encoder: what `encode` needs; None where only the decoder was loaded.
         mask_decoder: SAM's, where the backbone has it; heads that train a copy of it need it.
-        recipe: values of options with which heads are fitted to it where nothing else is said; empty is the paper's recipe.
+        recipe: values of options with which heads are fitted to it where nothing else is said; empty is the paper's.
         image_a_core: on a CPU, encode one image a core, each in one thread, instead of one after the other in all
             threads: for encoders that need little memory an image.
     """

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.stages.distance import Cost
@@ -196,7 +198,7 @@ def plan_fit(
         )
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, list(RECIPES))
-    models = [made.options_model(), TrainingOptions]
+    models: list[type[BaseModel]] = [made.options_model(), TrainingOptions]
     parse_assignments(options, models)  # what is wrong is said before anything is opened
     references = [absolute_reference(method)] if is_file_reference(method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)

@@ -35,7 +35,6 @@ The fallback to the frozen SAM never relies on this: it is the identity head.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -193,8 +192,8 @@ def _convolutions(kind: str, channels: int) -> list[nn.Conv2d]:
 class _Pointwise(nn.Conv2d):
     """A 1 x 1 convolution as a matrix product on cells: torch's own on a CPU lays channels-last input out anew."""
 
-    def __init__(self, inputs: int, outputs: int, **factory: Any) -> None:
-        super().__init__(inputs, outputs, 1, **factory)
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str | None = None) -> None:
+        super().__init__(inputs, outputs, 1, device=device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, inputs, h, w) -> (B, outputs, h, w)."""

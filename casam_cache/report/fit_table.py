@@ -46,8 +46,8 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
     undefined = sum(report.test.undefined for report in reports)
     notes = (
         *([f"{first.model}: {first.stand_in}."] if first.stand_in else []),
-        f"{first.model}, {methods}, {first.parameters:,} trained parameters, {first.flops / 1e9:,.1f} GFLOP a sample and "
-        f"step (a multiply-add is 2), seed {first.seed}; {first.evaluate} "
+        f"{first.model}, {methods}, {first.parameters:,} trained parameters, {first.flops / 1e9:,.1f} GFLOP a sample "
+        f"and step (a multiply-add is 2), seed {first.seed}; {first.evaluate} "
         f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals from "
         "resampling groups.",
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),

@@ -60,8 +60,9 @@ def fit(
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
         report = fit_task(
-            task, store, runs, method=method, options=options, recipe=recipe, seed=seed, split=evaluate, prompts=prompts,
-            model=model, device=device, changed=console.changed(recompute, keep), say=console.show_line,
+            task, store, runs, method=method, options=options, recipe=recipe, seed=seed, split=evaluate,
+            prompts=prompts, model=model, device=device, changed=console.changed(recompute, keep),
+            say=console.show_line,
             on_fit=on_fit, on_evaluate=lambda done, total: bar.update(done, total, "scoring"),
         )  # fmt: skip
     if json_:
