@@ -187,3 +187,28 @@ def test_a_compiled_step_that_learns_something_else_gives_no_figures(
 def test_a_store_of_a_million_items_opens_at_once(results: Any) -> None:
     found = results("scaling", "--images", 4, "--items", 1_000_000, "--large", 2, "--repeat", 3)
     assert found["open"]["open"] < 0.2
+
+
+def test_prompt_latency(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = results("prompt_latency", "--repeat", 1, "--images", 2)["rows"]
+    assert row["seconds"].keys() == {"ours, pixels", "ours, stored", "SamPredictor"}
+    assert all(value > 0 for both in row["seconds"].values() for value in both.values())
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import peers
+
+    honest = peers.predictor
+    monkeypatch.setattr(peers, "predictor", lambda sam: _Doubled(honest(sam)))
+    with pytest.raises(SystemExit, match="the sides differ"):
+        results("prompt_latency", "--repeat", 1, "--images", 2)
+
+
+class _Doubled:
+    """A SamPredictor with other logits."""
+
+    def __init__(self, honest: Any) -> None:
+        self._honest = honest
+        self.set_image = honest.set_image
+
+    def predict(self, **prompt: Any) -> Any:
+        masks, scores, low_res = self._honest.predict(**prompt)
+        return masks, scores, 2 * low_res

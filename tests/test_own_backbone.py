@@ -90,6 +90,12 @@ def test_the_example_encodes_fits_and_predicts(casam: Casam, discs: Path, exampl
         predictor = Predictor(casam.folder / report["run"], device="cpu")
         found = predictor.set_image(discs / "images" / "p004.png").predict(boxes=(5, 5, 20, 20))
         assert found.mask.shape == (48, 40)
+        away = Path(encoded["store"]).parent.parent.resolve().rename(casam.folder / "away")
+        forget()
+        alone = Predictor(casam.folder / report["run"], device="cpu")
+        again = alone.set_image(discs / "images" / "p004.png").predict(boxes=(5, 5, 20, 20))
+        assert (again.low_res == found.low_res).all()
+        away.rename(casam.folder / "casam_store")
     casam("fit", "--task", "discs", "--model", "convolutions", "--epochs", 1, "--method", "hq-sam")
     assert casam.code == 1
     assert "early" in casam.err

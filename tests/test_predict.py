@@ -155,6 +155,21 @@ def test_the_api_takes_arrays_and_files(casam: Casam, discs: Path, tiny_checkpoi
     assert from_file.mask.dtype == np.bool_
 
 
+def test_coordinates_are_those_of_the_upright_image(
+    casam: Casam, discs: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    upright = Image.open(discs / "images" / "p004.png")  # 40 x 48
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter to the right
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    masks = []
+    for path in (discs / "images" / "p004.png", tmp_path / "turned.png"):
+        casam("predict", path, "--box", "5,5,20,47", "--checkpoint", tiny_checkpoint, "--overwrite")
+        assert casam.code == 0, casam.err
+        masks.append(read_mask(casam.folder / "mask.png"))
+    np.testing.assert_array_equal(*masks)
+
+
 def test_nothing_is_overwritten_unless_asked(casam: Casam, discs: Path, tiny_checkpoint: Path) -> None:
     command = (
         "predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--model", "small",

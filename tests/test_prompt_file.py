@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Casam
+from conftest import Casam, draw_dataset
 from PIL import Image
 
 from casam_cache.bench.objects import logits_of_mask
@@ -269,8 +269,6 @@ def test_items_of_a_store(casam: Casam, encode: Any, discs: Path) -> None:
 
 
 def test_a_folder_of_stores_of_several_tasks(casam: Casam, encode: Any, discs: Path, tmp_path: Path) -> None:
-    from conftest import draw_dataset
-
     encode(discs)
     encode(draw_dataset(tmp_path / "data" / "more", seed=1))
     stored = ("--store", "casam_store", "--id", "p004", "--box", "5,5,30,30")
@@ -280,3 +278,40 @@ def test_a_folder_of_stores_of_several_tasks(casam: Casam, encode: Any, discs: P
     assert casam.code == 0, casam.err
     casam("predict", "--id", "p004", "--box", "5,5,30,30")
     assert "nothing to segment" in casam.err
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+
+
+def block(language: str) -> str:
+    return PAGE.split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_the_pages_files_say_the_same(tmp_path: Path) -> None:
+    found = []
+    for name in ("csv", "json"):
+        (tmp_path / f"p.{name}").write_text(block(name))
+        read = read_prompts(tmp_path / f"p.{name}")
+        found.append({image: [asked(prompt) for prompt in own] for image, own in read.items()})
+    assert found[0] == found[1]
+    assert found[0]["a.png"] == [(1, (10, 10, 60, 60), ((30, 30),), (0,), None)]
+
+
+def test_the_pages_python_runs(casam: Casam, encode: Any, tmp_path: Path) -> None:
+    root = draw_dataset(tmp_path / "data" / "polyps", size=(96, 140))
+    encode(root)
+    report = casam.json("fit", "--task", "polyps", "--epochs", 1, "--set", "blocks=1")
+    renamed = {
+        "casam_runs/fit/KEY": report["run"],
+        "new.png": str(root / "images" / "p004.png"),
+        "small.zarr": "tiny.zarr",
+        "case-017": "p004",
+    }
+    snippet = block("python")
+    for said, here in renamed.items():
+        assert said in snippet
+        snippet = snippet.replace(said, here)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "predict.md", "exec"), names)
+    assert names["first"].masks.shape == (1, 3, 96, 140)
+    assert names["several"].objects.shape == (2, 96, 140)
