@@ -17,6 +17,7 @@ from casam_cli.data import data_app
 from casam_cli.demo import demo
 from casam_cli.doctor import doctor
 from casam_cli.encode import encode
+from casam_cli.export import export
 from casam_cli.fit import fit
 from casam_cli.predict import predict
 from casam_cli.report import report
@@ -49,7 +50,7 @@ def program(
     """Encode medical images with a frozen SAM once; train and evaluate adapters from the cache."""
 
 
-for command in (encode, fit, bench, report, predict, demo, doctor, trust):
+for command in (encode, fit, bench, report, predict, export, demo, doctor, trust):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
