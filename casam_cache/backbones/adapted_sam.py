@@ -97,8 +97,9 @@ class AdaptedEncoder(nn.Module):
         self.img_size = backbone.image_size
         self.encoder, self.fitted = backbone.encoder, align
         self._backbone = backbone
-        self.register_state_dict_post_hook(_to_upstream_names)
-        self.register_load_state_dict_pre_hook(_from_upstream_names)
+        own: Any = self
+        own.register_state_dict_post_hook(_to_upstream_names)
+        own.register_load_state_dict_pre_hook(_from_upstream_names)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) as `preprocess` gives them -> float32 embeddings (B, C, g, g)."""

@@ -221,7 +221,7 @@ class Backbone(ABC):
         return self.encode
 
     def plain_encoding(self) -> Forward:
-        """`encode` for a tracer, which writes down every operation: without writes in place or loops, where it can be."""
+        """`encode` for a tracer, which notes every operation: without writes in place or loops, where it can be."""
         return self.encode
 
     @abstractmethod

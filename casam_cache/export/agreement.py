@@ -111,7 +111,7 @@ def _as_evaluated(
         run_head(head, backbone, features, None, sparse, dense, multimask)[1:] for multimask in (False, True)
     ]
     if single:
-        ambiguous = labels.isin(torch.tensor([0, 1])).sum() == 1 and labels.max() < 2
+        ambiguous = torch.isin(labels, torch.tensor([0, 1])).sum() == 1 and labels.max() < 2
         low_res, iou = found[int(ambiguous)]
         best = int(iou.argmax())
         low_res, iou = low_res[:, best : best + 1], iou[:, best : best + 1]

@@ -90,7 +90,8 @@ def bilinear(valid: Tensor, size: Tensor, cells: int) -> Tensor:
         float32 (size, cells), each row sums to 1.
     """
     scale = valid.float() / size.float()
-    place = (scale * (torch.arange(size) + 0.5) - 0.5).clamp(min=0).minimum((valid - 1).float())
+    targets = torch.arange(size)  # type: ignore[call-overload]  # a tensor, so that a tracer sees it
+    place = (scale * (targets + 0.5) - 0.5).clamp(min=0).minimum((valid - 1).float())
     return (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 

@@ -1,4 +1,4 @@
-"""Which head of a run goes elsewhere, and whether it can: a Sam or its graph knows embeddings and SAM's prompts alone."""
+"""Which head of a run goes elsewhere, and whether it can: a Sam knows an embedding and SAM's own prompts alone."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def _check(opened: OpenedRun, head: Head) -> None:
     if reason:
         raise CasamError(
             f"the head {head.name} {reason}, which a Sam has no place for",
-            "use it through casam predict, or casam_cache.Predictor; heads that are a map of embeddings or a tuned mask "
-            "decoder can go elsewhere",
+            "use it through casam predict, or casam_cache.Predictor; a map of embeddings or a tuned mask decoder could "
+            "go elsewhere",
         )

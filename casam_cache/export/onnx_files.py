@@ -106,6 +106,11 @@ def export_onnx(
     for path in written:
         if path.exists() and not overwrite:
             raise OptionError(f"{path} exists", "choose another folder, or give --overwrite")
+    if not encoder and (folder / ENCODER).exists():
+        raise OptionError(
+            f"{folder / ENCODER} is of an earlier export and would stay beside this one",
+            "choose another folder, or give --encoder",
+        )
     check_runtime()
     opened = open_run(
         run, model=model, checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -153,7 +158,7 @@ def _write_encoder(folder: Path, opened: OpenedRun, opset: int) -> dict[str, Any
 def _trace(
     graph: nn.Module, inputs: Mapping[str, Tensor], path: Path, outputs: Sequence[str], opset: int
 ) -> None:
-    """Writes a graph by torch's tracing exporter: the other one wants a further package and writes no opset below 18."""
+    """Writes a graph by torch's tracing exporter: the newer one wants a further package, and an opset above 17."""
     named = {*inputs, *outputs}
     with warnings.catch_warnings(), torch.no_grad():
         # It warns of its age, and of each number that upstream's code takes out of a shape: those are fixed here, and
@@ -218,7 +223,7 @@ def _describe(
 
 def _use(side: int, encoder: bool) -> str:
     pixels = (
-        f"{ENCODER}: pixels uint8 (1, 3, {side}, {side}) with the resized image in the top left corner and zeros elsewhere, "
+        f"{ENCODER}: pixels uint8 (1, 3, {side}, {side}) with the resized image in the top left corner, else zeros, "
         "input_size int64 (2,) its height and width -> image_embeddings. "
     )
     return (pixels if encoder else "") + (

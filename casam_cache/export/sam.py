@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,9 +75,14 @@ def _tell_of_resizing(side: int, described: Mapping[str, Any], stretched: bool) 
 
 def _adapted_sam() -> Any:
     """The class, once `segment_anything` can be imported."""
+    before = set(sys.modules)
     try:
         return importlib.import_module("casam_cache.backbones.adapted_sam").AdaptedSam
     except (ImportError, RuntimeError, OSError) as error:
+        # Python keeps the submodules of a package whose import failed; they would spoil an import after the repair.
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "segment_anything":
+                del sys.modules[name]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         try:
             installed = importlib.metadata.version("torchvision")
@@ -84,8 +90,8 @@ def _adapted_sam() -> Any:
             fix = "pip install torchvision"
         else:
             fix = (
-                f"torchvision {installed} does not fit torch {torch.__version__}: pip install --force-reinstall both from "
-                "one index, for CPUs torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+                f"torchvision {installed} seems not to fit torch {torch.__version__}: install both from one place, as "
+                "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
             )
         raise CasamError(
             f"segment_anything cannot be imported, which needs torchvision: {reason}", fix
