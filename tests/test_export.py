@@ -31,8 +31,14 @@ from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.export import graphs
-from casam_cache.export.agreement import TOLERANCE, decoder_difference
-from casam_cache.export.graphs import DECODER_INPUTS, DECODER_OUTPUTS, DecoderGraph
+from casam_cache.export.agreement import TOLERANCE, decoder_difference, encoder_difference, encoder_inputs
+from casam_cache.export.graphs import (
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_OUTPUTS,
+    DecoderGraph,
+    EncoderGraph,
+)
 from casam_cache.export.one_head import Aligning, one_head
 from casam_cache.export.onnx_files import _trace, decoder_inputs, export_onnx
 from casam_cache.export.sam import load_sam
@@ -548,6 +554,43 @@ def test_options_that_cannot_be(casam: Casam, fits: dict[str, Path], monkeypatch
     assert casam.code == 1
     assert "pip install 'casam-cache[onnx]'" in casam.err
     assert not (casam.folder / "out").exists()
+
+
+def test_an_encoder_with_a_preprocessing_of_its_own(tmp_path: Path) -> None:
+    class Halved(Small):
+        def normalise(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+            inner = torch.arange(pixels.shape[-1]) < sizes[:, 1, None]
+            values = pixels.float().masked_fill(~inner[:, None, None], 0.0)
+            return values / (values.amax((1, 2, 3), keepdim=True) * torch.tensor([0.5]))
+
+    backbone = Halved.of_state(TINY, backbone_state(seeded_backbone(TINY, 7)))
+    path = tmp_path / "encoder.onnx"
+    _trace(EncoderGraph(backbone), encoder_inputs(backbone, 1.0, 0.75), path, ENCODER_OUTPUTS, 17)
+    assert encoder_difference(path, backbone) <= TOLERANCE
+
+
+class Unspeakable(Small):
+    """A backbone whose normalisation makes a constant on the way, and whose encoder has no like in ONNX."""
+
+    def normalise(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        return pixels.float() / torch.tensor([255.0])
+
+    def plain_encoding(self) -> Any:
+        return lambda images, names: {"embedding": torch.special.bessel_j0(images)}
+
+
+def test_an_encoder_that_onnx_cannot_express(tmp_path: Path) -> None:
+    backbone = Unspeakable.of_state(TINY, backbone_state(seeded_backbone(TINY, 7)))
+    inputs = encoder_inputs(backbone, 1.0, 0.75)
+    with pytest.raises(CasamError, match=r"encoder.onnx cannot be written as ONNX of opset 17: .*bessel_j0"):
+        _trace(EncoderGraph(backbone), inputs, tmp_path / "encoder.onnx", ENCODER_OUTPUTS, 17)
+
+
+def test_a_graph_that_onnxruntime_cannot_run(tmp_path: Path) -> None:
+    backbone = seeded_backbone(TINY, 7)
+    (tmp_path / "encoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(CasamError, match=r"encoder.onnx was not left: onnxruntime cannot run it"):
+        encoder_difference(tmp_path / "encoder.onnx", backbone)
 
 
 @pytest.mark.slow

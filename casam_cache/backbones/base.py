@@ -222,7 +222,7 @@ class Backbone(ABC):
 
     def plain_encoding(self) -> Forward:
         """`encode` for a tracer, which notes every operation: without writes in place or loops, where it can be."""
-        return self.encode
+        return self.encoding({})
 
     @abstractmethod
     def encoder_flops(self) -> int:

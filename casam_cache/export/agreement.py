@@ -51,11 +51,11 @@ def decoder_difference(path: Path, backbone: SamDecoding, head: Head, resize: st
         resize: of `casam_cache.geometry.RESIZE_MODES`.
         single: as in `DecoderGraph`.
     """
-    session = _session(path)
+    graph = _Graph(path)
     worst = 0.0
     for inputs in decoder_inputs(backbone):
         expected = _as_evaluated(backbone, head, resize, inputs, single=single)
-        found = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        found = graph(inputs)
         worst = max(worst, *(_difference(*pair) for pair in zip(found, expected, strict=True)))
     return worst
 
@@ -66,8 +66,7 @@ def encoder_difference(path: Path, backbone: Backbone) -> float:
     with torch.no_grad():
         images = backbone.normalise(inputs["pixels"], inputs["input_size"][None])
         expected = backbone.encode(images, (EMBEDDING,))[EMBEDDING]
-    found = _session(path).run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return _difference(found[0], expected)
+    return _difference(_Graph(path)(inputs)[0], expected)
 
 
 def decoder_inputs(backbone: SamDecoding) -> Iterator[dict[str, Tensor]]:
@@ -127,9 +126,27 @@ def _difference(found: np.ndarray, expected: Tensor) -> float:
     return float(np.abs(found - reference).max() / max(1.0, float(np.abs(reference).max())))
 
 
-def _session(path: Path) -> Any:
-    runtime = _module("onnxruntime")
-    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+class _Graph:
+    """A written graph as onnxruntime runs it on a CPU."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session: Any = None
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
+        runtime = _module("onnxruntime")
+        try:
+            if self._session is None:
+                self._session = runtime.InferenceSession(str(self._path), providers=["CPUExecutionProvider"])
+            found: list[np.ndarray] = self._session.run(
+                None, {name: each.numpy() for name, each in inputs.items()}
+            )
+        except Exception as error:  # onnxruntime's own classes differ between its releases
+            raise CasamError(
+                f"{self._path.name} was not left: onnxruntime cannot run it: {(str(error).splitlines() or [''])[0]}",
+                "try another --opset, or another release of onnxruntime",
+            ) from error
+        return found
 
 
 def _module(name: str) -> ModuleType:

@@ -40,6 +40,7 @@ DECODER, ENCODER, DESCRIPTION = "decoder.onnx", "encoder.onnx", "export.json"
 VERSION = 1
 OPSET = 17
 OPSETS = range(16, 21)  # what torch's tracing exporter writes, from the first one that has all we need
+_CONSTANT = "aten::lift_fresh"
 _DYNAMIC = {
     "point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}, "masks": {2: "height", 3: "width"},
 }  # fmt: skip
@@ -164,11 +165,22 @@ def _trace(
         # It warns of its age, and of each number that upstream's code takes out of a shape: those are fixed here, and
         # what was written is compared at other shapes than it was traced with.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph.eval(), tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
-            dynamic_axes={name: axes for name, axes in _DYNAMIC.items() if name in named},
-            opset_version=opset, dynamo=False,
-        )  # fmt: skip
+        # A constant made on the way, as by torch.tensor: the exporter has a name for it in some releases only.
+        exporter: Any = torch.onnx
+        exporter.register_custom_op_symbolic(_CONSTANT, lambda graph, value: value, opset)
+        try:
+            torch.onnx.export(
+                graph.eval(), tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
+                dynamic_axes={name: axes for name, axes in _DYNAMIC.items() if name in named},
+                opset_version=opset, dynamo=False,
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise CasamError(
+                f"{path.name} cannot be written as ONNX of opset {opset}: {(str(error).splitlines() or [''])[0]}",
+                "try a higher --opset, or write the operation otherwise if it is of a file of yours",
+            ) from error
+        finally:
+            exporter.unregister_custom_op_symbolic(_CONSTANT, opset)
 
 
 def _checked(path: Path, difference: float, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
