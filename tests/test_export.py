@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,14 +257,15 @@ def suppression(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     library._destroy()
 
 
+@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.usefixtures("suppression")
 def test_the_automatic_mask_generator_runs_on_a_fitted_model(
-    fits: dict[str, Path], tiny_checkpoint: Path
+    single: bool, fits: dict[str, Path], tiny_checkpoint: Path
 ) -> None:
     from segment_anything import SamAutomaticMaskGenerator
 
     image = picture()
-    sam = load_sam(fits["alignment"], device="cpu")
+    sam = load_sam(fits["alignment"], single_mask=single, device="cpu")
     made = SamAutomaticMaskGenerator(
         sam, points_per_side=4, pred_iou_thresh=-100.0, stability_score_thresh=0.0, box_nms_thresh=0.9
     ).generate(image)
@@ -275,7 +277,7 @@ def test_the_automatic_mask_generator_runs_on_a_fitted_model(
         assert one["area"] == one["segmentation"].sum() > 0
         ((x, y),) = one["point_coords"]
         form = {"points": [[x * scale, y * round(HEIGHT * scale) / HEIGHT], [0, 0]], "labels": [1, -1]}
-        logits, scores, _ = own_forward(own.backbone, own.head, image, form, multimask=True)
+        logits, scores, _ = own_forward(own.backbone, own.head, image, form, multimask=not single)
         index = int((scores - one["predicted_iou"]).abs().argmin())
         assert float(scores[index]) == pytest.approx(one["predicted_iou"], abs=1e-5)
         wrong = (logits[index] > 0).numpy() != one["segmentation"]
@@ -544,6 +546,24 @@ def test_what_the_command_writes(casam: Casam, fits: dict[str, Path]) -> None:
     assert casam.code == 0
     assert "agrees with torch within" in casam.err
     assert (out / "decoder.onnx").read_bytes() == before  # equal inputs, equal bytes
+
+
+@pytest.mark.usefixtures("suppression")
+def test_the_snippets_of_the_page_run(casam: Casam, fits: dict[str, Path]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+    as_sam, as_onnx = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    Image.fromarray(picture(240, 260)).save("new.png")
+    (command,) = re.findall(r"^casam (export .*)$", page, re.MULTILINE)
+    casam(*command.replace("casam_runs/fit/KEY", str(fits["alignment"])).split())
+    assert casam.code == 0, casam.err
+    first: dict[str, Any] = {}
+    few = as_sam.replace("pred_iou_thresh", "points_per_side=4, pred_iou_thresh")
+    exec(few.replace("casam_runs/fit/KEY", str(fits["alignment"])), first)
+    second: dict[str, Any] = {}
+    exec(as_onnx, second)
+    assert first["masks"].shape == (1, 240, 260) == (1, *second["mask"].shape)
+    low_res, expected = torch.from_numpy(second["low_res"][0, :1]), torch.from_numpy(first["low_res"])
+    assert relative_difference(low_res, expected) <= TOLERANCE
 
 
 def test_options_that_cannot_be(casam: Casam, fits: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ class AdaptedSam(Sam):
     Args:
         backbone: with its encoder; its modules become the Sam's.
         align: a module of embeddings (B, C, g, g) -> (B, C, g, g) behind the encoder, perhaps without weights.
+        single: give the single mask also where three are asked for.
         stretched: the run's images were stretched to a square, so that only squares can be taken.
         mean, deviation: a channel, for programs that read them; `preprocess` does not.
     """
@@ -39,6 +40,7 @@ class AdaptedSam(Sam):
         backbone: SamDecoding,
         align: nn.Module,
         *,
+        single: bool = False,
         stretched: bool = False,
         mean: list[float] | None = None,
         deviation: list[float] | None = None,
@@ -52,6 +54,8 @@ class AdaptedSam(Sam):
         )
         self._normalise: Callable[[Tensor, Tensor], Tensor] = backbone.normalise
         self._stretched = stretched
+        if single:
+            self.mask_decoder.register_forward_pre_hook(_ask_for_one, with_kwargs=True)
         self.eval()
         self.to(backbone.device)
 
@@ -106,6 +110,12 @@ class AdaptedEncoder(nn.Module):
         embedding = self._backbone.encode(x, (EMBEDDING,))[EMBEDDING]
         aligned: Tensor = self.fitted(embedding)
         return aligned
+
+
+def _ask_for_one(
+    module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return given[:4], {**named, "multimask_output": False}  # the fifth argument, where it has no name
 
 
 def _to_upstream_names(module: nn.Module, state: dict[str, Any], prefix: str, _: Mapping[str, Any]) -> None:

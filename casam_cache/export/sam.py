@@ -23,6 +23,7 @@ def load_sam(
     run: Path | str | None,
     *,
     task: str | None = None,
+    single_mask: bool = False,
     checkpoint: Path | str | None = None,
     model: str | None = None,
     store: Path | str | None = None,
@@ -36,6 +37,8 @@ def load_sam(
     Args:
         run: folder of a fit or of a bench's result; None is the frozen SAM.
         task: of a routed model, whose head to take.
+        single_mask: give the single mask, the one that fits train, also where three are asked for, as
+            SamAutomaticMaskGenerator does.
         checkpoint: where the checkpoint is now, if not where it was when the run's store was encoded.
         model: backbone of the frozen SAM where no run names one.
         store: a store or the folder of stores, for a run that does not carry its backbone.
@@ -57,7 +60,8 @@ def load_sam(
     stretched = described["resize"] == "stretch"
     _tell_of_resizing(backbone.image_size, described, stretched)
     return adapted(
-        backbone, Aligning(head), stretched=stretched, mean=described.get("mean"), deviation=described.get("std")
+        backbone, Aligning(head), single=single_mask, stretched=stretched,
+        mean=described.get("mean"), deviation=described.get("std"),
     ).requires_grad_(False)  # fmt: skip
 
 
