@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from casam_cache.encode.options import EncodeOptions
     from casam_cache.encode.report import EncodeReport
     from casam_cache.errors import CasamError
+    from casam_cache.export.onnx_files import export_onnx
+    from casam_cache.export.sam import load_sam
     from casam_cache.heads.base import Head
     from casam_cache.methods.base import Method
     from casam_cache.metrics.base import Metric
@@ -55,7 +57,9 @@ __all__ = [
     "Router",
     "TrainingOptions",
     "encode_dataset",
+    "export_onnx",
     "fit_task",
+    "load_sam",
 ]
 
 _HOMES = {
@@ -78,7 +82,9 @@ _HOMES = {
     "Router": "routers.base",
     "TrainingOptions": "training.options",
     "encode_dataset": "encode.dataset",
+    "export_onnx": "export.onnx_files",
     "fit_task": "bench.fit",
+    "load_sam": "export.sam",
 }
 
 

@@ -243,6 +243,10 @@ class Backbone(ABC):
         """`encode` in the form that the `settings` say, with whatever can be prepared once."""
         return self.encode
 
+    def plain_encoding(self) -> Forward:
+        """`encode` for a tracer, which notes every operation: without writes in place or loops, where it can be."""
+        return self.encoding({})
+
     @abstractmethod
     def encoder_flops(self) -> int:
         """Floating-point operations of one image's encoding, a multiplication and an addition counting as two."""

@@ -79,6 +79,12 @@ class SamBackbone(PublishedSam):
         form = choose_form(settings.get("attention", AUTO), self.device)
         return PreparedViT(self.encoder, self.architecture, form).run
 
+    def plain_encoding(self) -> Forward:
+        """The embedding alone, by upstream's own forward pass."""
+        encoder = self.encoder
+        assert encoder is not None
+        return lambda images, names: {EMBEDDING: encoder(images)}
+
     def choose_settings(self, precision: str, batch_size: int) -> dict[str, Any]:
         """On CUDA the form of attention that wins a race, else the device's own."""
         from casam_cache.backbones.race import attention_for

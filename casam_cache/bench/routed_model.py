@@ -69,6 +69,11 @@ class RoutedModel:
         return self._routers.decide(vector, fallback=self._fallback)
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it has heads for, in the order they were learnt."""
+        return tuple(self._fits)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """What any of the heads reads of an image, the embedding first: which one is chosen is not known before."""
         return tuple(

@@ -18,6 +18,7 @@ from casam_cli.demo import demo
 from casam_cli.doctor import doctor
 from casam_cli.encode import encode
 from casam_cli.evaluate import evaluate
+from casam_cli.export import export
 from casam_cli.fit import fit
 from casam_cli.models import models
 from casam_cli.predict import predict
@@ -51,7 +52,7 @@ def program(
     """Encode medical images with a frozen SAM once; train and evaluate adapters from the cache."""
 
 
-for command in (encode, fit, evaluate, bench, report, predict, models, demo, doctor, trust):
+for command in (encode, fit, evaluate, bench, report, predict, export, models, demo, doctor, trust):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
