@@ -16,6 +16,7 @@ import pytest
 import torch
 from bench_sets import Reference, one_thread, row_of
 from conftest import TINY, Casam, draw_dataset
+from PIL import Image
 from torch import Tensor
 from upstream_sam import declare_torchvision_operators, predictor, relative_difference, upstream_sam
 

@@ -211,6 +211,9 @@ def _describe(
             "version": VERSION,
             "model": backbone.name,
             "fingerprint": backbone.fingerprint,
+            "stand_in": getattr(
+                backbone, "stand_in", ""
+            ),  # what to say of weights that are not ones to publish with
             "run": None if run is None else "/".join(Path(run).absolute().parts[-2:]),
             "task": task,
             "head": head.name,

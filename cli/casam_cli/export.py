@@ -52,5 +52,7 @@ def export(
         console.print_json(made.to_json())
         return
     told = made.description
+    if told["stand_in"]:
+        console.show_line(told["stand_in"], "yellow")
     by = f"{told['head']} of {told['task']}" if told["task"] else told["head"]
     console.show_line(f"{onnx}: {told['model']}, {by}; {onnx / 'export.json'} says how it is used")
