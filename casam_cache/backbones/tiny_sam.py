@@ -66,9 +66,14 @@ class TinySam(PublishedSam):
     def encode(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         return self.encoding({})(images, names)
 
+    def plain_encoding(self) -> Forward:
+        return self._forward(0)
+
     def encoding(self, settings: Mapping[str, Any]) -> Forward:
+        return self._forward(CPU_STRIP if self.device.type == "cpu" else 0)
+
+    def _forward(self, strip: int) -> Forward:
         assert self.encoder is not None
-        strip = CPU_STRIP if self.device.type == "cpu" else 0
         prepared = PreparedTinyViT(self.encoder, self.architecture, strip)
         return lambda images, names: {EMBEDDING: prepared.run(images)}
 

@@ -289,7 +289,7 @@ class _Hidden:
 
     def strips(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the output, and what they hold: (B, rows, w, channels)."""
-        height, stride = x.shape[1], self._stride
+        height, stride = int(x.shape[1]), self._stride  # numbers, also where the pass is traced
         outputs = height // stride
         rows = max(2, self._strip // x.shape[2]) if self._strip else outputs
         for top in range(0, outputs, rows):
@@ -343,7 +343,7 @@ class _Block:
         self._mlp_norm, self._fc1, self._fc2 = mlp.norm, mlp.fc1, mlp.fc2
 
     def __call__(self, x: Tensor) -> Tensor:
-        height, window = x.shape[1], self._window
+        height, window = int(x.shape[1]), self._window
         rows = window if self._strip else height
         x = torch.cat([self._attend(x[:, top : top + rows]) for top in range(0, height, rows)], 1)
         x = _convolve(x, self._local, self._local_bias, 1, self._local.shape[0])
@@ -355,7 +355,7 @@ class _Block:
 
     def _attend(self, x: Tensor) -> Tensor:
         """Whole windows of rows (B, h, w, channels); the last ones may lack rows, as all may columns on the right."""
-        height, width = x.shape[1:3]
+        height, width = map(int, x.shape[1:3])
         window = self._window
         down, across = -(-height // window), -(-width // window)
         projected = self._qkv(_norm(x, self._norm, NORM_EPS))
