@@ -92,6 +92,7 @@ class PromptReport:
         computed: stages that this call computed; 0 where everything was there.
         evaluate: the split that was scored, `test` or `val`.
         parameters: trained parameters.
+        stand_in: what is said of a model that is not one to publish with; else empty.
         mask_mode: how the dataset's masks were read.
         seed: of the fit.
         prompts: one entry a kind of prompt, in the order asked for.
@@ -104,6 +105,7 @@ class PromptReport:
     computed: int
     evaluate: str
     parameters: int
+    stand_in: str
     mask_mode: str
     seed: int
     prompts: tuple[PromptScore, ...]
@@ -234,6 +236,7 @@ def _report(
         computed=len(computed),
         evaluate=split,
         parameters=recorded["parameters"],
+        stand_in=plan.tasks.place.backbone(plan.fit.task).stand_in,
         mask_mode=recorded["mask_mode"],
         seed=fit.seed,
         prompts=tuple(_score(runs, kind, fitted, frozen) for kind, fitted, frozen in stages),

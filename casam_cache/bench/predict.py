@@ -166,6 +166,11 @@ class Predictor:
         return self._opened.task
 
     @property
+    def stand_in(self) -> str:
+        """What is said of a model that is not one to publish with; else empty."""
+        return self._opened.backbone.stand_in
+
+    @property
     def low_res(self) -> int:
         """Side 4g of the logits that `predict` gives and takes."""
         return self._opened.backbone.low_res

@@ -45,6 +45,7 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         "method": config.method.name,
         "label": config.label,
         "model": entry.tasks.place.model,
+        "stand_in": entry.tasks.place.backbone(course.order[0]).stand_in,
         "router": None,
         "options": config.to_json(),
         "chosen": dict(config.chosen),

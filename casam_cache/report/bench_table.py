@@ -61,6 +61,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f" the {first['evaluate']} split, {first['prompt']}; tasks weighted by {first['weight']},"
         f" forgetting: {first['forgetting']}; model {first['model']}"
     ]
+    if first.get("stand_in"):
+        notes.append(f"{first['model']}: {first['stand_in']}")
     notes += explained_prompts([str(row["prompt"]) for row in rows])
     plain = [metric.label for metric in recorded_facts(results) if not metric.percent]
     if plain:

@@ -53,9 +53,10 @@ def _sources(rows: Sequence[Row]) -> str:
         if seeds > 1 or orders > 1
         else "a single seed and order, so no interval"
     )
+    stand_ins = sorted({f" {row['model']} is {row['stand_in']}." for row in rows if row.get("stand_in")})
     return (
-        f"ours: backbone {models}; {spread}. paper: as printed there, SAM's ViT-B by its parameter counts, one run a "
-        "method, no intervals."
+        f"ours: backbone {models}; {spread}.{''.join(stand_ins)} paper: as printed there, SAM's ViT-B by its parameter "
+        "counts, one run a method, no intervals."
     )
 
 

@@ -15,6 +15,7 @@ from casam_cache.bench.predict import Predictor
 from casam_cache.datasets import DatasetOptions, find_tasks, mask_box, read_dataset, read_image, read_masks
 from casam_cache.datasets.phantoms import write_phantoms
 from casam_cache.encode.dataset import encode_dataset
+from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
 from casam_cache.metrics.overlap import iou
 from casam_cache.report.fit_table import fit_table
@@ -92,7 +93,11 @@ def run_demo(
         report
         for part in ("tasks", "unseen")
         for report in encode_dataset(
-            data / part, out / "store", progress=on_encode, on_task=lambda r: say(r.describe())
+            data / part,
+            out / "store",
+            EncodeOptions(model="small"),
+            progress=on_encode,
+            on_task=lambda r: say(r.describe()),
         )
     ]
     fits, pictures = [], []

@@ -49,6 +49,7 @@ def prompt_table(report: PromptReport, *, title: str = "") -> Table:
     )
     undefined = report.prompts[0].fitted.undefined
     notes = (
+        *([f"{report.model}: {report.stand_in}."] if report.stand_in else []),
         f"{report.task}: {report.model}, {report.method}, {report.parameters:,} trained parameters, seed {report.seed};"
         f" {report.evaluate} split, IoU in percent, means over masks at original resolution; 95 % intervals from"
         " resampling groups.",

@@ -107,6 +107,8 @@ def predict(
     for note in plan.notes:
         console.show_line(note)
     predictor = Predictor(run, model=model, checkpoint=checkpoint, store=store, device=device, trust=trust)
+    if predictor.stand_in:
+        console.show_line(predictor.stand_in)
     reports: list[dict[str, Any]] = []
     failed = dict(plan.failed)
     for job, found in wanted.run_plan(plan, predictor, opened):
