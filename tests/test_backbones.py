@@ -45,7 +45,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_registry_names_the_official_files() -> None:
-    assert BACKBONES.names() == ["small", "vit_b", "vit_h", "vit_l"]
+    assert BACKBONES.names() == ["lite_medsam", "mobile_sam", "small", "vit_b", "vit_h", "vit_l"]
     for model in (ViTB, ViTL, ViTH):
         assert BACKBONES.get(model.name) is model
         assert len(model.sha256) == 64
@@ -60,14 +60,14 @@ def test_what_would_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (fetch.filename, fetch.features["embedding"]) == (ViTB.filename, (256, 64, 64))
     assert ViTB.to_fetch(tmp_path / "mine.pth") is None
     assert Small.to_fetch(None) is None
-    assert weights_here()["vit_b"].startswith("not here yet, from https://")
+    assert weights_here()["vit_b"].startswith("not here yet: downloaded when first used, from https://")
     (tmp_path / ViTB.filename).touch()
     assert ViTB.to_fetch(None) is None
     assert weights_here()["vit_b"] == str(tmp_path / ViTB.filename)
 
 
 def test_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(OptionError, match="small, vit_b, vit_h, vit_l"):
+    with pytest.raises(OptionError, match="lite_medsam, mobile_sam, small, vit_b, vit_h, vit_l"):
         load_backbone("vit_z")
 
 

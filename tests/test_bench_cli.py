@@ -354,6 +354,8 @@ def test_stores_of_other_weights_under_one_name(
     casam(
         "encode",
         data / "moss",
+        "--model",
+        "small",
         "--checkpoint",
         tmp_path / "other.safetensors",
         "--name",

@@ -695,7 +695,7 @@ def test_the_official_weights_in_another_format_are_known_where_the_official_fil
     shutil.copy(official, tmp_path / "cache" / ViTB.filename)
     casam("encode", discs, "--model", "vit_b", "--checkpoint", again)
     assert casam.code == 0
-    casam("encode", discs, "--name", "vit_b")
+    casam("encode", discs, "--model", "small", "--name", "vit_b")
     assert casam.code == 1
     assert "small is not the official file of vit_b" in casam.err
 

@@ -243,6 +243,10 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     yield "encode", casam.json("encode", discs, *extra)
     report = casam.json("fit", "--task", "discs", "--epochs", 1, "--set", "blocks=1")
     yield "fit", report
+    evaluated = casam.json("evaluate", report["run"], "--prompts", "box,clicks:2")
+    assert {"prompts", "computed", "files"} <= set(evaluated)
+    yield "export", casam.json("export", report["run"], "--onnx", "out")
+    assert casam.json("models")["models"][0]["name"] == "lite_medsam"
     yield from run_bench(casam, encode, discs)
     yield from run_runs(casam, report)
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")

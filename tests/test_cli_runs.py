@@ -51,9 +51,9 @@ def test_list_names_results_and_sizes(casam: Casam, runs: Path) -> None:
 
 def test_a_stage_that_nothing_needs_is_told(casam: Casam, runs: Path) -> None:
     (runs / "used" / f"{noted(runs, 'fit')}.json").unlink()
-    assert casam.json("runs", "list", runs)["unused"] == 2
+    assert casam.json("runs", "list", runs)["unused"] == 3
     casam("runs", "list", runs)
-    assert "2 stages are needed by no result" in casam.err
+    assert "3 stages are needed by no result" in casam.err
 
 
 def test_show_prints_what_a_stage_is(casam: Casam, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,9 @@ def test_remove_forgets_a_result_and_then_what_only_it_needed(
     assert done == {**would, "dry_run": False}
     assert done["bytes"] > 0
     assert names(runs) == needed
-    assert len(before - needed) == 2, "its fit and that fit's scores; the frozen SAM's are the bench's too"
+    assert len(before - needed) == 3, (
+        "its fit, that fit's scores and its cost; the frozen SAM's are the bench's too"
+    )
     casam("runs", "remove", runs, "--unused")
     assert "removed 0" in casam.err
 

@@ -164,7 +164,17 @@ def test_coordinates_are_those_of_the_upright_image(
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     masks = []
     for path in (discs / "images" / "p004.png", tmp_path / "turned.png"):
-        casam("predict", path, "--box", "5,5,20,47", "--checkpoint", tiny_checkpoint, "--overwrite")
+        casam(
+            "predict",
+            path,
+            "--box",
+            "5,5,20,47",
+            "--model",
+            "small",
+            "--checkpoint",
+            tiny_checkpoint,
+            "--overwrite",
+        )
         assert casam.code == 0, casam.err
         masks.append(read_mask(casam.folder / "mask.png"))
     np.testing.assert_array_equal(*masks)
@@ -219,7 +229,7 @@ def test_a_wrong_prompt_or_option_is_said(
     casam: Casam, discs: Path, tiny_checkpoint: Path, prompt: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     casam(
-        "predict", discs / "images" / "p004.png", *prompt, "--model", "small", "--checkpoint", tiny_checkpoint
+        "predict", discs / "images" / "p004.png", "--model", "small", "--checkpoint", tiny_checkpoint, *prompt
     )
     assert casam.code == 1
     for word in words:

@@ -154,5 +154,8 @@ def test_a_prediction_sees_what_the_store_saw(casam: Casam, discs: Path, tiny_ch
     from casam_cache.bench.predict import Predictor
 
     predictor = Predictor(casam.folder / run)
-    assert predictor.predict(discs / "images" / "p004.png", box=(5, 5, 20, 20)).mask.shape == (48, 40)
-    assert predictor._backbone.preset is MEDSAM  # type: ignore[attr-defined]
+    assert predictor.set_image(discs / "images" / "p004.png").predict(boxes=(5, 5, 20, 20)).mask.shape == (
+        48,
+        40,
+    )
+    assert predictor._opened.backbone.preset is MEDSAM  # type: ignore[attr-defined]

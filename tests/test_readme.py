@@ -41,16 +41,27 @@ def test_the_python_snippet_runs(casam: Casam, capsys: pytest.CaptureFixture[str
     assert "(48, 40)" in printed
 
 
+@pytest.mark.slow
 def test_the_commands_run(casam: Casam) -> None:
+    """With the default model and its real weights, on images of its tests' size."""
     polyps(casam.folder)
-    shutil.copy(casam.folder / "data" / "polyps" / "images" / "p003.png", casam.folder / "new.png")
+    data = casam.folder / "data"
+    for part in ("images", "masks"):
+        (data / "polyps" / part / "0.png").rename(data / "polyps" / part / "case-017.png")
+    split = data / "polyps" / "split.csv"
+    split.write_text(split.read_text().replace("0,test,patient9", "case-017,test,patient9"))
+    shutil.copy(data / "polyps" / "images" / "p003.png", casam.folder / "new.png")
+    (data / "new").mkdir()
+    shutil.copy(casam.folder / "new.png", data / "new" / "a.png")
+    (casam.folder / "prompts.csv").write_text("image,x0,y0,x1,y1\na.png,8,8,36,40\n")
     lines = block("Your own images", "sh").splitlines()
     commands = [line.split("#")[0].split()[1:] for line in lines if line.startswith("casam")]
-    assert [command[0] for command in commands] == ["data", "encode", "fit", "predict"]
-    run = ""
+    assert [command[0] for command in commands] == ["data", "encode", "fit", *["predict"] * 3]
+    run, smaller = "", {"40,60,200,220": "8,8,36,40", "120,80": "12,8", "40,30,0": "30,30,0"}
     for command in commands:
         command = [run if word == "casam_runs/fit/KEY" else word for word in command]
-        command = ["8,8,36,40" if word == "40,60,200,220" else word for word in command]
+        command = [smaller.get(word, word) for word in command]
+        command += ["--overwrite"] if "--id" in command else []  # its mask.png is there from the first
         extra = ["--epochs", "2"] if command[0] == "fit" else []
         report = casam.json(*command, *extra)
         assert casam.code == 0, casam.err

@@ -117,6 +117,9 @@ class Bench:
         reference = str(Path(recipe.reference).resolve()) if recipe.reference else ""
         found = Tasks.open(stores, model, where, references, reference)
         tasks, unseen = split_stores(found.names(), recipe.tasks, recipe.unseen)
+        if recipe.defaults == "backbone":
+            found.store(tasks[0])  # which says what is wrong with the name of a task
+            groups, _ = expand(recipe, found.place.backbone(tasks[0]).recipe)
         found.check_same_backbone([*tasks, *unseen])
         orders = read_orders(recipe.order, tasks, recipe.orders, recipe.order_seed)
         bench = cls(recipe, found, Runs(runs), orders, tuple(unseen), groups)

@@ -36,8 +36,10 @@ class Group:
     configs: tuple[Config, ...]
 
 
-def expand(recipe: Recipe) -> tuple[list[Group], list[str]]:
+def expand(recipe: Recipe, usual: Mapping[str, Any] | None = None) -> tuple[list[Group], list[str]]:
     """Every configuration, and the classes that are not installed, as FILE.py:CLASS.
+
+    `usual` are values of a backbone's recipe: they stand where nothing else is said, for methods that have the option.
 
     Raises:
         OptionError: an unknown method or option, a wrong value, or two entries with one label.
@@ -62,7 +64,12 @@ def expand(recipe: Recipe) -> tuple[list[Group], list[str]]:
             note(f"method {made.name}", absolute_reference(entry.method))
         entry = entry.model_copy(update={"set": chosen_set})
         configs = tuple(
-            _config(made, label, {**recipe.training, **chosen}, chosen)
+            _config(
+                made,
+                label,
+                {**fitting(usual, made, {**recipe.training, **chosen}), **recipe.training, **chosen},
+                chosen,
+            )
             for label, chosen in entry.configurations()
         )
         groups.append(Group(entry.label or made.name, configs))
@@ -119,6 +126,13 @@ def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: 
     training = validated(TrainingOptions, rest)
     assert isinstance(training, TrainingOptions)
     return Config(label, made(validated(model, own)), training, dict(chosen))
+
+
+def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a backbone's recipe that a method has; without its limit of steps where epochs are `given`."""
+    known = {*made.options_model().model_fields, *TrainingOptions.model_fields}
+    left_out = {"max_steps"} if "epochs" in given else set()
+    return {name: value for name, value in (usual or {}).items() if name in known - left_out}
 
 
 def _fields(method: str) -> set[str]:

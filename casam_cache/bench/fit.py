@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from casam_cache.backbones.devices import choose_device
+from casam_cache.bench.configs import fitting
 from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
-from casam_cache.config import parse_assignments
+from casam_cache.config import parse_assignments, parse_settings
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import run_plan
@@ -202,9 +203,8 @@ def plan_fit(
     parse_assignments(options, models)  # what is wrong is said before anything is opened
     references = [absolute_reference(method)] if is_file_reference(method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
-    usual = dict(tasks.place.backbone(task).recipe) if recipe == DEFAULT_RECIPE else {}
-    if any(text.partition("=")[0].strip() == "epochs" for text in options):
-        usual.pop("max_steps", None)  # who says how many epochs means all of them
+    usual = tasks.place.backbone(task).recipe if recipe == DEFAULT_RECIPE else {}
+    usual = fitting(usual, made, parse_settings(options))
     method_options, training = parse_assignments(options, models, usual)
     assert isinstance(training, TrainingOptions)
     return tasks, fit_stage(tasks, made(method_options), training, task, seed)

@@ -90,6 +90,8 @@ class Recipe(BaseModel):
             `point:random` or `clicks:5`.
         weight: of the tasks in equation 8.
         forgetting: variant of FF.
+        defaults: what stands where neither `training` nor a method says anything: `paper`, the paper's recipe, or
+            `backbone`, that of the backbone (`Backbone.recipe`), as `casam bench` without a recipe takes it.
         training: options of every fit, unless a method sets its own.
         reference: folder of stores of adapter-tuned features (Table 4 only).
         methods: what to compare, in the order of the table's rows.
@@ -111,6 +113,7 @@ class Recipe(BaseModel):
     prompts: str = BOX.text
     weight: Weight = "images"
     forgetting: Forgetting = "paper"
+    defaults: Literal["paper", "backbone"] = "paper"
     training: dict[str, Scalar] = Field(default_factory=dict)
     reference: str | None = None
     methods: list[MethodEntry] = Field(min_length=1)
@@ -125,9 +128,10 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without prompts where they are the true boxes: results are named by the recipe, and keep their names."""
+        """Without later keys where they are not used: results are named by the recipe, and keep their names."""
         data: dict[str, Any] = serialise(self)
-        return {key: value for key, value in data.items() if key != "prompts" or value != BOX.text}
+        unused = {"prompts": BOX.text, "defaults": "paper"}
+        return {key: value for key, value in data.items() if value != unused.get(key)}
 
     @field_validator("methods", mode="before")
     @classmethod

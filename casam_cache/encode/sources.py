@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.backbones.preprocess import resize_for_encoder
-from casam_cache.backbones.published import PublishedSam
+from casam_cache.backbones.preprocess import resize_cubic, resize_for_encoder
 from casam_cache.backbones.registry import BACKBONES
 from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import digest
@@ -186,8 +185,10 @@ def preparation(stores: Path, backbone: Backbone) -> Callable[[np.ndarray, Geome
     """
     if type(backbone).prepare is Backbone.prepare:
         return resize_for_encoder
+    from casam_cache.backbones.published import PublishedSam  # torch, which a finished run does without
+
     if isinstance(backbone, PublishedSam):
-        return backbone.preset.prepare
+        return resize_cubic if backbone.preset.cubic else resize_for_encoder
     folder = stores / FOLDER
     return _Preparation(BACKBONES.describe(type(backbone), folder), folder)
 

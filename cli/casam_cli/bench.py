@@ -73,7 +73,11 @@ def bench(
     forgetting: str | None = typer.Option(
         None, help="The variant of forgetting: paper, mammoth or avalanche."
     ),
-    recipe: Path | None = typer.Option(None, help="A recipe (YAML). Options given here come before it."),
+    recipe: Path | None = typer.Option(
+        None,
+        help="A recipe (YAML); options given here come before it. Or paper: the paper's options of fits, where the"
+        " backbone's own stand otherwise.",
+    ),
     reference: str | None = typer.Option(
         None,
         metavar="DIR",
@@ -155,10 +159,11 @@ def _recipe(
 
     chosen = {key: value for key, value in given.items() if value is not None}
     names = ALL_METHODS if methods in (None, "all") else tuple(_names(methods) or ())
-    if path is None:
+    if path is None or str(path) in ("default", "paper"):
         if more and methods is None:
             names = ()
         content: dict[str, Any] = {"title": "Continual learning", "methods": [*names, *more]}
+        content["defaults"] = "paper" if str(path) == "paper" else "backbone"
         return with_settings(read_recipe({**content, **chosen}, "of this command line"), settings)
     base = load_recipe(path).model_dump()
     if methods is not None:
