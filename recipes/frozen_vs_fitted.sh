@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The main job on a folder of datasets: encode each once, fit an Alignment Layer to each, one table against frozen SAM.
 #
-#   recipes/frozen_vs_fitted.sh DATA OUT                                  the bundled small SAM, on a laptop
+#   recipes/frozen_vs_fitted.sh DATA OUT                                  the default model, on two cores
 #   recipes/frozen_vs_fitted.sh DATA OUT --model vit_b --resize stretch   the paper's setting: ViT-B, 1024 x 1024 stretched
 #
-# What follows OUT goes to casam encode. FIT holds options of the fits. By default they are the paper's recipe; for the small
-# model and tens of images a task, FIT="--set box_share=1 --set learning_rate=0.001 --set focal_alpha=0.5 --set epochs=48"
+# What follows OUT goes to casam encode. FIT holds options of the fits. By default they are the backbone's recipe; for the small
+# model, whose recipe is the paper's, and tens of images a task, FIT="--set box_share=1 --set learning_rate=0.001 --set focal_alpha=0.5 --set epochs=48"
 # did better on validation splits.
 # Interrupt it and run it again: nothing finished is repeated.
 set -euo pipefail
@@ -15,13 +15,13 @@ if [ $# -lt 2 ]; then
 fi
 data=$1 out=$2
 shift 2
-model=small
+model=lite_medsam name=
 previous=
 for word in "$@"; do
-    case $previous in --model | --name) model=$word ;; esac
+    case $previous in --model) model=$word ;; --name) name=$word ;; esac
     previous=$word
 done
 here=$(cd "$(dirname "$0")" && pwd)
 casam encode "$data" --store "$out/store" "$@"
 # shellcheck disable=SC2086
-python "$here/../benchmarks/frozen_vs_fitted.py" "$out/store" --runs "$out/runs" --model "$model" --out "$out/table" ${FIT:-}
+python "$here/../benchmarks/frozen_vs_fitted.py" "$out/store" --runs "$out/runs" --model "${name:-$model}" --out "$out/table" ${FIT:-}
