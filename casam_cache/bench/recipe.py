@@ -131,7 +131,7 @@ class Recipe(BaseModel):
         """Without later keys where they are not used: results are named by the recipe, and keep their names."""
         data: dict[str, Any] = serialise(self)
         unused = {"prompts": BOX.text, "defaults": "paper"}
-        return {key: value for key, value in data.items() if value != unused.get(key)}
+        return {key: value for key, value in data.items() if key not in unused or value != unused[key]}
 
     @field_validator("methods", mode="before")
     @classmethod
