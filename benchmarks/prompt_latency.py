@@ -28,7 +28,7 @@ from common import begin, measured_with, model_options, provenance, record, sync
 from encode_throughput import load
 from peers import predictor, upstream_sam
 
-from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.sam import backbone_state
 from casam_cache.bench.predict import Predictor
@@ -57,7 +57,7 @@ def sides(
         "ours, pixels": (lambda i: exact.set_image(images[i]), ours(exact)),
         "ours, stored": (lambda i: stored.set_item(store, store.ids[i]), ours(stored)),
     }
-    if hasattr(backbone, "architecture"):
+    if isinstance(getattr(backbone, "architecture", None), Architecture):
         sam = predictor(upstream_sam(backbone).to(backbone.device))
         found["SamPredictor"] = (
             lambda i: sam.set_image(images[i]),
