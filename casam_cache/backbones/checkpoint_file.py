@@ -19,7 +19,7 @@ from torch import Tensor
 from casam_cache.backbones.inert import read_beside_objects
 from casam_cache.errors import CheckpointError
 
-OTHER_FILE = "pass another file with --checkpoint, or leave it out to download the official one"
+OTHER_FILE = "pass another file with --checkpoint, or leave it out for the weights of the model itself"
 CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _AGAIN = "copy or download it again"

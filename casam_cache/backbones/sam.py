@@ -174,7 +174,7 @@ class _Official(Downloaded, SamBackbone):
             name = next(name for name in theirs if theirs[name] != ours.get(name))
             raise CheckpointError(
                 f"{path} does not fit {cls.name}: it states {name} {theirs[name]} instead of {ours.get(name)}",
-                "pass another file with --checkpoint, or leave it out to download the official one",
+                "pass another file with --checkpoint, or leave it out for the weights of the model itself",
             )
         if not own or fitted == architecture:
             return architecture, []
