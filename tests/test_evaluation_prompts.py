@@ -569,5 +569,5 @@ def test_clicks_come_back_from_their_file_to_the_bit() -> None:
     assert again.after(1) == [2 / 3]
     assert math.isnan(again.after(2)[0])
     for damaged in (text[:-2], text.replace("click,", ""), "", text + "toy\r\n"):
-        with pytest.raises(ValueError, match=r"clicks|columns|unpack"):
+        with pytest.raises(ValueError, match=r"clicks|columns|cut off"):
             ClickOutcomes.from_csv(damaged)

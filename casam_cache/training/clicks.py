@@ -12,9 +12,6 @@ the superfluous ones; the code of RITM takes the error with the largest inscribe
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,11 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from casam_cache.errors import CasamError
-from casam_cache.store.files import write_file
+from casam_cache.training import mask_tables
 
 FILE = "clicks.csv"
-_NAMES = "surrogatepass"  # file names need not be UTF-8
 
 
 @dataclass(frozen=True)
@@ -122,13 +117,8 @@ class ClickOutcomes:
         return [iou for iou, number in zip(self.iou, self.click, strict=True) if number == click]
 
     def to_csv(self) -> str:
-        """One header, one line a mask and click; numbers come back to the bit, what is undefined is empty."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\r\n")
-        writer.writerow(_COLUMNS)
-        columns = [[_written(value) for value in getattr(self, name)] for name in _COLUMNS]
-        writer.writerows(zip(*columns, strict=True))
-        return out.getvalue()
+        """One header, one line a mask and click; what is undefined is empty."""
+        return mask_tables.to_csv(_COLUMNS, [getattr(self, name) for name in _COLUMNS])
 
     @classmethod
     def from_csv(cls, text: str) -> ClickOutcomes:
@@ -137,33 +127,20 @@ class ClickOutcomes:
         Raises:
             ValueError: it is not one, or was cut off.
         """
-        try:
-            header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        except csv.Error as error:
-            raise ValueError(str(error)) from None
-        if tuple(header) != _COLUMNS or not text.endswith("\r\n"):
-            raise ValueError("no table of clicks, or one that was cut off")
+        header, lines = mask_tables.from_csv(text)
+        if tuple(header) != _COLUMNS:
+            raise ValueError("no table of clicks")
         read = cls()
         for line in lines:
-            if len(line) != len(_COLUMNS):
-                raise ValueError(f"a line of {len(line)} columns below a header of {len(_COLUMNS)}")
-            read.append(
-                *line[:3], *map(int, line[3:7]), *(float(value) if value else math.nan for value in line[7:])
-            )
+            read.append(*line[:3], *map(int, line[3:7]), *map(mask_tables.number, line[7:]))
         return read
 
 
 _COLUMNS = tuple(entry.name for entry in fields(ClickOutcomes))
 
 
-def _written(value: str | int | float) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    return str(value)
-
-
 def write_clicks(folder: Path, clicks: ClickOutcomes) -> None:
-    write_file(folder / FILE, clicks.to_csv().encode("utf-8", _NAMES))
+    mask_tables.write(folder / FILE, clicks.to_csv())
 
 
 def read_clicks(folder: Path) -> ClickOutcomes:
@@ -172,9 +149,4 @@ def read_clicks(folder: Path) -> ClickOutcomes:
     Raises:
         CasamError: missing or damaged.
     """
-    try:
-        return ClickOutcomes.from_csv((folder / FILE).read_bytes().decode("utf-8", _NAMES))
-    except (OSError, ValueError) as error:
-        raise CasamError(
-            f"the clicks in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
-        ) from None
+    return mask_tables.read(folder / FILE, ClickOutcomes.from_csv)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from casam_cache.errors import CasamError
 from casam_cache.metrics.intervals import Interval, difference_interval, mean_interval
-from casam_cache.store.files import write_file
+from casam_cache.training import mask_tables
 
 FILE = "outcomes.csv"
-_NAMES = "surrogatepass"  # file names need not be UTF-8
 
 
 @dataclass(frozen=True)
@@ -56,20 +52,9 @@ class Outcomes:
         return whole
 
     def to_csv(self) -> str:
-        """One header, one line a mask, a column a metric behind those that describe it.
-
-        Numbers come back to the bit; what is undefined is empty. Lines end as RFC 4180 has them, so that names with
-        line breaks are quoted: write it without translating them.
-        """
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\r\n")
-        writer.writerow([*DESCRIBING, *self.scores])
-        columns: list[Sequence[Any]] = [getattr(self, name) for name in (*_STRINGS, *_INTEGERS)]
-        columns += [
-            [_written(value) for value in column] for column in (self.predicted_iou, *self.scores.values())
-        ]
-        writer.writerows(zip(*columns, strict=True))
-        return out.getvalue()
+        """One header, one line a mask, a column a metric behind those that describe it; undefined scores are empty."""
+        describing = [getattr(self, name) for name in DESCRIBING]
+        return mask_tables.to_csv([*DESCRIBING, *self.scores], [*describing, *self.scores.values()])
 
     @classmethod
     def from_csv(cls, text: str) -> Outcomes:
@@ -78,33 +63,20 @@ class Outcomes:
         Raises:
             ValueError: it is not one, or was cut off inside a line.
         """
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
-            header, *lines = rows
-        except csv.Error as error:
-            raise ValueError(str(error)) from None
-        if tuple(header[: len(DESCRIBING)]) != DESCRIBING or not text.endswith("\r\n"):
-            raise ValueError("no table of outcomes, or one that was cut off")
+        header, lines = mask_tables.from_csv(text)
+        if tuple(header[: len(DESCRIBING)]) != DESCRIBING:
+            raise ValueError("no table of outcomes")
         read = cls(scores={name: [] for name in header[len(DESCRIBING) :]})
-        convert = [str] * len(_STRINGS) + [int] * len(_INTEGERS)
-        columns: list[list[Any]] = [getattr(read, name) for name in (*_STRINGS, *_INTEGERS)]
-        numbers = [read.predicted_iou, *read.scores.values()]
+        columns: list[list[Any]] = [getattr(read, name) for name in DESCRIBING]
+        columns += read.scores.values()
+        kinds = [str] * 3 + [int] * 3 + [mask_tables.number] * (1 + len(read.scores))
         for line in lines:
-            if len(line) != len(header):
-                raise ValueError(f"a line of {len(line)} columns below a header of {len(header)}")
-            for column, kind, value in zip(columns, convert, line, strict=False):
+            for column, kind, value in zip(columns, kinds, line, strict=True):
                 column.append(kind(value))
-            for column, value in zip(numbers, line[len(columns) :], strict=True):
-                column.append(float(value) if value else math.nan)
         return read
 
 
 DESCRIBING = tuple(entry.name for entry in fields(Outcomes) if entry.name != "scores")
-_STRINGS, _INTEGERS = DESCRIBING[:3], DESCRIBING[3:6]
-
-
-def _written(value: float) -> str:
-    return "" if math.isnan(value) else repr(float(value))
 
 
 @dataclass(frozen=True)
@@ -162,7 +134,7 @@ def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
 
 
 def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
-    write_file(folder / FILE, outcomes.to_csv().encode("utf-8", _NAMES))
+    mask_tables.write(folder / FILE, outcomes.to_csv())
 
 
 def read_outcomes(folder: Path) -> Outcomes:
@@ -171,9 +143,4 @@ def read_outcomes(folder: Path) -> Outcomes:
     Raises:
         CasamError: missing or damaged.
     """
-    try:
-        return Outcomes.from_csv((folder / FILE).read_bytes().decode("utf-8", _NAMES))
-    except (OSError, ValueError) as error:
-        raise CasamError(
-            f"the outcomes in {folder} cannot be read: {error}", f"remove {folder} and run the command again"
-        ) from None
+    return mask_tables.read(folder / FILE, Outcomes.from_csv)
