@@ -25,7 +25,6 @@ from casam_cache.training.evaluate import evaluate
 from casam_cache.training.items import open_split
 from casam_cache.training.outcomes import Outcomes, score
 
-
 SPECK = 20  # pixels: what is smaller is as a rule a flaw of the annotation, and its IoU a matter of one pixel
 
 
