@@ -4,10 +4,11 @@
     python benchmarks/prompt_latency.py --model vit_b --repeat 2
 
 Phantoms are drawn and encoded into a store. Each side then prompts images of it with the true boxes: `SamPredictor` of
-segment_anything (where the backbone is one of its models), our `Predictor` on the pixels, and ours on the stored
-embedding. *First* is from the image's pixels or id to the mask at the image's size, *next* is a further prompt on the
-same image. Every side is loaded before the clock starts, and sides take turns. Ours must give SamPredictor's low-res
-logits with the exact embedding, and from the store those of the pixels to the bit, or there are no figures.
+segment_anything (where the backbone is one of its models), micro-sam on embeddings that it precomputed into a file
+(where it is installed: `pip install micro-sam`), our `Predictor` on the pixels, and ours on the stored embedding.
+*First* is from the image's pixels or id to the mask at the image's size, *next* is a further prompt on the same image.
+Every side is loaded before the clock starts, and sides take turns. Ours, with the exact embedding, and micro-sam must
+give SamPredictor's low-res logits, and ours from the store those of the pixels to the bit, or there are no figures.
 
 Writes benchmarks/results/prompt_latency_DEVICE.json and .md.
 """
@@ -15,10 +16,12 @@ Writes benchmarks/results/prompt_latency_DEVICE.json and .md.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ Sides = dict[str, tuple[Callable[[int], object], Callable[[np.ndarray], np.ndarr
 
 
 def sides(
-    backbone: Backbone, store: EmbeddingStore, images: list[np.ndarray], device: str
+    backbone: Backbone, store: EmbeddingStore, images: list[np.ndarray], device: str, scratch: Path
 ) -> tuple[Sides, Predictor]:
     """For each side, what sets image i, and what gives the low-res logits of a box; and the rounded one of ours."""
     exact, rounded, stored = (
@@ -63,7 +66,33 @@ def sides(
             lambda i: sam.set_image(images[i]),
             lambda box: sam.predict(box=box, multimask_output=False)[2],
         )
+        if importlib.util.find_spec("micro_sam"):
+            found["micro-sam, precomputed"] = micro_sam(predictor(sam.model), images, scratch)
     return found, rounded
+
+
+def micro_sam(
+    sam: Any, images: list[np.ndarray], folder: Path
+) -> tuple[Callable[[int], object], Callable[[np.ndarray], np.ndarray]]:
+    """micro-sam on its own precomputed embeddings, one file an image: read, then prompted, by its own functions."""
+    from micro_sam.prompt_based_segmentation import segment_from_box
+    from micro_sam.util import precompute_image_embeddings, set_precomputed
+
+    sam._hash, sam.model_type, sam.model_name = "seeded", "vit_b", "vit_b"  # as its own loader leaves them
+
+    def embeddings(i: int) -> Any:
+        return precompute_image_embeddings(
+            sam, images[i], folder / f"micro_sam_{i}.zarr", ndim=2, verbose=False
+        )
+
+    for i in range(len(images)):
+        embeddings(i)
+
+    def ask(box: np.ndarray) -> np.ndarray:
+        rows_first = np.asarray(box)[[1, 0, 3, 2]]
+        return segment_from_box(sam, rows_first, return_all=True)[2]
+
+    return lambda i: set_precomputed(sam, embeddings(i)), ask
 
 
 def encoded(folder: Path, options: argparse.Namespace, backbone: Any) -> Path:
@@ -91,7 +120,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
             item: annotations.box[annotations.masks_of(row)[0]] for item, row in zip(items, rows, strict=True)
         }
         images = [load_image(root / path) for path in store.paths]
-        found, rounded = sides(backbone, store, images, options.device)
+        found, rounded = sides(backbone, store, images, options.device, Path(scratch))
         check(found, rounded, images, boxes)
         taken: dict[str, dict[str, list[float]]] = {side: {"first": [], "next": []} for side in found}
         for turn in range(options.repeat + 1):  # the first turn warms up
@@ -107,6 +136,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         "weights": weights,
         "images": len(boxes),
         "repeat": options.repeat,
+        "micro_sam": metadata.version("micro-sam") if importlib.util.find_spec("micro_sam") else None,
         "seconds": {
             side: {name: round(float(np.median(values)), 5) for name, values in both.items()}
             for side, both in taken.items()
@@ -143,11 +173,11 @@ def check(found: Sides, rounded: Predictor, images: list[np.ndarray], boxes: dic
         again = rounded.set_image(images[item]).predict(boxes=box, multimask=False).low_res[0]
         if not np.array_equal(again, logits["ours, stored"]):
             sys.exit("the stored embedding gives another mask than the pixels: no figures")
-        if "SamPredictor" in logits:
-            theirs = logits["SamPredictor"]
+        for side in set(logits) & {"SamPredictor", "micro-sam, precomputed"}:
+            theirs = logits[side]
             difference = float(np.abs(logits["ours, pixels"] - theirs).max() / np.abs(theirs).max())
             if not difference <= TOLERANCE:
-                sys.exit(f"the sides differ by {difference:.1e}: no figures")
+                sys.exit(f"ours and {side} differ by {difference:.1e}: no figures")
 
 
 def markdown(rows: list[dict[str, Any]]) -> list[str]:
@@ -166,7 +196,8 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             )
         notes.append(
             f"- {row['model']}: median over {row['images']} images and {row['repeat']} turns, weights "
-            f"{row['weights']}, float32; {measured_with(row)}"
+            f"{row['weights']}, float32{', micro-sam ' + row['micro_sam'] if row.get('micro_sam') else ''}; "
+            f"{measured_with(row)}"
         )
     explained = (
         "One box a prompt, from the image's pixels (or its id in the store) to the mask at the image's size; the next "
