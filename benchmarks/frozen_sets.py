@@ -80,7 +80,7 @@ def main() -> None:
         f"| mean of sets | | | {100 * mean:.1f} | | | | {100 * mean_larger:.1f} |",
         "",
         f"{options.model}, weights {weights[:12]}; frozen, tight box of each true mask, percent, means over masks at "
-        f"original resolution; 95 % intervals from resampling groups. {measured_with(made)}",
+        f"original resolution; 95 % intervals by groups. {measured_with(made)}",
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".json").write_text(json.dumps(made, indent=1) + "\n")

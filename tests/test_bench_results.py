@@ -262,16 +262,22 @@ def test_the_summary_compares_configurations_on_the_same_masks(reference: Refere
     values = [row["last_iou"] for row in reference.results.rows if row["label"] == "naive"]
     assert naive["mean"] == pytest.approx(np.mean(values))
     assert (naive["runs"], naive["orders"], naive["seeds"]) == (2, 2, 1)
-    assert summary["estimates"]["ca-sam"]["last_iou"]["half"] == 0
-    pairs = {(test["first"], test["second"]) for test in summary["tests"]}
-    assert len(pairs) == len(summary["tests"]) == 7 * 6 // 2
+    casam = summary["estimates"]["ca-sam"]["last_iou"]
+    assert casam["half"] is None, "of two orders"
+    assert casam["values"] == (casam["mean"],) * 2 or casam["values"] == [casam["mean"]] * 2
+    pairs = {(test["metric"], test["first"], test["second"]) for test in summary["tests"]}
+    assert len(pairs) == len(summary["tests"]) == 3 * 7 * 6 // 2
     for test in summary["tests"]:
         means = []
         for label in (test["first"], test["second"]):
             rows = [row for row in reference.results.rows if row["label"] == label]
-            means.append(np.mean([np.mean(row["matrix"]["iou"][-1]) for row in rows]))
-        assert test["difference"] == pytest.approx(means[0] - means[1], abs=1e-12), "three masks a task"
-        assert test["p_sign_flip"] <= test["p_holm"] <= 1
+            means.append(np.mean([row[f"last_{test['metric']}"] for row in rows]))
+        assert test["difference"] == pytest.approx(means[0] - means[1], abs=1e-12), "the table's difference"
+        assert (test["low"] is None) == (test["p"] is None) == (test["p_holm"] is None)
+        if test["low"] is not None:
+            assert test["low"] <= test["difference"] <= test["high"]
+            assert test["p"] <= test["p_holm"] <= 1
+    assert any(test["p"] is not None for test in summary["tests"])
 
 
 def test_rows_are_plain_json_in_range(reference: Reference) -> None:

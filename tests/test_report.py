@@ -38,7 +38,7 @@ def row(label: str, last: float, **further: Any) -> dict[str, Any]:
 def paired(first: str, second: str, p: float | None = 0.03) -> dict[str, Any]:
     return {
         "first": first, "second": second, "metric": "iou", "difference": 0.1, "low": 0.05, "high": 0.2,
-        "p_sign_flip": p, "p_holm": p, "groups": 9,
+        "p": p, "p_holm": p, "groups": 9,
     }  # fmt: skip
 
 

@@ -22,8 +22,9 @@ from casam_cache.engine.runs import Runs
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, finite_json
 from casam_cache.metrics.columns import facts_of, result_columns, scored_metrics
-from casam_cache.metrics.compare import average_columns, compare, holm, over_runs
-from casam_cache.metrics.continual import Weight, summarise
+from casam_cache.metrics.compare import average_columns, holm, over_runs
+from casam_cache.metrics.continual import Weight, summarise, task_weights
+from casam_cache.metrics.intervals import difference_interval
 
 FILE = "results.json"
 FOLDER = "bench"
@@ -120,12 +121,13 @@ def summarise_rows(
 ) -> dict[str, Any]:
     """For each configuration the mean and interval over orders and seeds; and paired tests between configurations.
 
-    Tests are over the masks of all tasks after the last one, each mask's score averaged over the runs first, with
-    groups (patients, slides) as what was drawn; p-values are Holm's, over all pairs.
+    What is tested is the difference of Last, the number of the table: tasks weighted as there, each mask's score
+    averaged over the runs first, with groups (patients, slides) as what was drawn; p-values are Holm's, over all pairs.
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
+    metrics = facts_of(scored_metrics(rows[0]))
     estimates = {}
-    figures = [column.key for column in result_columns(facts_of(scored_metrics(rows[0])))]
+    figures = [column.key for column in result_columns(metrics)]
     for label in labels:
         own = [row for row in rows if row["label"] == label]
         seeds, orders = [row["seed"] for row in own], [tuple(row["order"]) for row in own]
@@ -134,46 +136,70 @@ def summarise_rows(
             for name in figures
             if any(row[name] is not None for row in own)
         }
-    columns: dict[str, np.ndarray] = {}
-    groups: list[str] = []
-    for label in labels:
-        last = [_last_row(entry, tables) for entry in entries if entry.config.label == label]
-        groups = [group for table in last[0] for group in table.group]
-        columns[label] = average_columns([np.concatenate([t.scores["iou"] for t in row]) for row in last])
-    summary: dict[str, Any] = finite_json({"estimates": estimates, "tests": _tests(labels, columns, groups)})
+    tests: list[dict[str, Any]] = []
+    if 2 <= len(labels) <= MOST_TESTED:
+        last = {
+            label: [_last_row(entry, tables) for entry in entries if entry.config.label == label]
+            for label in labels
+        }
+        weights = _weights(rows[0])
+        for metric in metrics:
+            tests += _tests(metric.name, last, weights)
+    summary: dict[str, Any] = finite_json({"estimates": estimates, "tests": tests})
     return summary
 
 
-def _last_row(entry: Entry, tables: Tables) -> list[OutcomeTable]:
+def _last_row(entry: Entry, tables: Tables) -> dict[str, OutcomeTable]:
     """Outcomes after the last task, tasks in sorted order so that every order has the same masks."""
     by_task = dict(zip(entry.course.order, entry.matrix(tables)[-1], strict=True))
-    return [by_task[task] for task in sorted(by_task)]
+    return {task: by_task[task] for task in sorted(by_task)}
+
+
+def _weights(row: Mapping[str, Any]) -> dict[str, float]:
+    """The weight of each task in Last."""
+    matrix = row["matrix"]
+    weights = task_weights(row["weight"], matrix["images"], matrix["masks"])
+    return dict(zip(matrix["tasks"], weights.tolist(), strict=True))
 
 
 MOST_TESTED = 20  # configurations; a grid of hundreds is no family of hypotheses
 
 
 def _tests(
-    labels: Sequence[str], columns: Mapping[str, np.ndarray], groups: Sequence[str]
+    metric: str, last: Mapping[str, Sequence[Mapping[str, OutcomeTable]]], weights: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    if not 2 <= len(labels) <= MOST_TESTED:
-        return []
+    """Each pair of configurations: the difference of the first's Last to the second's.
+
+    Args:
+        metric: of which.
+        last: by configuration, for each of its runs, outcomes by task.
+        weights: of the tasks.
+    """
+    [one, *_] = next(iter(last.values()))
+    groups = [group for table in one.values() for group in table.group]
+    tasks = [task for task, table in one.items() for _ in table.group]
+    columns = {
+        label: average_columns(
+            [np.concatenate([table.scores[metric] for table in run.values()]) for run in runs]
+        )
+        for label, runs in last.items()
+    }
     found: list[dict[str, Any]] = []
-    for first, second in combinations(labels, 2):
-        result = compare(columns[first], columns[second], groups)
+    for first, second in combinations(last, 2):
+        result = difference_interval(columns[first], columns[second], groups, tasks=tasks, weights=weights)
         found.append(
             {
                 "first": first,
                 "second": second,
-                "metric": "iou",
-                "difference": result.difference.mean,
-                "low": result.difference.low,
-                "high": result.difference.high,
-                "p_sign_flip": result.sign_flip,
+                "metric": metric,
+                "difference": result.mean,
+                "low": result.low,
+                "high": result.high,
+                "p": result.p,
                 "groups": result.groups,
             }
         )
-    for entry, p in zip(found, holm([entry["p_sign_flip"] for entry in found]), strict=True):
+    for entry, p in zip(found, holm([entry["p"] for entry in found]), strict=True):
         entry["p_holm"] = p
     return found
 

@@ -1,4 +1,4 @@
-"""Comparing methods honestly: over the runs of one method, and between two methods on the same masks."""
+"""Comparing methods honestly: over the runs of one method, and many pairs of methods at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casam_cache.metrics.intervals import Interval, difference_interval
+LEAST_FREEDOM = 2.0
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,12 @@ class Estimate:
 
     Attributes:
         mean: over the runs with a defined value; NaN where there are none.
-        half: half width of the interval; NaN where there is a single seed and a single order.
+        half: half width of the interval; NaN where there are too few seeds and orders for one.
         runs: runs that entered.
         seeds: distinct seeds among them.
         orders: distinct orders among them.
         undefined: runs left out because their value is NaN.
+        values: of the runs that entered, in their order.
     """
 
     mean: float
@@ -30,6 +31,7 @@ class Estimate:
     seeds: int
     orders: int
     undefined: int
+    values: tuple[float, ...] = ()
 
 
 def over_runs(
@@ -42,8 +44,9 @@ def over_runs(
     """The mean over runs and its interval over seeds and orders.
 
     Runs of one seed share initial weights and runs of one order share the path, so runs are not independent. The
-    interval is the wider of two t-intervals: of the means by seed, and of the means by order. Where there is a single
-    seed (order), only the other one exists.
+    variance of the mean is that of the means by seed plus that of the means by order, each over their number, as far as
+    there are several; the t-interval has Satterthwaite's degrees of freedom. Below two (two orders of one seed) there
+    is none: its half width would be thirteen times the standard error, which says nothing.
 
     Args:
         values: one a run; None and NaN are left out and counted.
@@ -61,65 +64,15 @@ def over_runs(
     kept = column[finite]
     if not len(kept):
         return Estimate(math.nan, math.nan, 0, 0, 0, len(column))
-    by = [
+    by_seed, by_order = (
         _means_by([unit for unit, known in zip(units, finite, strict=True) if known], kept)
         for units in (seeds, orders)
-    ]
-    halves = [_t_half(means, level) for means in by if len(means) > 1]
-    half = max(halves, default=math.nan)
-    return Estimate(float(kept.mean()), half, len(kept), len(by[0]), len(by[1]), len(column) - len(kept))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric of two methods on the same masks.
-
-    Attributes:
-        difference: mean of first - second over the masks, with its bootstrap interval over groups.
-        sign_flip: two-sided p of the sign-flip permutation test on the groups' mean differences; exact up to 12 groups.
-        groups: groups that entered the test.
-    """
-
-    difference: Interval
-    sign_flip: float
-    groups: int
-
-
-def compare(
-    first: Sequence[float] | np.ndarray,
-    second: Sequence[float] | np.ndarray,
-    groups: Sequence[str],
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-    level: float = 0.95,
-) -> Comparison:
-    """Paired test of first - second: the group (patient, slide), not the mask, is what was drawn independently.
-
-    Args:
-        first: scores, one a mask.
-        second: scores of the same masks; a pair with a NaN is left out and counted.
-        groups: the group of each mask; names of different tasks must differ (`task/group`).
-        seed: of the bootstrap and, with many groups, of the permutations.
-        resamples: of both.
-        level: coverage of the interval.
-
-    Returns:
-        The comparison; p is NaN with fewer than two groups.
-
-    Raises:
-        ValueError: for columns of different length.
-    """
-    difference = difference_interval(first, second, groups, seed=seed, resamples=resamples, level=level)
-    column = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    finite = np.isfinite(column)
-    names = [group for group, known in zip(groups, finite, strict=True) if known]
-    means = (
-        _means_by(sorted(names), column[finite][np.argsort(names, kind="stable")]) if names else np.zeros(0)
     )
-    if len(means) < 2:
-        return Comparison(difference, math.nan, len(means))
-    return Comparison(difference, _sign_flip(means, seed, resamples), len(means))
+    half = _t_half([means for means in (by_seed, by_order) if len(means) > 1], level)
+    return Estimate(
+        float(kept.mean()), half, len(kept), len(by_seed), len(by_order), len(column) - len(kept),
+        tuple(kept.tolist()),
+    )  # fmt: skip
 
 
 def average_columns(columns: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
@@ -153,26 +106,15 @@ def _means_by(units: Sequence[Hashable], values: np.ndarray) -> np.ndarray:
     return np.bincount(index, weights=values) / np.bincount(index)
 
 
-def _t_half(means: np.ndarray, level: float) -> float:
+def _t_half(parts: Sequence[np.ndarray], level: float) -> float:
     from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
-    error = float(means.std(ddof=1)) / math.sqrt(len(means))
-    return error * float(stdtrit(len(means) - 1, (1 + level) / 2))
-
-
-def _sign_flip(means: np.ndarray, seed: int, resamples: int) -> float:
-    """Share of sign patterns whose |mean| is at least the one seen; exact for few groups."""
-    if len(means) <= 12:
-        patterns = np.array(np.meshgrid(*[[-1.0, 1.0]] * len(means))).reshape(len(means), -1)
-        extreme = np.abs(means @ patterns) >= abs(means.sum()) * (1 - 1e-12)
-        return float(extreme.mean())
-    from casam_cache.fingerprint import generator
-
-    rng = generator(seed, "sign flip", len(means))
-    extreme_count, done = 0, 0
-    while done < resamples:
-        step = min(resamples - done, max(1, 5_000_000 // len(means)))  # bounds the table of signs at 40 MB
-        signs = rng.integers(0, 2, size=(step, len(means))) * 2.0 - 1.0
-        extreme_count += int((np.abs(signs @ means) >= abs(means.sum()) * (1 - 1e-12)).sum())
-        done += step
-    return (extreme_count + 1) / (resamples + 1)
+    variances = [float(means.var(ddof=1)) / len(means) for means in parts]
+    total = sum(variances)
+    if total == 0:
+        return 0.0 if sum(len(means) - 1 for means in parts) >= LEAST_FREEDOM else math.nan
+    spread = sum(own**2 / (len(means) - 1) for own, means in zip(variances, parts, strict=True))
+    freedom = total**2 / spread
+    if freedom < LEAST_FREEDOM * (1 - 1e-9):
+        return math.nan
+    return math.sqrt(total) * float(stdtrit(freedom, (1 + level) / 2))

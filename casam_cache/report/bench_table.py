@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from casam_cache.metrics.columns import recorded_facts, result_columns
+from casam_cache.report.conditions import spread_of
 from casam_cache.report.configurations import at, gather, number_cell, present
 from casam_cache.report.layout import Cell, Column, Line, Section, Table, ranked
 from casam_cache.report.paired import brief_paired_table
@@ -54,10 +55,9 @@ def bench_table(results: Mapping[str, Any]) -> Table:
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
     rows = results["results"]
-    orders, seeds = len({tuple(row["order"]) for row in rows}), len({row["seed"] for row in rows})
     first = rows[0]
     notes = [
-        f"{len(first['order'])} tasks, {orders} order{'s' * (orders > 1)}, {seeds} seed{'s' * (seeds > 1)}; percent on"
+        f"{len(first['order'])} tasks; {spread_of(rows)}; percent on"
         f" the {first['evaluate']} split, {first['prompt']}; tasks weighted by {first['weight']},"
         f" forgetting: {first['forgetting']}; model {first['model']}"
     ]

@@ -45,19 +45,39 @@ def conditions(runs: Sequence[Configuration], recipe: Mapping[str, Any]) -> list
 
 def _sources(rows: Sequence[Row]) -> str:
     models = ", ".join(sorted({str(row.get("model")) for row in rows}))
-    seeds = len({row.get("seed", 0) for row in rows})
-    orders = len({tuple(row.get("order") or ()) for row in rows})
-    spread = (
-        f"mean ± half of the 95 % interval over {_count(seeds, 'seed')} and {_count(orders, 'order')} (the wider of "
-        "the t-intervals of the means by seed and by order)"
-        if seeds > 1 or orders > 1
-        else "a single seed and order, so no interval"
-    )
+    spread = spread_of(rows)
     stand_ins = sorted({f" {row['model']} is {row['stand_in']}." for row in rows if row.get("stand_in")})
     return (
         f"ours: backbone {models}; {spread}.{''.join(stand_ins)} paper: as printed there, SAM's ViT-B by its parameter "
         "counts, one run a method, no intervals."
     )
+
+
+def spread_of(rows: Sequence[Row]) -> str:
+    """How seeds and orders enter a table's cells, and which orders were run."""
+    seeds = len({row.get("seed", 0) for row in rows})
+    orders = list(dict.fromkeys(tuple(row.get("order") or ()) for row in rows))
+    if seeds == 1 and len(orders) == 1:
+        return "a single seed and order, so no interval"
+    few = (
+        ""
+        if max(seeds, len(orders)) > 2
+        else "; too few for an interval, so the runs' values are in brackets"
+    )
+    spread = f"means over {_count(seeds, 'seed')} and {_count(len(orders), 'order')}"
+    if not few:
+        spread += (
+            ", ± half of the 95 % interval (variance of the means by seed plus that of the means by order)"
+        )
+    if len(orders) == 1:
+        return spread + few
+    listed = [" > ".join(order) for order in orders[:_MOST_ORDERS]]
+    more = len(orders) - len(listed)
+    rest = f"; {more} more in results.json" if more else ""
+    return f"{spread}{few}; orders: {'; '.join(listed)}{rest}"
+
+
+_MOST_ORDERS = 12
 
 
 def _datasets(rows: Sequence[Row]) -> str:

@@ -78,15 +78,28 @@ def percent_cell(estimate: Estimate) -> Cell | None:
 
 
 def number_cell(estimate: Estimate, digits: int, factor: float = 1) -> Cell | None:
-    """`76.12 ± 0.41`, without the interval where there is a single run; None where undefined."""
+    """`76.12 ± 0.41`; None where undefined.
+
+    Where the runs are too few for an interval, those of two to four are listed: `63.88 (55.51, 72.25)`.
+    """
     if math.isnan(estimate.mean):
         return None
     mean = factor * estimate.mean
-    shown = f"{round(mean, digits) + 0.0:.{digits}f}"  # never -0.00
-    if math.isnan(estimate.half):
+    shown = _rounded(mean, digits)
+    if not math.isnan(estimate.half):
+        half = factor * estimate.half
+        return Cell(f"{shown} ± {half:.{digits}f}", mean, half)
+    if not 1 < estimate.runs <= _LISTED:
         return Cell(shown, mean)
-    half = factor * estimate.half
-    return Cell(f"{shown} ± {half:.{digits}f}", mean, half)
+    values = [_rounded(factor * value, digits) for value in estimate.values]
+    return Cell(f"{shown} ({', '.join(values)})" if len(set(values)) > 1 else shown, mean)
+
+
+_LISTED = 4  # runs
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # never -0.00
 
 
 def parameter_cell(row: Row) -> Cell | None:

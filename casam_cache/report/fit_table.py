@@ -48,12 +48,19 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
         *([f"{first.model}: {first.stand_in}."] if first.stand_in else []),
         f"{first.model}, {methods}, {first.parameters:,} trained parameters, {first.flops / 1e9:,.1f} GFLOP a sample "
         f"and step (a multiply-add is 2), seed {first.seed}; {first.evaluate} "
-        f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals from "
-        "resampling groups.",
+        f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals by "
+        "groups.",
+        *_without_interval(reports),
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
         *explained_prompts([first.prompt]),
     )
     return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)),), notes)
+
+
+def _without_interval(reports: Sequence[FitReport]) -> list[str]:
+    few = {report.task: report.gain["iou"].groups for report in reports if math.isnan(report.gain["iou"].low)}
+    told = ", ".join(f"{task} ({groups})" for task, groups in few.items())
+    return [f"Too few groups (patients, slides) for an interval: {told}."] if few else []
 
 
 def _means(reports: Sequence[FitReport], metric: MetricFacts, first: bool) -> dict[str, Cell]:

@@ -14,17 +14,16 @@ COLUMNS = (
     Column("difference", "difference"),
     Column("low", "low"),
     Column("high", "high"),
-    Column("p_sign_flip", "p"),
+    Column("p", "p"),
     Column("p_holm", "p (Holm)"),
     Column("groups", "groups"),
 )
 NOTES = (
-    "Difference: mean over all masks of the first's score minus the second's, in points, after the last task; each "
-    "mask's score is averaged over the runs of a configuration first. Interval: 95 %, from resampling groups "
-    "(patients, slides).",
-    "p: two-sided sign-flip permutation test on the groups' mean differences; Holm: corrected for all pairs here.",
+    "Difference: Last of the first minus Last of the second, in points, tasks weighted as in the table; each mask's "
+    "score is averaged over the runs of a configuration first. Interval (95 %) and two-sided p are of this difference, "
+    "by groups (patients, slides): docs/benchmarks.md. Holm: p corrected for all pairs here, each metric on its own.",
 )
-BRIEFLY = ("difference of the first to the second in points, 95 % interval, p of a paired test by group",)
+BRIEFLY = ("difference of the first's Last to the second's in points, 95 % interval and p of it by group",)
 
 
 def paired_table(
@@ -38,7 +37,7 @@ def paired_table(
     """A line a pair.
 
     Args:
-        tests: `summary.tests` of results.json: first, second, metric, difference, low, high, p_sign_flip, p_holm,
+        tests: `summary.tests` of results.json: first, second, metric, difference, low, high, p, p_holm,
             groups; null where undefined.
         metrics: what the results have.
         title: over the table.
@@ -71,14 +70,14 @@ def brief_paired_table(
 
 
 def _p(test: Mapping[str, Any]) -> float:
-    p = test.get("p_sign_flip")
+    p = test.get("p")
     return math.inf if p is None else p
 
 
 def _line(test: Mapping[str, Any], metric: MetricFacts) -> Line:
     factor = 100 if metric.percent else 1
     cells = {key: _cell(test.get(key), factor, "+.2f") for key in ("difference", "low", "high")}
-    cells |= {key: _cell(test.get(key), 1, ".4f") for key in ("p_sign_flip", "p_holm")}
+    cells |= {key: _cell(test.get(key), 1, ".4f") for key in ("p", "p_holm")}
     cells["groups"] = _cell(test.get("groups"), 1, ".0f")
     return Line(f"{test['first']} - {test['second']}", present(cells), ranked=False)
 

@@ -51,8 +51,8 @@ def prompt_table(report: PromptReport, *, title: str = "") -> Table:
     notes = (
         *([f"{report.model}: {report.stand_in}."] if report.stand_in else []),
         f"{report.task}: {report.model}, {report.method}, {report.parameters:,} trained parameters, seed {report.seed};"
-        f" {report.evaluate} split, IoU in percent, means over masks at original resolution; 95 % intervals from"
-        " resampling groups.",
+        f" {report.evaluate} split, IoU in percent, means over masks at original resolution; 95 % intervals by"
+        " groups.",
         *explained_prompts([each.prompt for each in report.prompts]),
         f"Masks read as {report.mask_mode}." + (f" {undefined} empty masks left out." if undefined else ""),
     )

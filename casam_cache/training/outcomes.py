@@ -110,10 +110,15 @@ def _number(value: float) -> float | None:
 
 
 def score(outcomes: Outcomes) -> Score:
-    """Each metric's mean over the masks, with its interval from resampling groups."""
-    groups = [f"{task}\0{group}" for task, group in zip(outcomes.task, outcomes.group, strict=True)]
+    """Each metric's mean over the masks, with its interval by groups."""
+    groups = _groups(outcomes)
     intervals = {name: mean_interval(values, groups) for name, values in outcomes.scores.items()}
     return Score(intervals, intervals["iou"].values, intervals["iou"].undefined)
+
+
+def _groups(outcomes: Outcomes) -> list[str]:
+    """The group of each mask; names of different tasks differ."""
+    return [f"{task}\0{group}" for task, group in zip(outcomes.task, outcomes.group, strict=True)]
 
 
 def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
@@ -127,8 +132,9 @@ def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
             raise ValueError("the two outcome tables are not of the same masks")
     if fitted.scores.keys() != frozen.scores.keys():
         raise ValueError("the two outcome tables are not of the same metrics")
+    groups = _groups(fitted)
     return {
-        name: difference_interval(values, frozen.scores[name], fitted.group)
+        name: difference_interval(values, frozen.scores[name], groups)
         for name, values in fitted.scores.items()
     }
 
