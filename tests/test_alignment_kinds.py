@@ -66,7 +66,7 @@ def test_the_papers_layer_keeps_its_name_and_affine_has_no_blocks() -> None:
 
 def test_a_recipe_fits_the_options_of_its_methods() -> None:
     """Every value is one that an option takes; who names epochs means all of them."""
-    assert Small.recipe == {}
+    assert Small.recipe == {"held_out": 0.2}
     for model in (LiteMedSam, MobileSam):
         for name in ("alignment", "ca-sam", "naive"):
             made = METHODS.get(name)

@@ -27,7 +27,7 @@ from casam_cache.engine.runs import RECORD, DamagedError, Runs, read_record, sta
 from casam_cache.engine.uses import unreadable, uses
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_file
-from casam_cache.training.loop import read_checkpoint, write_checkpoint
+from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
 from casam_cache.training.outcomes import FILE as OUTCOMES
 
 OPTIONS = ("epochs=1", "batch_size=2", "blocks=1", "learning_rate=0.0003")

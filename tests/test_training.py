@@ -12,10 +12,11 @@ from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.files import build_head
+from casam_cache.training.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.feed import Embeddings, choose_residency
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays
-from casam_cache.training.loop import CHECKPOINT, fit_head, read_checkpoint, write_checkpoint
+from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Outcomes, score
 from casam_cache.training.step import Penalty

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from casam_cache.backbones.defaults import HELD_OUT
 from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.errors import CasamError, unknown_name
 from casam_cache.fingerprint import digest_file
@@ -63,7 +64,8 @@ class Backbone(ABC):
         neck: mean and standard deviation over the channels of a typical embedding cell, for heads that normalise cells.
         encoder: what `encode` needs; None where only the decoder was loaded.
         mask_decoder: SAM's, where the backbone has it; heads that train a copy of it need it.
-        recipe: values of options with which heads are fitted to it where nothing else is said; empty is the paper's.
+        recipe: values of options with which heads are fitted to it where nothing else is said; beside them stands the
+            paper's. By default that is all of it, with some groups held out to choose the best state on.
         image_a_core: on a CPU, encode one image a core, each in one thread, instead of one after the other in all
             threads: for encoders that need little memory an image.
     """
@@ -80,7 +82,7 @@ class Backbone(ABC):
     encoder: nn.Module | None = None
     mask_decoder: nn.Module | None = None
     image_a_core: ClassVar[bool] = False
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = {"held_out": HELD_OUT}
 
     @classmethod
     @abstractmethod

@@ -12,6 +12,7 @@ from torch import Tensor
 from casam_cache.backbones.base import EMBEDDING, Forward
 from casam_cache.backbones.checkpoints import ENCODER
 from casam_cache.backbones.cost import tiny_vit_flops
+from casam_cache.backbones.defaults import HELD_OUT
 from casam_cache.backbones.presets import LITE_MEDSAM
 from casam_cache.backbones.published import Downloaded, PublishedSam
 from casam_cache.backbones.tinyvit import PreparedTinyViT, TinyArchitecture
@@ -21,7 +22,7 @@ from casam_cache.fingerprint import digest_file
 CPU_STRIP = 2048  # cells; their hidden layer is 2 MiB at the widest stage, which stays in the cache
 RECIPE = {
     "kind": "depthwise", "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 240,
-    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5,
+    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
 }  # fmt: skip
 """Three light blocks that begin as the identity, for as many steps as two cores do in about two minutes.
 

@@ -372,10 +372,8 @@ def resolved(training: TrainingOptions, tasks: Tasks) -> TrainingOptions:
 def visits(train: TaskSplit, training: TrainingOptions) -> float:
     """Image-mask pairs that a fit trains on: the unit of its cost."""
     pairs = sum(min(count, training.masks_per_image) for count in train.masks)
-    epochs = float(training.epochs)
-    if training.max_steps is not None:
-        epochs = min(epochs, training.max_steps * training.batch_size / max(1, train.scored))
-    return pairs * epochs
+    each = max(1, -(-train.scored // training.batch_size))
+    return pairs * training.steps(train.scored) / each
 
 
 def with_shared_options(name: str, options: BaseModel) -> Method:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ class FitReport:
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order, masks and prompts.
         prompt: what every mask was prompted with, `EvaluationPrompt.name`.
+        stand_in: what the backbone is, where it is no real SAM.
+        chosen: how the state that was kept was chosen on held-out groups, as `training.selection.Chosen`; None where
+            there were too few groups, or none were asked for: then it is the last.
+        steps: optimiser steps taken.
+        held_out: the share that was to be set apart.
     """
 
     task: str
@@ -71,13 +76,19 @@ class FitReport:
     seed: int
     prompt: str = ORACLE_BOX
     stand_in: str = ""
+    chosen: Mapping[str, Any] | None = None
+    steps: int = 0
+    held_out: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
-        plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
+        plain = {
+            name: value for name, value in vars(self).items() if isinstance(value, str | int | bool | float)
+        }
         gains = {name: interval.to_json() for name, interval in self.gain.items()}
         return {
-            **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains
+            **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains,
+            "chosen": None if self.chosen is None else dict(self.chosen),
         }  # fmt: skip
 
 
@@ -166,6 +177,9 @@ def fit_task(
         seed=seed,
         prompt=prompt.name,
         stand_in=backbone.stand_in,
+        chosen=recorded["fit"]["chosen"],
+        steps=recorded["fit"]["steps"],
+        held_out=fit.training.held_out,
     )
 
 

@@ -13,6 +13,7 @@ from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.alignment import build_alignment
 from casam_cache.methods.base import Method
+from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, join
 from casam_cache.training.options import TrainingOptions
 
@@ -71,15 +72,15 @@ class Joint(Method):
             CasamError: no task has a mask.
         """
         size = training.batch_size
-        counts = _with_masks(tasks.values())
-        own = [training.epochs * -(-count // size) for count in counts]
-        steps = sum(min(one, training.max_steps or one) for one in own)
+        counts = _with_masks(hold_out(items, training.held_out)[0] for items in tasks.values())
+        steps = sum(training.steps(count) for count in counts if count)
         visits = sum(counts)
         if getattr(self.options, "balance", "sample") == "task":
             trained = sum(count > 0 for count in counts)
             visits = trained * -(-visits // trained)
         per_epoch = -(-visits // size)
-        return training.model_copy(update={"epochs": -(-steps // per_epoch), "max_steps": steps})
+        exactly = {"epochs": -(-steps // per_epoch), "min_steps": None, "max_steps": steps}
+        return training.model_copy(update=exactly)
 
 
 def _with_masks(parts: Iterable[Items]) -> list[int]:

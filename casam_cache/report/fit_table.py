@@ -51,6 +51,7 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
         f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals by "
         "groups.",
         *_without_interval(reports),
+        *_states(reports),
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
         *explained_prompts([first.prompt]),
     )
@@ -61,6 +62,33 @@ def _without_interval(reports: Sequence[FitReport]) -> list[str]:
     few = {report.task: report.gain["iou"].groups for report in reports if math.isnan(report.gain["iou"].low)}
     told = ", ".join(f"{task} ({groups})" for task, groups in few.items())
     return [f"Too few groups (patients, slides) for an interval: {told}."] if few else []
+
+
+def _states(reports: Sequence[FitReport]) -> list[str]:
+    """Which state each fit handed out."""
+    notes = []
+    for report in reports:
+        task, chosen = f"{report.task}: " if len(reports) > 1 else "", report.chosen
+        if chosen is None:
+            if report.held_out:
+                notes.append(
+                    f"{task}fewer than eight groups with masks, so none is held out: the last state is kept."
+                )
+            continue
+        held = f"{chosen['masks']} held-out masks of {chosen['groups']} groups"
+        frozen, best = 100 * chosen["frozen"], 100 * chosen["iou"]
+        if chosen["step"] == 0 or best < frozen:
+            notes.append(
+                f"{task}NO STATE WAS BETTER than the frozen SAM ({frozen:.1f} IoU on {held}): what is kept changes "
+                "nothing."
+            )
+        else:
+            early = " (ended early)" if chosen["stopped"] else ""
+            notes.append(
+                f"{task}kept the state after step {chosen['step']} of {report.steps}{early}: {best:.1f} IoU on {held}, "
+                f"frozen {frozen:.1f}."
+            )
+    return notes
 
 
 def _means(reports: Sequence[FitReport], metric: MetricFacts, first: bool) -> dict[str, Cell]:

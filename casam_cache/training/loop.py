@@ -1,4 +1,4 @@
-"""The training loop, and its checkpoints: the only place that steps an optimiser on a head.
+"""The training loop: the only place that steps an optimiser on a head.
 
 Results on a CPU are the same bit for bit for the same number of threads (`torch.set_num_threads`), resumed or
 not; on CUDA up to the order of parallel sums, unless `torch.use_deterministic_algorithms(True)` is set (with
@@ -7,10 +7,7 @@ CUBLAS_WORKSPACE_CONFIG=:4096:8): every operation here has a deterministic kerne
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,17 +22,18 @@ from casam_cache.backbones.devices import choose_precision
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head, run_head
+from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
 from casam_cache.training.feed import Feed, Residency, place_features
+from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
+from casam_cache.training.selection import Chosen, Selection
 from casam_cache.training.step import Pairs, Penalty, Step
 from casam_cache.views import parse_views
 
-CHECKPOINT = "checkpoint.pt"
 REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
-_SUM = hashlib.sha256().digest_size
 _TERMS = ("loss", "focal", "dice", "iou", "penalty")
 
 
@@ -88,6 +86,7 @@ class FitResult:
     Attributes:
         head: trained, in evaluation mode (the object that was passed in).
         history: one record an epoch, also of epochs before a resume.
+        chosen: which state the head has, of those that were compared on held-out groups; None: the last.
         steps, pairs: optimiser steps and image-mask pairs in all.
         resumed_from: epochs that a checkpoint contributed.
         seconds: of training in this process, preparation of targets not included.
@@ -97,6 +96,7 @@ class FitResult:
 
     head: Head
     history: tuple[EpochRecord, ...]
+    chosen: Chosen | None
     steps: int
     pairs: int
     resumed_from: int
@@ -109,7 +109,9 @@ class FitResult:
 
     def to_json(self) -> dict[str, Any]:
         history = [asdict(record) for record in self.history]
-        return {name: value for name, value in vars(self).items() if name != "head"} | {"history": history}
+        chosen = None if self.chosen is None else asdict(self.chosen)
+        plain = {name: value for name, value in vars(self).items() if name != "head"}
+        return plain | {"history": history, "chosen": chosen}
 
 
 def fit_head(
@@ -130,6 +132,9 @@ def fit_head(
     warn: Callable[[str], None] | None = None,
 ) -> FitResult:
     """Trains a head on the stored embeddings of some items, with the backbone frozen.
+
+    With `held_out` some groups are set apart, and the head is given the best of its states on them, the one it began
+    with among them.
 
     Args:
         head: trained in place and moved to the device.
@@ -157,31 +162,39 @@ def fit_head(
     if not head.trained_parameters():
         raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
     precision = choose_precision(options.precision, where)
+    items, apart = hold_out(items, options.held_out)
     if views := parse_views(options.views, VIEW_SEPARATOR):
         items = add_views(items, views)
     masks = TrainingMasks.prepare(items, on_prepare)
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
     feed = Feed(masks, features, backbone)
-    run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits)
+    selection = Selection(head, backbone, apart, options) if apart else None
+    run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits, selection)
     key = _fit_key(head, masks, options, seed, precision, run.penalty)
     saved = read_checkpoint(checkpoint_dir, key, warn) if checkpoint_dir else None
     if saved:
         run.restore(saved)
+    elif selection:
+        selection.look(0, run.total_steps)
     resumed_from = len(run.history)
 
     while not run.finished:
         epoch = len(run.history)
         batches = draw_epoch(masks, options, seed, epoch)[: run.total_steps - run.steps]
         record = run.epoch(feed, batches, on_step)
+        if selection:
+            selection.look(run.steps, run.total_steps)
         if checkpoint_dir:
             write_checkpoint(checkpoint_dir, {"key": key, **run.state()})
         if on_epoch:
             on_epoch(record, run.progress(record.loss))
 
+    chosen = selection.give() if selection else None
     head.eval()
     return FitResult(
         head=head,
         history=tuple(run.history),
+        chosen=chosen,
         steps=run.steps,
         pairs=sum(record.pairs for record in run.history),
         resumed_from=resumed_from,
@@ -205,7 +218,9 @@ class _Run:
         penalty: Penalty,
         precision: str,
         visits: int,
+        selection: Selection | None,
     ) -> None:
+        self.selection = selection
         self.head, self.backbone, self.options, self.penalty = head, backbone, options, penalty
         self.history: list[EpochRecord] = []
         self.steps = 0
@@ -213,17 +228,21 @@ class _Run:
         self._pairs_here = self._steps_here = 0
         self._autocast = precision == "bf16"
         each = -(-visits // options.batch_size)
-        self.total_steps = min(options.epochs * each, options.max_steps or options.epochs * each)
+        self.total_steps = options.steps(visits)
         self._epochs = -(-self.total_steps // each)
         forward = _losses(head, backbone, options)
         self._forward = CompiledStep(forward, backbone) if options.compiled else forward
-        self._optimiser = torch.optim.Adam(
-            head.trained(), lr=options.learning_rate, fused=backbone.device.type in ("cpu", "cuda")
+        kind, decay = (
+            (torch.optim.AdamW, options.weight_decay) if options.weight_decay else (torch.optim.Adam, 0)
         )
+        self._optimiser = kind(
+            head.trained(), lr=options.learning_rate, weight_decay=decay,
+            fused=backbone.device.type in ("cpu", "cuda"),
+        )  # fmt: skip
 
     @property
     def finished(self) -> bool:
-        return self.steps >= self.total_steps
+        return self.steps >= self.total_steps or bool(self.selection and self.selection.stopped)
 
     @property
     def speed(self) -> float:
@@ -237,6 +256,7 @@ class _Run:
             "penalty": self.penalty.state(),
             "steps": self.steps,
             "history": [asdict(record) for record in self.history],
+            "selection": self.selection.state() if self.selection else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -245,6 +265,8 @@ class _Run:
         self.penalty.restore(state["penalty"])
         self.steps = state["steps"]
         self.history = [EpochRecord(**record) for record in state["history"]]
+        if self.selection:
+            self.selection.restore(state["selection"])
 
     def epoch(
         self, feed: Feed, batches: list[VisitBatch], on_step: Callable[[FitProgress], None] | None
@@ -288,13 +310,19 @@ class _Run:
         total = loss if added is None else loss + added
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
-        if self.options.schedule == "cosine":
-            part = (1 + math.cos(math.pi * self.steps / self.total_steps)) / 2
-            for group in self._optimiser.param_groups:
-                group["lr"] = part * self.options.learning_rate
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.options.learning_rate * self._part()
         self._optimiser.step()
         extra = torch.zeros_like(total) if added is None else added
         return torch.stack([loss, *terms, extra]).detach().float()
+
+    def _part(self) -> float:
+        """Share of the learning rate at this step."""
+        options = self.options
+        rising = min(1.0, (self.steps + 1) / (options.warmup_steps + 1))
+        if options.schedule == "constant":
+            return rising
+        return rising * (1 + math.cos(math.pi * self.steps / self.total_steps)) / 2
 
     def progress(self, loss: float) -> FitProgress:
         per_step = self.seconds / max(1, self._steps_here)
@@ -336,53 +364,3 @@ def _fit_key(
             "penalty": type(penalty).__qualname__,
         }
     )
-
-
-def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Replaces the checkpoint in `folder`; a kill at any instant leaves the old one or the new one.
-
-    The file is the SHA-256 of what follows it, and what `torch.save` makes of the state.
-    """
-    data = io.BytesIO()  # torch.save into a file that cannot grow fails without saying why
-    torch.save(state, data)
-    payload = data.getbuffer()
-    partial = folder / f"{CHECKPOINT}.partial"
-    with partial.open("wb") as file:
-        file.write(hashlib.sha256(payload).digest())
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / CHECKPOINT)
-
-
-def read_checkpoint(
-    folder: Path, key: str, warn: Callable[[str], None] | None = None
-) -> dict[str, Any] | None:
-    """The checkpoint in `folder`, on the CPU; None if there is none, or none that can be trusted.
-
-    Args:
-        folder: where `write_checkpoint` wrote.
-        key: what the fit is named; another fit's checkpoint is refused.
-        warn: called with a line if there is one that is not what was written.
-
-    Raises:
-        CasamError: if it belongs to a fit with other options, data or seed.
-    """
-    path = folder / CHECKPOINT
-    try:
-        data = memoryview(path.read_bytes())
-        if hashlib.sha256(data[_SUM:]).digest() != data[:_SUM]:
-            raise ValueError("its checksum is another one")
-        state: dict[str, Any] = torch.load(io.BytesIO(data[_SUM:]), map_location="cpu", weights_only=True)
-        found = state["key"]
-    except FileNotFoundError:
-        return None
-    except Exception:  # torch raises many types for what another release of it wrote
-        if warn:
-            warn(f"the checkpoint in {folder} is damaged: this fit begins anew")
-        return None
-    if found != key:
-        raise CasamError(
-            f"{path} belongs to a fit with other options, data or seed", "use another folder, or remove it"
-        )
-    return state

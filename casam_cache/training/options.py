@@ -18,7 +18,10 @@ from casam_cache.views import NONE, parse_views
 
 VIEW_SEPARATOR = "+"  # commas separate the values of a grid
 # Options that came later, and what leaves them unused.
-LATER: dict[str, Any] = {"views": NONE, "compiled": False, "schedule": "constant"}
+LATER: dict[str, Any] = {
+    "views": NONE, "compiled": False, "schedule": "constant", "min_steps": None, "warmup_steps": 0, "weight_decay": 0.0,
+    "held_out": 0.0, "checks": 8, "patience": None,
+}  # fmt: skip
 
 
 class TrainingOptions(BaseModel):
@@ -28,10 +31,17 @@ class TrainingOptions(BaseModel):
         epochs: visits of each image that has masks.
         batch_size: images a step.
         learning_rate: of Adam.
+        weight_decay: of AdamW; with 0 that is Adam.
         schedule: of the learning rate over all steps: `constant`, as in the paper, or `cosine`, which ends at zero.
+        warmup_steps: steps over which the learning rate rises from zero to where the schedule has it.
         masks_per_image: masks drawn from an image at each visit, without replacement; images with fewer give
             what they have.
+        min_steps: more epochs than `epochs` where that many are fewer optimiser steps; None is no minimum.
         max_steps: ends training early, in optimiser steps; None is no limit.
+        held_out: share of the training images, in whole groups, that are set apart to choose the best state on; nothing
+            is set apart of a task with fewer than eight groups. 0: the last state is what a fit gives.
+        checks: how often states are compared on them, at ends of epochs.
+        patience: checks without a better state after which training stops; None: never.
         precision: `bf16` is autocast with fp32 weights, `auto` is bf16 on CUDA and fp32 elsewhere.
         focal_weight, dice_weight, iou_weight: of the three terms of the loss.
         focal_alpha, focal_gamma: balance of foreground and focusing of the focal term.
@@ -51,9 +61,15 @@ class TrainingOptions(BaseModel):
     epochs: int = Field(default=24, ge=1)
     batch_size: int = Field(default=6, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
     masks_per_image: int = Field(default=1, ge=1)
+    min_steps: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
+    held_out: float = Field(default=0.0, ge=0, le=0.5)
+    checks: int = Field(default=8, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     focal_weight: float = Field(default=20.0, ge=0)
     dice_weight: float = Field(default=1.0, ge=0)
@@ -79,6 +95,23 @@ class TrainingOptions(BaseModel):
                 "compiled=true needs masks_per_image=1: every new size of batch is compiled anew"
             )
         return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> TrainingOptions:
+        if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps={self.min_steps} is more than max_steps={self.max_steps}")
+        if self.patience and not self.held_out:
+            raise ValueError("patience needs images to look at: give held_out, e.g. 0.2")
+        return self
+
+    def steps(self, visits: int) -> int:
+        """Optimiser steps of a fit.
+
+        Args:
+            visits: of images in an epoch.
+        """
+        wanted = max(self.epochs * -(-visits // self.batch_size), self.min_steps or 0)
+        return min(wanted, self.max_steps or wanted)
 
     @model_serializer(mode="wrap")
     def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

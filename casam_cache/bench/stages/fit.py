@@ -10,7 +10,7 @@ from casam_cache.bench.stages.head import HeadStage, about
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.stage import Work
 from casam_cache.heads.base import Head
-from casam_cache.heads.files import save_head
+from casam_cache.heads.files import build_head, save_head
 from casam_cache.methods.joint import Joint
 from casam_cache.training.items import Items
 from casam_cache.training.loop import fit_head
@@ -44,8 +44,13 @@ class TrainedStage(HeadStage):
         items: Items,
         penalty: Penalty | None = None,
         training: TrainingOptions | None = None,
+        alone: bool = False,
     ) -> dict[str, Any]:
-        """Fits `head`, keeps it as the stage's result, and returns what is recorded."""
+        """Fits `head`, keeps it as the stage's result, and returns what is recorded.
+
+        With `alone` the head is all that stands between encoder and decoder: where even its best state is worse on
+        held-out groups than none, what is kept is the identity.
+        """
         place: Place = work.place
         work.use(type(head))
         fitted = fit_head(
@@ -53,7 +58,8 @@ class TrainedStage(HeadStage):
             seed=self.seed, device=place.torch_device, checkpoint_dir=work.resumable(), penalty=penalty,
             on_step=work.progress, warn=work.say,
         )  # fmt: skip
-        save_head(head, work.result)
+        none = alone and fitted.chosen is not None and fitted.chosen.below_frozen
+        save_head(build_head("identity", None, place.backbone(self.task), 0) if none else head, work.result)
         return {**about(work, self.task), "fit": fitted.to_json(), "parameters": head.trained_parameters()}
 
 
@@ -79,7 +85,10 @@ class Fit(TrainedStage):
 
     def compute(self, work: Work) -> dict[str, Any]:
         head = self.method.make(work).build(work.place.backbone(self.task), self.seed)
-        return {"method": self.method.name, **self.train(work, head, work.place.items(self.items))}
+        return {
+            "method": self.method.name,
+            **self.train(work, head, work.place.items(self.items), alone=True),
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,0 +1,195 @@
+"""The state that a fit hands out: chosen on groups that were set apart, the one it began with among the candidates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from toy_sequences import TINY, look
+
+from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.heads.files import build_head
+from casam_cache.training.evaluate import evaluate
+from casam_cache.training.held_out import hold_out
+from casam_cache.training.items import Items, join
+from casam_cache.training.loop import fit_head
+from casam_cache.training.options import TrainingOptions
+
+RECIPE = TrainingOptions(epochs=6, batch_size=4, learning_rate=1e-2, held_out=0.25, checks=3)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return seeded_backbone(TINY, 0)
+
+
+def images(count: int = 20, groups: int = 10, task: str = "toy", empty: int = 0) -> Items:
+    """Images of `groups` patients."""
+    items = look(task, 99, count, empty=empty)
+    rows = tuple(
+        replace(row, item=replace(row.item, group=f"patient {index % groups}"))
+        for index, row in enumerate(items.rows)
+    )
+    return replace(items, rows=rows)
+
+
+def fit(backbone: Any, items: Items, options: TrainingOptions = RECIPE, **more: Any) -> Any:
+    head = build_head("alignment", {"kind": "depthwise", "blocks": 1, "norm": "none"}, backbone, 1)
+    return fit_head(head, backbone, items, options, **more)
+
+
+def test_groups_are_held_out_whole_and_images_without_masks_go_with_them() -> None:
+    items = images(empty=3)
+    left, apart = hold_out(items, 0.25)
+    assert apart is not None
+    groups = {item.group for item in apart}
+    assert len(groups) == 2
+    assert groups.isdisjoint(item.group for item in left)
+    assert {item.id for item in left} | {item.id for item in items if item.group in groups} == {
+        item.id for item in items
+    }
+    assert all(item.masks for item in apart)
+    assert [item.id for item in left] == [item.id for item in items if item.group not in groups]
+
+
+def test_which_groups_depends_on_their_names_alone() -> None:
+    items = images()
+    _, apart = hold_out(items, 0.25)
+    shuffled = replace(items, rows=items.rows[::-1])
+    _, again = hold_out(shuffled, 0.25)
+    assert apart is not None
+    assert again is not None
+    assert [item.id for item in apart] == [item.id for item in again]
+    _, more = hold_out(images(40, 20), 0.25)
+    assert more is not None
+    assert {item.group for item in apart} <= {item.group for item in more}
+
+
+@pytest.mark.parametrize(
+    ("groups", "share"), [(7, 0.25), (10, 0.0)], ids=["seven groups", "nothing asked for"]
+)
+def test_nothing_is_held_out(groups: int, share: float) -> None:
+    items = images(groups=groups)
+    assert hold_out(items, share) == (items, None)
+
+
+def test_each_joined_task_holds_out_its_own() -> None:
+    large, few = images(), images(5, 5, "few")
+    left, apart = hold_out(join([large, few]), 0.25)
+    assert apart is not None
+    assert {item.task for item in apart} == {"toy"}
+    assert sum(item.task == "few" for item in left) == 5
+    assert [item.id for item in apart] == [item.id for item in hold_out(large, 0.25)[1] or ()]
+
+
+def test_a_look_is_bounded() -> None:
+    _, apart = hold_out(images(600, 300), 0.5)
+    assert apart is not None
+    assert sum(item.masks for item in apart) == 64
+
+
+def test_the_best_state_is_handed_out(backbone: Any) -> None:
+    found = fit(backbone, images())
+    chosen = found.chosen
+    assert [check.step for check in chosen.checks] == [0, 8, 16, 24]
+    assert (chosen.groups, chosen.masks) == (2, 4)
+    best = max(check.iou for check in chosen.checks)
+    assert chosen.iou == best > chosen.frozen
+    _, apart = hold_out(images(), 0.25)
+    assert apart is not None
+    scores = evaluate(found.head, backbone, apart).scores["iou"]
+    assert np.mean(scores) == best
+    assert chosen.checks[0].iou == chosen.frozen, "the layer begins as the identity"
+
+
+def test_where_nothing_is_better_the_head_is_as_it_began(backbone: Any) -> None:
+    head = build_head("alignment", {"kind": "depthwise", "blocks": 1, "norm": "none"}, backbone, 1)
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    harmful = RECIPE.model_copy(update={"learning_rate": 10.0, "epochs": 2})
+    found = fit_head(head, backbone, images(), harmful)
+    assert found.chosen is not None
+    assert found.chosen.step == 0
+    assert not found.chosen.below_frozen
+    assert all(torch.equal(tensor, before[name]) for name, tensor in found.head.state_dict().items())
+
+
+def test_a_head_that_begins_as_noise_and_stays_worse_is_known_as_such(backbone: Any) -> None:
+    head = build_head("alignment", {"init": "random"}, backbone, 1)
+    found = fit_head(head, backbone, images(), RECIPE.model_copy(update={"learning_rate": 1e-9}))
+    assert found.chosen is not None
+    assert found.chosen.below_frozen
+
+
+def test_patience_ends_training(backbone: Any) -> None:
+    harmful = RECIPE.model_copy(update={"learning_rate": 10.0, "patience": 1})
+    found = fit(backbone, images(), harmful)
+    assert found.chosen.stopped
+    assert found.steps == 8
+    assert not fit(backbone, images(), RECIPE).chosen.stopped
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_resumed_equals_uninterrupted(backbone: Any, tmp_path: Path) -> None:
+    whole = fit(backbone, images())
+    for epochs in (1, 3, 5):
+
+        def kill(record: Any, progress: Any, epochs: int = epochs) -> None:
+            if record.epoch == epochs:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            fit(backbone, images(), checkpoint_dir=tmp_path, on_epoch=kill)
+    resumed = fit(backbone, images(), checkpoint_dir=tmp_path)
+    assert resumed.resumed_from == 6
+    assert resumed.chosen == whole.chosen
+    assert resumed.history == whole.history
+    for name, tensor in whole.head.state_dict().items():
+        assert torch.equal(tensor, resumed.head.state_dict()[name])
+
+
+def test_steps_have_a_minimum_and_a_maximum() -> None:
+    options = TrainingOptions(epochs=2, batch_size=4, min_steps=30, max_steps=40)
+    assert [options.steps(visits) for visits in (1, 10, 70, 1000)] == [30, 30, 36, 40]
+    assert TrainingOptions(epochs=2, batch_size=4).steps(9) == 6
+    with pytest.raises(ValidationError, match="more than max_steps"):
+        TrainingOptions(min_steps=3, max_steps=2)
+    with pytest.raises(ValidationError, match="held_out"):
+        TrainingOptions(patience=3)
+
+
+def test_warm_up_and_weight_decay(backbone: Any) -> None:
+    """One step of Adam moves each weight by the learning rate: half of it in the first of a warm-up of one step."""
+    one = TrainingOptions(epochs=1, max_steps=1, learning_rate=1e-3)
+    plain, warm = (
+        fit(backbone, images(), one.model_copy(update={"warmup_steps": steps})).head.state_dict()
+        for steps in (0, 1)
+    )
+    start = build_head(
+        "alignment", {"kind": "depthwise", "blocks": 1, "norm": "none"}, backbone, 1
+    ).state_dict()
+    moved = {name: (plain[name] - start[name]).abs().max() for name in start}
+    half = {name: (warm[name] - start[name]).abs().max() for name in start}
+    assert any(moved.values())
+    for name, far in moved.items():
+        torch.testing.assert_close(half[name], far / 2, rtol=1e-3, atol=1e-7)
+    decayed = fit(backbone, images(), one.model_copy(update={"weight_decay": 0.5})).head.state_dict()
+    for name in start:
+        torch.testing.assert_close(
+            decayed[name], plain[name] - 1e-3 * 0.5 * start[name], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_later_options_that_are_not_used_name_nothing_anew() -> None:
+    assert set(TrainingOptions().model_dump()) == {
+        "epochs", "batch_size", "learning_rate", "masks_per_image", "max_steps", "precision", "focal_weight",
+        "dice_weight", "iou_weight", "focal_alpha", "focal_gamma", "dice_smooth", "box_share", "box_jitter",
+        "jitter_limit",
+    }  # fmt: skip
