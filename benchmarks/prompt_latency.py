@@ -7,9 +7,9 @@ Phantoms are drawn and encoded into a store. Each side then prompts images of it
 segment_anything (where the backbone is one of its models), micro-sam on embeddings that it precomputed into a file
 (where it is installed: `pip install micro-sam`), our `Predictor` on the pixels, and ours on the stored embedding.
 *First* is from the image's pixels or id to the mask at the image's size, *next* is a further prompt on the same image.
-Every side is loaded before the clock starts, and sides take turns. Ours must give SamPredictor's low-res logits with the
-exact embedding, and from the store those of the pixels to the bit, or there are no figures. micro-sam stretches each
-channel of an image to 0 to 255 before it encodes it, so its masks are of other pixels: only its time is compared.
+Every side is loaded before the clock starts, and sides take turns. Ours must give SamPredictor's low-res logits with
+the exact embedding, and from the store those of the pixels to the bit, or there are no figures. micro-sam stretches
+each channel of an image to 0 to 255 before it encodes it, so its masks are of other pixels: only its time is compared.
 
 Writes benchmarks/results/prompt_latency_DEVICE.json and .md.
 """
