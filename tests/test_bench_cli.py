@@ -100,7 +100,9 @@ def test_a_recipe_prints_every_key_of_the_contract(
         "Last ↑",
         "FF ↓",
         "OOD acc",
-        "3 tasks, 2 orders, 1 seed",
+        "3 tasks",
+        "1 seed and 2 orders",
+        "orders: moss > amber > cobalt",
         "oracle box",
         "images",
     ):

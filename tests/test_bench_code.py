@@ -308,7 +308,7 @@ STAGES = "casam_cache.bench.stages"
     ("root", "reaches", "never"),
     [
         ("evaluate", "metrics.base", "training.losses"),
-        ("fit", "training.losses", "metrics.overlap"),
+        ("fit", "training.losses", "metrics.distribution"),
         ("routing", "routers.fit", "training.losses"),
         ("routing", "routers.pooling", "training.loop"),
         ("distance", "metrics.distribution", "training.losses"),

@@ -7,7 +7,7 @@ results. Routed methods are in `routed.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ from casam_cache.methods.registry import METHODS
 from casam_cache.methods.sequential import Sequential
 from casam_cache.routers.choice import chosen_options
 from casam_cache.training.evaluation_prompts import BOX, EvaluationPrompt
-from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
+from casam_cache.training.held_out import FEWEST_GROUPS
+from casam_cache.training.options import LATER, VIEW_SEPARATOR, TrainingOptions
 from casam_cache.views import parse_views
 
 
@@ -216,7 +217,7 @@ class JointEntry(OneRowEntry):
         trains = [train_split(tasks, config.method, config.training, task) for task in sorted(course.order)]
         self.joint = JointFit(
             method=MethodRef.of(config.method),
-            training=resolved(config.training, tasks),
+            training=resolved(config.training, tasks, trains),
             seed=course.seed,
             items=tuple(train.ref for train in trains),
             cost=sum(visits(train, config.training) for train in trains),
@@ -265,7 +266,7 @@ class SequentialEntry(Entry):
         past = before.past if before else ()
         common: dict[str, Any] = {
             "method": MethodRef.of(method),
-            "training": resolved(self.config.training, self.tasks),
+            "training": resolved(self.config.training, self.tasks, [train]),
             "seed": self.course.seed,
             "items": train.ref,
         }
@@ -349,7 +350,7 @@ def fit_stage(tasks: Tasks, method: Method, training: TrainingOptions, task: str
     train = train_split(tasks, method, training, task)
     return Fit(
         method=MethodRef.of(method),
-        training=resolved(training, tasks),
+        training=resolved(training, tasks, [train]),
         seed=seed,
         items=train.ref,
         cost=visits(train, training),
@@ -363,10 +364,15 @@ def train_split(tasks: Tasks, method: Method, training: TrainingOptions, task: s
     return tasks.split(task, "train")
 
 
-def resolved(training: TrainingOptions, tasks: Tasks) -> TrainingOptions:
-    """The recipe with the numeric mode that `auto` means on this device."""
+def resolved(training: TrainingOptions, tasks: Tasks, trains: Sequence[TaskSplit]) -> TrainingOptions:
+    """The recipe with the numeric mode that `auto` means on this device, and nothing of options without effect.
+
+    Where no task has enough groups for some to be held out, the fit is that of a recipe which asks for none.
+    """
     precision = choose_precision(training.precision, torch.device(tasks.place.device))
-    return training.model_copy(update={"precision": precision})
+    apart = any(train.groups >= FEWEST_GROUPS for train in trains)
+    unused = {} if apart else {"held_out": 0.0, "checks": LATER["checks"], "patience": None}
+    return training.model_copy(update={"precision": precision, **unused})
 
 
 def visits(train: TaskSplit, training: TrainingOptions) -> float:

@@ -57,7 +57,7 @@ class FitReport:
         chosen: how the state that was kept was chosen on held-out groups, as `training.selection.Chosen`; None where
             there were too few groups, or none were asked for: then it is the last.
         steps: optimiser steps taken.
-        held_out: the share that was to be set apart.
+        groups: of the training images with masks (patients, slides).
     """
 
     task: str
@@ -78,12 +78,12 @@ class FitReport:
     stand_in: str = ""
     chosen: Mapping[str, Any] | None = None
     steps: int = 0
-    held_out: float = 0.0
+    groups: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
         plain = {
-            name: value for name, value in vars(self).items() if isinstance(value, str | int | bool | float)
+            name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)
         }
         gains = {name: interval.to_json() for name, interval in self.gain.items()}
         return {
@@ -179,7 +179,7 @@ def fit_task(
         stand_in=backbone.stand_in,
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
-        held_out=fit.training.held_out,
+        groups=tasks.split(task, "train").groups,
     )
 
 

@@ -49,11 +49,13 @@ class TaskSplit:
     Attributes:
         ref: what stages are given.
         images: ids, in the order of the items; masks: how many masks each has.
+        groups: patients, slides: how many of them have a mask.
     """
 
     ref: SplitRef
     images: tuple[str, ...]
     masks: tuple[int, ...]
+    groups: int
 
     @property
     def scored(self) -> int:
@@ -205,6 +207,7 @@ class Tasks:
                 SplitRef(task, split, found.content),
                 tuple(item.id for item in items),
                 tuple(item.masks for item in items),
+                len({item.group for item in items if item.masks}),
             )
         return self._splits[task, split]
 

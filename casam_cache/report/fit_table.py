@@ -11,6 +11,7 @@ from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.report.prompt_words import explained_prompts
+from casam_cache.training.held_out import FEWEST_GROUPS
 
 COLUMNS = (
     Column("masks", "masks"),
@@ -70,10 +71,9 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
     for report in reports:
         task, chosen = f"{report.task}: " if len(reports) > 1 else "", report.chosen
         if chosen is None:
-            if report.held_out:
-                notes.append(
-                    f"{task}fewer than eight groups with masks, so none is held out: the last state is kept."
-                )
+            few = f"{report.groups} groups to train on, fewer than {FEWEST_GROUPS}, so "
+            why = few if report.groups < FEWEST_GROUPS else ""
+            notes.append(f"{task}{why}none is held out: the last state is kept.")
             continue
         held = f"{chosen['masks']} held-out masks of {chosen['groups']} groups"
         frozen, best = 100 * chosen["frozen"], 100 * chosen["iou"]
