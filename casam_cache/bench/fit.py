@@ -82,9 +82,7 @@ class FitReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
-        plain = {
-            name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)
-        }
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
         gains = {name: interval.to_json() for name, interval in self.gain.items()}
         return {
             **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains,

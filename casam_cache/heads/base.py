@@ -101,6 +101,14 @@ class Head(nn.Module):
         """The parameters that the optimiser steps."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
+    def rates(self, learning_rate: float) -> list[tuple[float, list[nn.Parameter]]]:
+        """What is stepped at which learning rate; together all of `trained`.
+
+        Args:
+            learning_rate: of the recipe.
+        """
+        return [(learning_rate, list(self.trained()))]
+
     def trained_parameters(self) -> int:
         """How many numbers are trained, as the paper counts parameters."""
         return sum(parameter.numel() for parameter in self.trained())

@@ -88,9 +88,10 @@ class PromptPoolOptions(AlignmentOptions):
         slots: whether each task has prompts of its own while it is learnt.
         slot_size: how many.
         prompt_scale: prompts start uniform in [-prompt_scale, prompt_scale].
-        prompt_rate: how many times as fast as `learning_rate` prompts and keys learn; 300 is L2P's 0.03 at 1e-4.
-        alignment: what stands before the decoder: nothing (`identity`), or an Alignment Layer that learns with the
-            `first` task and is frozen afterwards.
+        prompt_learning_rate: of prompts and keys, whatever `learning_rate` is; 0.015 is what L2P's public code trains
+            with (0.03 for 256 images a step, at its 128).
+        alignment: what stands before the decoder: an Alignment Layer that learns with the `first` task and is frozen
+            afterwards, or nothing (`identity`).
     """
 
     prompts: int = Field(default=40, ge=1)
@@ -100,8 +101,8 @@ class PromptPoolOptions(AlignmentOptions):
     slots: bool = True
     slot_size: int = Field(default=5, ge=1)
     prompt_scale: float = Field(default=1.0, ge=0)
-    prompt_rate: float = Field(default=300.0, gt=0)
-    alignment: Literal["identity", "first"] = "identity"
+    prompt_learning_rate: float = Field(default=0.015, gt=0)
+    alignment: Literal["identity", "first"] = "first"
 
     @model_validator(mode="after")
     def _can_retrieve(self) -> PromptPoolOptions:

@@ -9,13 +9,13 @@ test all prompts of the tasks learnt so far compete. Without, all M compete from
 tasks; the pool grows by a slot for every further one. Each prompt draws its own numbers, so a grown pool is the one
 that had been large from the beginning.
 
-Keys and prompts start uniform in [-1, 1], as in L2P's public code, where they learn with a rate of 0.03. At the paper's
-general 1e-4 they hardly move in a hundred steps, and 25 random tokens stay in the way of the decoder. So they learn
-`prompt_rate` times as fast as everything else: 300 times 1e-4 is 0.03. The parameters are the prompts divided by that
-number, since Adam moves every parameter by about the learning rate whatever the size of its gradient.
+Keys and prompts start uniform in [-1, 1] and learn at a rate of their own, `prompt_learning_rate`, as in L2P's public
+code (google-research/l2p): its configuration says 0.03 for 256 images a step, which `train_continual.py` scales to the
+batch, and it is run with 128, so at 0.015. At the paper's general 1e-4 they would hardly move in a hundred steps, and
+25 random tokens would stay in the way of the decoder.
 
-"Pre-trained A" of Algorithm 5 is not explained: `alignment=identity` is SAM's own embedding; `first` is an Alignment
-Layer that learns with the first task's prompts and is frozen afterwards.
+Algorithm 5 takes a "pre-trained Alignment layer A" as given and does not say on what: `alignment=first` is one that
+learns with the first task's prompts and is frozen afterwards; `identity` is SAM's own embedding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class PromptPool(Head):
         scale: of the Alignment Layer, `Backbone.neck`.
 
     Attributes:
-        key_weights, prompt_weights: what learns; `keys` and `prompts` divided by `prompt_rate`.
+        keys: (M, C).
+        prompts: (M, L, C).
         slot: int64 (2,), first and end of the prompts that training retrieves; all before the end compete at test.
     """
 
@@ -65,8 +66,8 @@ class PromptPool(Head):
         super().__init__(options)
         self.pool = options
         drawn = [self._draw(index, channels, seed) for index in range(options.prompts)]
-        self.key_weights = nn.Parameter(torch.stack([key for key, _ in drawn]))
-        self.prompt_weights = nn.Parameter(torch.stack([prompt for _, prompt in drawn]))
+        self.keys = nn.Parameter(torch.stack([key for key, _ in drawn]))
+        self.prompts = nn.Parameter(torch.stack([prompt for _, prompt in drawn]))
         end = options.slot_size if options.slots else options.prompts
         self.register_buffer("slot", torch.tensor([0, end]))
         self.layer: AlignmentLayer | None = None
@@ -80,15 +81,12 @@ class PromptPool(Head):
         assert isinstance(options, PromptPoolOptions)
         return cls(backbone.channels, options, seed, backbone.neck)
 
-    @property
-    def keys(self) -> torch.Tensor:
-        """(M, C)."""
-        return self.key_weights * self.pool.prompt_rate
-
-    @property
-    def prompts(self) -> torch.Tensor:
-        """(M, L, C)."""
-        return self.prompt_weights * self.pool.prompt_rate
+    def rates(self, learning_rate: float) -> list[tuple[float, list[nn.Parameter]]]:
+        """See `Head.rates`."""
+        own = {id(self.keys), id(self.prompts)}
+        rest = [parameter for parameter in self.trained() if id(parameter) not in own]
+        pool = [parameter for parameter in self.trained() if id(parameter) in own]
+        return [(self.pool.prompt_learning_rate, pool), *([(learning_rate, rest)] if rest else [])]
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g) -> (B, C, g, g): the Alignment Layer's output, or the embedding as it is."""
@@ -118,7 +116,7 @@ class PromptPool(Head):
         first, end = self.slot.tolist()
         if not self.training:
             first = 0
-        with torch.autocast(self.key_weights.device.type, enabled=False):
+        with torch.autocast(self.keys.device.type, enabled=False):
             query = mean_over(features["embedding"].float(), features["valid"].float())
             similarity = F.normalize(query, dim=1) @ F.normalize(self.keys[first:end].float(), dim=1).T
         cosine, place = similarity.topk(min(self.pool.top_k, end - first), dim=1)
@@ -136,13 +134,13 @@ class PromptPool(Head):
         first = task * self.pool.slot_size
         end = first + self.pool.slot_size
         self.slot = torch.tensor([first, end], device=self.slot.device)
-        size, channels = self.key_weights.shape
+        size, channels = self.keys.shape
         if end > size:
             drawn = [self._draw(index, channels, seed) for index in range(size, end)]
-            keys = torch.stack([key for key, _ in drawn]).to(self.key_weights)
-            prompts = torch.stack([prompt for _, prompt in drawn]).to(self.prompt_weights)
-            self.key_weights = nn.Parameter(torch.cat([self.key_weights.detach(), keys]))
-            self.prompt_weights = nn.Parameter(torch.cat([self.prompt_weights.detach(), prompts]))
+            keys = torch.stack([key for key, _ in drawn]).to(self.keys)
+            prompts = torch.stack([prompt for _, prompt in drawn]).to(self.prompts)
+            self.keys = nn.Parameter(torch.cat([self.keys.detach(), keys]))
+            self.prompts = nn.Parameter(torch.cat([self.prompts.detach(), prompts]))
             self.pool = self.pool.model_copy(update={"prompts": end})
             self.options = self.pool
 
@@ -151,8 +149,7 @@ class PromptPool(Head):
         belongs_to = (seed, "prompt-pool", channels, index)
         key = generator(*belongs_to, "key").uniform(-1, 1, channels)
         prompt = self.pool.prompt_scale * generator(*belongs_to, "prompt").uniform(-1, 1, shape)
-        rate = self.pool.prompt_rate
-        return torch.from_numpy(key / rate).float(), torch.from_numpy(prompt / rate).float()
+        return torch.from_numpy(key).float(), torch.from_numpy(prompt).float()
 
 
 def mean_over(embedding: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

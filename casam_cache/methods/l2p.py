@@ -23,6 +23,7 @@ class L2P(Sequential):
     """
 
     name = "l2p"
+    revision = 2  # prompts learn at a rate of their own
     Options = PromptPoolOptions
     first = None
 
@@ -37,8 +38,8 @@ class L2P(Sequential):
         assert isinstance(head, PromptPool)
         head.open_slot(len(past.tasks), setting.seed)
         head.requires_grad_(False)
-        head.key_weights.requires_grad_(True)
-        head.prompt_weights.requires_grad_(True)
+        head.keys.requires_grad_(True)
+        head.prompts.requires_grad_(True)
         return head
 
     def penalty(self, items: Items, past: Past | None, setting: Setting) -> Penalty:

@@ -232,13 +232,14 @@ class _Run:
         self._epochs = -(-self.total_steps // each)
         forward = _losses(head, backbone, options)
         self._forward = CompiledStep(forward, backbone) if options.compiled else forward
-        kind, decay = (
-            (torch.optim.AdamW, options.weight_decay) if options.weight_decay else (torch.optim.Adam, 0)
-        )
+        kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
+        rates = head.rates(options.learning_rate)
+        self._rates = [rate for rate, _ in rates]
         self._optimiser = kind(
-            head.trained(), lr=options.learning_rate, weight_decay=decay,
+            [{"params": parameters, "lr": rate} for rate, parameters in rates],
+            weight_decay=options.weight_decay,
             fused=backbone.device.type in ("cpu", "cuda"),
-        )  # fmt: skip
+        )
 
     @property
     def finished(self) -> bool:
@@ -310,8 +311,8 @@ class _Run:
         total = loss if added is None else loss + added
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.options.learning_rate * self._part()
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._part()
         self._optimiser.step()
         extra = torch.zeros_like(total) if added is None else added
         return torch.stack([loss, *terms, extra]).detach().float()
