@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from casam_cache.metrics.distribution import feature_distance, jensen_shannon, total_variation
+from casam_cache.metrics.distribution import (
+    feature_distance,
+    feature_distances,
+    jensen_shannon,
+    total_variation,
+)
 
 
 def test_by_hand():
@@ -53,6 +58,21 @@ def test_batches_do_not_matter_and_one_histogram_of_all_values_is_possible():
     flat = feature_distance([first.reshape(-1, 1)], [second.reshape(-1, 1)], bins=20)
     assert pooled == flat
     assert pooled != whole
+
+
+def test_an_outlier_moves_nothing_and_all_sides_share_their_bins():
+    """A single value a thousand times as large stretched the bins until everything else fell into one of them."""
+    rng = np.random.default_rng(0)
+    reference, near, far = (rng.normal(at, 1, (5000, 2)) for at in (0, 0.2, 2))
+    plain = feature_distance([near], [reference])
+    wild = near.copy()
+    wild[17] = 1e6
+    assert feature_distance([wild], [reference]).tv == pytest.approx(plain.tv, abs=1e-3)
+    both = feature_distances([reference], {"near": [near], "wild": [wild], "far": [far]}, bins=64)
+    assert both["near"].tv == pytest.approx(both["wild"].tv, abs=1e-3)
+    assert both["near"].tv < both["far"].tv
+    beyond = np.full((5000, 2), 50.0)
+    assert feature_distance([beyond], [reference]).tv == pytest.approx(1, abs=1e-3)
 
 
 def test_what_has_no_distribution_is_refused():

@@ -44,7 +44,8 @@ _NOTES = {
     "images sent to the frozen SAM; only routed methods have one.",
     "table3": "Average over the tasks, weighted as said. SAM-Med2D trains adapters inside the encoder and cannot "
     "train on cached features: blank in ours.",
-    "table4": "Ours: JS in nats, one histogram a channel over common bins, mean over the channels; the paper states "
+    "table4": "Ours: JS in nats, one histogram a channel, mean over the channels, over bins that all three sets share "
+    "(between their 0.1 and 99.9 percentiles, the rest in the outer ones); the paper states "
     "neither base nor histograms, and its JS is larger than nats allow beside its TV.",
     "table5": "Mean and global average pooling are one operation as the paper describes them, so both rows of ours are "
     "equal. Flatten of ours: a fixed projection drawn from a seed; a learned one would have 268 million parameters.",

@@ -18,7 +18,7 @@ from casam_cache.engine.stage import Stage, Work, beside
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.heads.base import Head
-from casam_cache.metrics.distribution import feature_distance
+from casam_cache.metrics.distribution import feature_distances
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.cost import training_flops
 from casam_cache.training.items import EMBEDDING, Items
@@ -94,7 +94,7 @@ class Distance(Stage):
             )
         adapted, device = _Stored(reference, images), place.torch_device
         sides = {"before": _Aligned(items, None, device), "after": _Aligned(items, head, device)}
-        found = {side: vars(feature_distance(features, adapted)) for side, features in sides.items()}
+        found = {side: vars(distance) for side, distance in feature_distances(adapted, sides).items()}
         (work.result / DISTANCES).write_text(json.dumps(found, indent=1) + "\n")
         return {}
 
