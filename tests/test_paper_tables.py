@@ -158,9 +158,17 @@ def test_tables_3_and_7():
     rows = [row("frozen", 0.4, parameters=0, gflops=None), row("alignment", 0.6), row("decoder", 0.5)]
     table = report(rows, "table3_7")
     ours = line(table, "CA-SAM", "ours")
-    assert (ours.cells["parameters"].text, ours.cells["gflops"].text) == ("0.22M", "12.3")
+    assert (ours.cells["parameters"].text, ours.cells["gflops"].text) == ("0.22M", "12.3 (6.2)")
     assert (ours.cells["iou"].text, ours.cells["biou"].text) == ("60.00", "50.00")
     assert "gflops" not in line(table, "SAM", "ours").cells
+    turned = report([row("alignment", 0.6, gflops=9.0), row("decoder", 0.5, gflops=7.0)], "table3")
+    [order] = [note for note in turned.notes if note.startswith("The order differs")]
+    assert (
+        order
+        == "The order differs: Tuning Decoder [17] costs less than CA-SAM (Ours) in ours and more in the paper."
+    )
+    same = report([row("alignment", 0.6, gflops=7.0), row("decoder", 0.5, gflops=9.0)], "table3")
+    assert not any("order differs" in note for note in same.notes)
     assert line(table, "SAMMed 2D", "paper").cells["gflops"].text == "728.2"
     iou, biou = table.sections[1:3]
     assert [column.label for column in iou.columns] == ["Parameters", "ACDC", "Kvasir", "liver", "Average"]

@@ -48,7 +48,7 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
     notes = (
         *([f"{first.model}: {first.stand_in}."] if first.stand_in else []),
         f"{first.model}, {methods}, {first.parameters:,} trained parameters, {first.flops / 1e9:,.1f} GFLOP a sample "
-        f"and step (a multiply-add is 2), seed {first.seed}; {first.evaluate} "
+        f"and step ({first.flops / 2e9:,.1f} multiply-adds), seed {first.seed}; {first.evaluate} "
         f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals by "
         "groups.",
         *_without_interval(reports),

@@ -14,7 +14,7 @@ from casam_cache.report.layouts.blocks import figure_6
 from casam_cache.report.layouts.continual import table_1, table_8
 from casam_cache.report.layouts.distance import table_4
 from casam_cache.report.layouts.routers import routers
-from casam_cache.report.layouts.single import table_3, table_7
+from casam_cache.report.layouts.single import flops_notes, table_3, table_7
 from casam_cache.report.layouts.unseen import table_2
 from casam_cache.report.paper import paper_figures
 
@@ -82,6 +82,8 @@ def paper_table(rows: Sequence[Row], table: str, *, title: str, recipe: Mapping[
     heading, numbers, shapes = SHAPES[table]
     sections = tuple(section for shape in shapes for section in shape(rows))
     notes = [_NOTES[part] for part in _PARTS.get(table, (table,)) if part in _NOTES]
+    if "3" in numbers:
+        notes += flops_notes(rows)
     notes += [
         f"Table {number} of the paper: {note}" for number in numbers for note in paper_figures(number).notes
     ]

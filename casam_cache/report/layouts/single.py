@@ -39,6 +39,33 @@ def table_3(rows: Sequence[Row]) -> list[Section]:
     return [ranked(Section("Table 3: averages over the tasks", columns_of(paper.columns), lines))]
 
 
+def flops_notes(rows: Sequence[Row]) -> list[str]:
+    """In which unit the two sides count, and which methods' order is another one than in the paper."""
+    paper = {row.label: row for row in paper_figures("3").rows if row.values.get("gflops")}
+    ours: dict[str, float] = {}
+    for each in gather(rows):
+        gflops = each.rows[0].get("gflops")
+        matching = [label for label, row in paper.items() if same_method(each, row)]
+        if gflops is not None and matching:
+            ours.setdefault(matching[0], float(gflops))
+    turned = [
+        f"{cheap} costs less than {dear} in ours and more in the paper"
+        for cheap in ours
+        for dear in ours
+        if ours[cheap] < ours[dear] and _printed(paper[cheap]) > _printed(paper[dear])
+    ]
+    unit = (
+        "GFLOPs: ours count a multiplication and an addition as two; in brackets as one, as the paper's figures do "
+        "(its 514.3 are multiply-adds: ViT-B's encoder alone is 471 of them at 1024 x 1024). Matrix products and "
+        "convolutions of one training pass, encoder included."
+    )
+    return [unit, *([f"The order differs: {'; '.join(turned)}."] if turned else [])]
+
+
+def _printed(row: PaperRow) -> float:
+    return float(str(row.values["gflops"]))
+
+
 def table_7(rows: Sequence[Row]) -> list[Section]:
     """Each task, IoU above BIoU; sets that are not the paper's have columns of their own."""
     paper, runs = paper_figures("7"), gather(rows)
