@@ -34,7 +34,7 @@ class PreparedViT:
     *early* is the output of the first block with global attention (the first of HQ-SAM's
     `interm_embeddings`), channels first. If it is all that is asked for, the later blocks do not run.
 
-    *tokens* is MoDA's task token as in its released code: 10 tokens of the ViT's width, drawn once from N(0,
+    *tokens* is MoDA's task token, after its released code: 10 tokens of the ViT's width, drawn once from N(0,
     1) with a fixed seed, pass the frozen blocks beside the patches, and token 0 is read after the last block.
     Upstream's windows and relative positions have no place for tokens that are not on the grid, and the image
     embedding must not change, so here, in windowed and in global blocks alike, with x the block's input and t

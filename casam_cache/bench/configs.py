@@ -17,9 +17,10 @@ from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.routers.choice import load_references
 from casam_cache.training.options import TrainingOptions
 
-# Table 1, from top to bottom; `--methods all`.
-ALL_METHODS = (
-    "joint", "frozen", "naive", "lwf", "ewc", "emr", "er", "der", "l2p", "moda-hq", "moda", "ca-sam",
+EMR_ROUTED: dict[str, Any] = {"method": "emr", "label": "emr, router", "set": {"routing": "density"}}
+# Table 1, from top to bottom, EMR with its tasks told and with CA-SAM's router; `--methods all`.
+ALL_METHODS: tuple[str | dict[str, Any], ...] = (
+    "joint", "frozen", "naive", "lwf", "ewc", "emr", EMR_ROUTED, "er", "der", "l2p", "moda-hq", "moda", "ca-sam",
 )  # fmt: skip
 
 

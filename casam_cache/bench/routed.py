@@ -144,7 +144,9 @@ class RoutedEntry(Entry):
         return [[self._outcome(tables, step, name) for name in self.course.order] for step in steps]
 
     def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
-        """By the router over all tasks; an oracle sends images of no task to the frozen SAM."""
+        """By the router over all tasks; an oracle tells a task, and images of none have none to tell."""
+        if self.oracle:
+            return {}
         last = len(self.course.order) - 1
         return {name: self._outcome(tables, last, name) for name in self.course.unseen}
 
@@ -195,10 +197,11 @@ class RoutedEntry(Entry):
     def extra(self, tables: Tables) -> dict[str, Any]:
         """Routing and OOD accuracy, thresholds, and sizes."""
         last, order = len(self.course.order) - 1, self.course.order
-        sent = {name: list(self.choice(tables, last, name).values()) for name in self.tested}
+        asked = order if self.oracle else self.tested
+        sent = {name: list(self.choice(tables, last, name).values()) for name in asked}
         inside = [place for name in order for place in sent[name]]
         true = [sorted(order).index(name) for name in order for _ in sent[name]]
-        outside = [place for name in self.course.unseen for place in sent[name]]
+        outside = [place for name in self.course.unseen for place in sent.get(name, ())]
         found: dict[str, Any] = {
             "router": self.router.name if self.method.routing == "density" else self.method.routing,
             "routing_accuracy": None if self.oracle else routing_accuracy(inside, true),
@@ -207,7 +210,7 @@ class RoutedEntry(Entry):
             "run": tables.folder(self.model) if self.model else None,
             "confusion": {name: self._counts(places) for name, places in sent.items()},
         }
-        if not self.oracle and outside:
+        if outside:
             found["ood_accuracy"] = ood_accuracy(outside)
         if self.routers:
             routers = self._routers_after(tables)[last]

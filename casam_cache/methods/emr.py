@@ -10,7 +10,8 @@ tau_t = A_t - A_0 and everything but lambda taken number by number:
     merged_t = A_0 + lambda_t * M_t * tau_uni
 
 Masks and factors say which task an image is of: EMR needs to be told (`routing=oracle`), or a router has to find out
-(`routing=density`, CA-SAM's). Results state which. Images of tasks not seen go to the frozen SAM under an oracle.
+(`routing=density`, CA-SAM's). Results state which. Before its task is learnt, an image goes to the frozen SAM under an
+oracle; images of unseen sets have no task to be told, so under an oracle nothing is reported of them.
 
 To keep: tau_uni, and a bit a parameter and one number for each task; A_0 is drawn again from the seed.
 """
@@ -24,6 +25,7 @@ from typing import Literal
 import torch
 
 from casam_cache.backbones.base import Backbone
+from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.routed import Routed, Routing
@@ -63,12 +65,23 @@ class EMR(Routed):
             backbone: of the heads.
             seed: of the run.
             heads: fitted layers by task.
+
+        Raises:
+            CasamError: one of them is no layer but the identity.
         """
         start = _weights(self.build(backbone, seed))
         vectors = {
-            task: {name: weight - start[name] for name, weight in _weights(heads[task]).items()}
+            task: {
+                name: weight - start[name] for name, weight in _weights(heads[task]).items() if name in start
+            }
             for task in sorted(heads)
         }
+        other = [task for task, vector in vectors.items() if vector.keys() != start.keys()]
+        if other:
+            raise CasamError(
+                f"the layer of task {other[0]} is the frozen SAM: nothing it learnt was better on held-out groups",
+                "merge fits that keep what they end with: --set emr.held_out=0",
+            )
         unified = elect(list(vectors.values()))
         merged = {}
         for task, vector in vectors.items():

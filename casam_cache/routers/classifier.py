@@ -2,7 +2,7 @@
 
 Two vectors an image (`ClassifierOptions.classifier`):
 
-- `tokens`, as in MoDA's released code: the task token that heard the image in every frozen block, stored as
+- `tokens`, after MoDA's released code: the task token that heard the image in every frozen block, stored as
   `tokens` at encode time (docs/features.md). Neither the tokens nor the encoder are trained; a Linear(width -> T) is.
 - `query`, a surrogate for stores without tokens: attention pooling of the embedding's valid cells with one trained
   query w, f = sum softmax(w . z / sqrt(C)) z, learned together with Linear(C -> T). w starts at zero: the mean.
