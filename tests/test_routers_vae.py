@@ -13,7 +13,7 @@ from casam_cache.routers.choice import RouterChoice
 from casam_cache.routers.fit import FitRequest, fit_routers
 from casam_cache.routers.vae import VAE, VAEOptions, initial_weights, shapes
 
-SMALL = {"latent": 3, "hidden": 7, "vae_batch_size": 4, "vae_epochs": 3}
+SMALL = {"latent": 3, "hidden": 7, "vae_batch_size": 4, "vae_epochs": 3, "vae_min_steps": 0}
 
 
 def fit_router(*request, **options):
@@ -45,7 +45,9 @@ def reference(task):
     draws = vae_training._Draws(task.seed, task.task, len(x), options.latent)
     draws.extend(50)
     step, epoch = 0, 0
-    steps = options.vae_steps or options.vae_epochs * math.ceil(len(task.rows) / options.vae_batch_size)
+    steps = options.vae_steps or max(
+        options.vae_min_steps, options.vae_epochs * math.ceil(len(task.rows) / options.vae_batch_size)
+    )
     while step < steps:
         order = [row for row in draws.orders[epoch] if row in set(task.rows)]
         for start_at in range(0, len(order), options.vae_batch_size):
@@ -76,6 +78,7 @@ def reference(task):
         job(),
         job(rows=[0, 2, 3, 4, 9], beta=0.5, kl="mean"),
         job(vae_steps=8, vae_batch_size=6),
+        job(vae_min_steps=40),
         job(beta=0.0, latent=2, hidden=3, vae_batch_size=1),
     ],
 )

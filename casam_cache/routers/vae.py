@@ -20,8 +20,9 @@ class VAEOptions(BaseModel):
         hidden: width between the two layers of encoder and decoder; the paper does not say.
         beta: weight of the KL divergence.
         kl: `sum` over the latent dimensions as equation 6 is written, or their `mean`.
-        vae_epochs: passes over the task's training vectors.
-        vae_steps: optimiser steps, in place of `vae_epochs`: tasks of few images need more than ten passes.
+        vae_epochs: passes over the task's training vectors; the paper's ten.
+        vae_min_steps: more passes where those are fewer optimiser steps: tasks of tens of images need it.
+        vae_steps: optimiser steps, in place of both.
         vae_learning_rate: of Adam.
         vae_batch_size: vectors a step; the paper states 6 for its experiments in general.
         standardise: `task` subtracts the mean and divides by the deviation of the task's own training
@@ -35,6 +36,7 @@ class VAEOptions(BaseModel):
     beta: float = Field(default=16.5, ge=0)
     kl: Literal["sum", "mean"] = "sum"
     vae_epochs: int = Field(default=10, ge=1)
+    vae_min_steps: int = Field(default=500, ge=0)
     vae_steps: int | None = Field(default=None, ge=1)
     vae_learning_rate: float = Field(default=5e-4, gt=0)
     vae_batch_size: int = Field(default=6, ge=1)
@@ -120,7 +122,7 @@ class VAE(Router):
         """Steps take the place of epochs."""
         plain = super().decisive(options)
         if plain["vae_steps"] is not None:
-            del plain["vae_epochs"]
+            del plain["vae_epochs"], plain["vae_min_steps"]
         return plain
 
     def score(self, features: np.ndarray) -> np.ndarray:

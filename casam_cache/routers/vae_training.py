@@ -99,7 +99,8 @@ def train_many(jobs: Sequence[Job], *, progress: Progress | None = None) -> list
 
 def _prepare(job: Job, standardised: dict[tuple[int, bytes], _Standardised]) -> _Model:
     options = cast(VAEOptions, job.options)
-    steps = options.vae_steps or options.vae_epochs * math.ceil(len(job.rows) / options.vae_batch_size)
+    passes = options.vae_epochs * math.ceil(len(job.rows) / options.vae_batch_size)
+    steps = options.vae_steps or max(passes, options.vae_min_steps)
     if options.standardise == "none":
         return _Model(job, options, job.features, None, None, steps)
     key = (id(job.features), job.rows.tobytes())
