@@ -160,7 +160,9 @@ def page(made: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
         f"| {' | '.join(varied)} | value | {' | '.join(tasks)} |",
         f"|{'---|' * (len(varied) + 1 + len(tasks))}",
     ]
-    for trial in ranked:
+    for place, trial in enumerate(ranked):
+        if trial["options"] in [other["options"] for other in ranked[:place]]:
+            continue  # Optuna may ask for the same twice
         gains = [trial["tasks"][task]["gain"][0] for task in tasks]
         chosen = [str(trial["options"][name]) for name in varied]
         shown = [f"{100 * gain:+.1f}" for gain in gains]

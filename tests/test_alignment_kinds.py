@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Casam
 
+from casam_cache.backbones.registry import BACKBONES
 from casam_cache.backbones.sam import Small
 from casam_cache.backbones.tiny_sam import LiteMedSam, MobileSam
 from casam_cache.bench.configs import fitting
@@ -66,8 +67,8 @@ def test_the_papers_layer_keeps_its_name_and_affine_has_no_blocks() -> None:
 
 def test_a_recipe_fits_the_options_of_its_methods() -> None:
     """Every value is one that an option takes; who names epochs means all of them."""
-    assert Small.recipe == {"held_out": 0.2}
-    for model in (LiteMedSam, MobileSam):
+    assert BACKBONES.get("vit_b").recipe == {"held_out": 0.2}
+    for model in (Small, LiteMedSam, MobileSam):
         for name in ("alignment", "ca-sam", "naive"):
             made = METHODS.get(name)
             usual = fitting(model.recipe, made, {})

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from casam_cache.backbones.defaults import HELD_OUT
 from casam_cache.backbones.preprocess import resize_for_encoder
+from casam_cache.backbones.recipes import PAPER
 from casam_cache.errors import CasamError, unknown_name
 from casam_cache.fingerprint import digest_file
 from casam_cache.references import file_sha256
@@ -82,7 +82,7 @@ class Backbone(ABC):
     encoder: nn.Module | None = None
     mask_decoder: nn.Module | None = None
     image_a_core: ClassVar[bool] = False
-    recipe: ClassVar[Mapping[str, Any]] = {"held_out": HELD_OUT}
+    recipe: ClassVar[Mapping[str, Any]] = PAPER
 
     @classmethod
     @abstractmethod

@@ -20,6 +20,7 @@ from casam_cache.backbones.checkpoints import expected_shapes, fitted_input, loo
 from casam_cache.backbones.cost import vit_flops
 from casam_cache.backbones.decoder import backbone_state
 from casam_cache.backbones.published import Dimensions, Downloaded, PublishedSam, fingerprint_of
+from casam_cache.backbones.recipes import SMALL
 from casam_cache.backbones.transformers_names import config_of, configured_architecture
 from casam_cache.backbones.vit import TOKEN_READ, TOKEN_SEED, TOKENS, PreparedViT, early_block
 from casam_cache.errors import CheckpointError
@@ -117,6 +118,7 @@ class Small(SamBackbone):
     filename = "small.safetensors"
     source = "bundled"
     about = "a stand-in trained on drawings: for tests, phantoms and laptops, not for results"
+    recipe = SMALL
 
     @classmethod
     def own_checkpoint(cls, progress: Callable[[int, int], None] | None = None) -> Path:

@@ -12,23 +12,14 @@ from torch import Tensor
 from casam_cache.backbones.base import EMBEDDING, Forward
 from casam_cache.backbones.checkpoints import ENCODER
 from casam_cache.backbones.cost import tiny_vit_flops
-from casam_cache.backbones.defaults import HELD_OUT
 from casam_cache.backbones.presets import LITE_MEDSAM
 from casam_cache.backbones.published import Downloaded, PublishedSam
+from casam_cache.backbones.recipes import TINY_VIT
 from casam_cache.backbones.tinyvit import PreparedTinyViT, TinyArchitecture
 from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import digest_file
 
 CPU_STRIP = 2048  # cells; their hidden layer is 2 MiB at the widest stage, which stays in the cache
-RECIPE = {
-    "kind": "depthwise", "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 240,
-    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
-}  # fmt: skip
-"""Three light blocks that begin as the identity, for as many steps as two cores do in about two minutes.
-
-Learning rate and jitter are of validation splits of two tasks (docs/performance.md): with the paper's jitter of a tenth
-of the box's side the layer unlearns to trust the box, which costs where the frozen model is good already.
-"""
 _COUNTS = ".num_batches_tracked"  # of batch norms, in training
 _CLASSIFIER = tuple(
     f"{ENCODER}{name}" for name in ("norm_head.weight", "norm_head.bias", "head.weight", "head.bias")
@@ -45,7 +36,7 @@ class TinySam(PublishedSam):
 
     architecture: TinyArchitecture
     image_a_core = True
-    recipe = RECIPE
+    recipe = TINY_VIT
 
     def __init__(self, description: Mapping[str, Any], *modules: Any, **others: Any) -> None:
         self.architecture = TinyArchitecture.from_json(dict(description))

@@ -130,9 +130,9 @@ def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: 
 
 
 def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a backbone's recipe that a method has; without its limit of steps where epochs are `given`."""
+    """Those of a backbone's recipe that a method has; without its limits of steps where epochs are `given`."""
     known = {*made.options_model().model_fields, *TrainingOptions.model_fields}
-    left_out = {"max_steps"} if "epochs" in given else set()
+    left_out = {"min_steps", "max_steps"} if "epochs" in given else set()
     return {name: value for name, value in (usual or {}).items() if name in known - left_out}
 
 

@@ -1,0 +1,32 @@
+"""What heads are fitted with where nothing else is said, by backbone. No torch here.
+
+Each was chosen on validation splits, with no look at a test image, by `benchmarks/choose_recipe.py`; its studies are
+benchmarks/results/recipe_small.md and recipe_lite_medsam.md. Some training groups are held out, and a fit gives the
+best of its states on them, the frozen model among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HELD_OUT = 0.2  # of the training images
+
+PAPER: Mapping[str, Any] = {"held_out": HELD_OUT}
+"""The paper's recipe is what options are by default."""
+
+SMALL: Mapping[str, Any] = {
+    "blocks": 1, "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 240,
+    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
+}  # fmt: skip
+"""One full block of the paper's, without its LayerNorm, so that it begins as the identity."""
+
+TINY_VIT: Mapping[str, Any] = {
+    "kind": "depthwise", "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 240,
+    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
+}  # fmt: skip
+"""Three light blocks that begin as the identity, for as many steps as two cores do in about a minute or two.
+
+With the paper's jitter of a tenth of the box's side the layer unlearns to trust the box, which costs where the frozen
+model is good already.
+"""
