@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,29 @@ def test_results_without_tests_or_of_an_unknown_table(runs: Path, tmp_path: Path
     assert len(bench_tables(results([row("er", 0.5)]))) == 1
     with pytest.raises(OptionError, match="table12"):
         pages(runs, "table12")
+
+
+def test_a_table_is_of_the_newest_bench_that_was_made_for_it(runs: Path) -> None:
+    """Not of whatever ran last; a bench without a recipe stands in where no recipe's is there."""
+    for number, (name, table, label) in enumerate(
+        [("routers", "routers", "emr"), ("older", "table1", "naive"), ("adhoc", "bench", "ewc")]
+    ):
+        folder = runs / "bench" / name
+        folder.mkdir()
+        write(folder / "results.json", {**results([row(label, 0.5)]), "table": table, "title": name})
+        os.utime(folder / "results.json", ns=(number, number))
+    told: list[str] = []
+    (page,) = pages(runs, "table1", told.append)
+    assert page.results["title"] == "Three methods"
+    assert told == [f"table1 of Three methods: {runs / 'bench' / 'one'}"]
+    assert pages(runs, "routers")[0].results["title"] == "routers"
+    assert pages(runs, "table2")[0].results["title"] == "adhoc"
+    assert pages(runs / "bench" / "routers", "table2")[0].results["title"] == "routers", "one that is named"
+    assert pages(runs, "bench")[0].results["title"] == "Three methods", "the newest of any kind"
+    assert {page.table.name for page in pages(runs)} == {"table1", "routers", "bench"}
+    shutil.rmtree(runs / "bench" / "adhoc")
+    with pytest.raises(OptionError, match=r"no bench .* was made for table2: there are routers, table1"):
+        pages(runs, "table2")
 
 
 def test_a_damaged_result_is_named_and_the_others_are_shown(runs: Path) -> None:

@@ -33,6 +33,7 @@ from casam_cache.methods.sequential import Sequential
 from casam_cache.routers.choice import chosen_options
 from casam_cache.training.evaluation_prompts import BOX, EvaluationPrompt
 from casam_cache.training.held_out import FEWEST_GROUPS
+from casam_cache.training.items import ALL
 from casam_cache.training.options import LATER, VIEW_SEPARATOR, TrainingOptions
 from casam_cache.views import parse_views
 
@@ -84,7 +85,7 @@ class Entry(ABC):
     def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
         self.config, self.course, self.tasks = config, course, tasks
         self.splits = {task: tasks.split(task, course.evaluate) for task in course.order}
-        self.unseen = {task: tasks.split(task, "test") for task in course.unseen}
+        self.unseen = {task: tasks.split(task, ALL) for task in course.unseen}
         # Every result is beside the frozen SAM's on the same masks and prompts: forward transfer needs it.
         self.frozen = {name: self.evaluate(None, split) for name, split in self.tested.items()}
         first = course.order[0]

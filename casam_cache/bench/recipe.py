@@ -27,7 +27,7 @@ from casam_cache.training.evaluation_prompts import BOX, parse_prompt
 Scalar = Annotated[bool | int | float | str | None, BeforeValidator(as_number)]
 TableName = Literal[
     "table1", "table2", "table3_7", "table4", "table5", "table6_9", "table8", "table10", "table11", "figure6",
-    "routers",
+    "routers", "bench",
 ]  # fmt: skip
 
 

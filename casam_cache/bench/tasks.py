@@ -15,12 +15,13 @@ from casam_cache.encode.sources import decoder_of
 from casam_cache.errors import OptionError, StoreError, unknown_name
 from casam_cache.references import load_reference
 from casam_cache.store import EmbeddingStore, find_stores, store_path
-from casam_cache.training.items import Items, open_split
+from casam_cache.training.items import ALL, Items, open_split
 
 _HINTS = {
     "val": "casam encode --val-fraction 0.2 sets groups apart for validation",
     "test": "give a split.csv, test/ folder or --test-fraction to casam encode",
     "train": "give a split.csv, train/ folder or --test-fraction to casam encode",
+    ALL: "casam data check says what was found",
 }
 
 

@@ -61,19 +61,33 @@ def pages(runs: Path, table: str | None = None, say: Callable[[str], None] = lam
 
     Args:
         runs: a runs folder, or one folder of its `bench/`.
-        table: its name, for the newest results of any kind; None: the table that each recipe names.
-        say: takes a line for each results.json that is damaged, and is left out.
+        table: its name. Of a runs folder the newest results are laid out whose recipe names that table, or, where there
+            are none, the newest of a bench without a recipe; `bench` lays out the newest of any kind. None: the table
+            that each recipe names.
+        say: takes a line for each results.json that is damaged, and is left out, and for what was chosen.
 
     Raises:
-        OptionError: no such table.
+        OptionError: no such table, or no results that were made for it.
         CasamError: there are no results, or none is whole.
     """
     if table is not None and table not in (BENCH, *SHAPES):
         raise unknown_name("table", table, [BENCH, *SHAPES])
-    newest: dict[str, dict[str, Any]] = {}
-    for results in read_results(runs, say):
-        newest[table or results["table"]] = results
-    return [_page(name, results) for name, results in newest.items()]
+    found = read_results(runs, say)
+    newest = {results["table"]: results for results in found}
+    if table is None:
+        return [_page(name, results) for name, results in newest.items()]
+    if len(found) == 1 or table == BENCH:
+        chosen = found[-1]
+    elif table in newest or BENCH in newest:
+        chosen = newest.get(table) or newest[BENCH]
+    else:
+        raise OptionError(
+            f"no bench in {runs} was made for {table}: there are {', '.join(sorted(newest))}",
+            f"casam report {runs}/bench/NAME --table {table} lays out one of them all the same",
+        )
+    if len(found) > 1:
+        say(f"{table} of {chosen['title']}: {chosen['folder']}")
+    return [_page(table, chosen)]
 
 
 def _page(name: str, results: Mapping[str, Any]) -> Page:

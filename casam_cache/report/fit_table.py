@@ -67,13 +67,19 @@ def _without_interval(reports: Sequence[FitReport]) -> list[str]:
 
 def _states(reports: Sequence[FitReport]) -> list[str]:
     """Which state each fit handed out."""
+    last = [report for report in reports if report.chosen is None]
+    few = [f"{each.task} ({each.groups})" for each in last if each.groups < FEWEST_GROUPS]
     notes = []
+    if few:
+        notes.append(
+            f"Fewer than {FEWEST_GROUPS} groups to train on, so none is held out and the last state is kept: "
+            f"{', '.join(few)}."
+        )
+    if len(last) > len(few):
+        notes.append("No groups were held out: the last state is kept.")
     for report in reports:
         task, chosen = f"{report.task}: " if len(reports) > 1 else "", report.chosen
         if chosen is None:
-            few = f"{report.groups} groups to train on, fewer than {FEWEST_GROUPS}, so "
-            why = few if report.groups < FEWEST_GROUPS else ""
-            notes.append(f"{task}{why}none is held out: the last state is kept.")
             continue
         held = f"{chosen['masks']} held-out masks of {chosen['groups']} groups"
         frozen, best = 100 * chosen["frozen"], 100 * chosen["iou"]

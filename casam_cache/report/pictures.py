@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from casam_cache.bench.prompt_file import ObjectPrompt
 from casam_cache.datasets.contact_sheet import COLOURS, overlay
 from casam_cache.datasets.sample import Mask
+from casam_cache.metrics.overlap import iou
 from casam_cache.store.files import write_file
 
 PROMPT_COLOUR = (255, 64, 64)
@@ -64,41 +65,46 @@ class Case:
     Attributes:
         caption: below the image.
         image: uint8 (H, W, 3).
-        truth, frozen, fitted: bool (H, W).
-        ious: of the frozen SAM and of the fitted head.
+        truth: bool (H, W).
+        masks: bool (H, W), by whose they are.
     """
 
     caption: str
     image: np.ndarray
     truth: np.ndarray
-    frozen: np.ndarray
-    fitted: np.ndarray
-    ious: tuple[float, float]
+    masks: Mapping[str, np.ndarray]
 
 
 def comparison_sheet(cases: Sequence[Case], path: Path, tile: int = 220) -> None:
-    """Writes one row a case: the image, the truth, the frozen SAM's mask and the fitted head's, with their IoU.
+    """Writes one row a case: the image, the truth, and each mask with its IoU.
 
     Args:
-        cases: what to show.
+        cases: what to show; a case without one of the others' masks has a gap there.
         path: PNG to write.
         tile: width of a picture, pixels.
     """
+    names = list(dict.fromkeys(name for case in cases for name in case.masks))
+    titles = ("image", "truth", *names)
+    colours = dict(zip(("truth", *names), COLOURS, strict=False))
     heights = [max(1, round(tile * case.image.shape[0] / case.image.shape[1])) for case in cases]
     margin, line = 6, 16
-    width = 4 * (tile + margin) + margin
+    width = len(titles) * (tile + margin) + margin
     sheet = Image.new("RGB", (width, sum(heights) + len(cases) * (margin + line) + margin + line))
     draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(("image", "truth", "frozen SAM", "fitted")):
+    for column, title in enumerate(titles):
         draw.text((margin + column * (tile + margin), 2), title, fill=(255, 255, 255))
     top = line + margin
     for case, height in zip(cases, heights, strict=True):
-        masks = (case.truth, case.frozen, case.fitted)
-        pictures = [case.image]
-        pictures += [overlay(case.image, [Mask(mask, 1, 1)], [COLOURS[i]]) for i, mask in enumerate(masks)]
-        captions = (case.caption, "", *(f"IoU {100 * value:.1f}" for value in case.ious))
-        for column, (picture, text) in enumerate(zip(pictures, captions, strict=True)):
+        shown = {"truth": case.truth, **case.masks}
+        for column, title in enumerate(titles):
             left = margin + column * (tile + margin)
+            if title == "image":
+                picture, text = case.image, case.caption
+            elif title in shown:
+                picture = overlay(case.image, [Mask(shown[title], 1, 1)], [colours[title]])
+                text = "" if title == "truth" else f"IoU {100 * iou(shown[title], case.truth):.1f}"
+            else:
+                continue
             sheet.paste(Image.fromarray(picture).resize((tile, height)), (left, top))
             draw.text((left, top + height + 1), text, fill=(200, 200, 200))
         top += height + line + margin

@@ -19,6 +19,7 @@ from casam_cache.views import View
 
 EMBEDDING = "embedding"
 VALID = "valid"
+ALL = "all"  # of a set that nothing was trained on: its images of every split
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
 
     Args:
         store: with annotations, completely encoded.
-        split: `train`, `val` or `test`.
+        split: `train`, `val` or `test`, or `all` of them.
         task: its name; by default the folder the store lies in.
 
     Raises:
@@ -147,7 +148,8 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
     annotations: Annotations = store.annotations
     name = task or store.path.parent.name
     available = store.available()
-    rows = [int(row) for row in annotations.rows(split) if available[annotations.item[row]]]
+    places = range(len(annotations)) if split == ALL else annotations.rows(split)
+    rows = [int(row) for row in places if available[annotations.item[row]]]
     if not rows:
         raise StoreError(
             f"task {name} has no {split} images in {store.path}",

@@ -162,7 +162,11 @@ def _recipe(
     if path is None or str(path) in ("default", "paper"):
         if more and methods is None:
             names = ()
-        content: dict[str, Any] = {"title": "Continual learning", "methods": [*names, *more]}
+        content: dict[str, Any] = {
+            "title": "Continual learning",
+            "table": "bench",
+            "methods": [*names, *more],
+        }
         content["defaults"] = "paper" if str(path) == "paper" else "backbone"
         return with_settings(read_recipe({**content, **chosen}, "of this command line"), settings)
     base = load_recipe(path).model_dump()

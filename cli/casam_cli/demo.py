@@ -18,12 +18,14 @@ def demo(
         Path("casam_demo"), help="The folder to work in. An interrupted demo goes on there."
     ),
     images: int = typer.Option(24, help="How many phantoms are drawn for each task, at least 6."),
-    epochs: int = typer.Option(24, help="How many epochs each fit takes."),
+    epochs: int | None = typer.Option(
+        None, help="How many epochs each fit takes. The recipe says it otherwise."
+    ),
     seed: int = typer.Option(0, help="The seed of the phantoms and of the fits."),
     device: str = typer.Option("auto", help="The device to compute on: auto, cpu, cuda, cuda:N or mps."),
     json_: bool = console.JsonOption,
 ) -> None:
-    """Draw phantoms, encode them, fit an Alignment Layer to each task, print a table and draw pictures."""
+    """Draw phantoms, encode them, fit each task, then learn some one after the other; tables and pictures."""
     from casam_cache.report.demo import run_demo
     from casam_cache.report.fit_table import fit_table
 
@@ -41,5 +43,7 @@ def demo(
         console.print_json(report.to_json())
         return
     console.show_table(fit_table(report.fits))
-    console.show_line(f"table: {report.table}")
+    for table in report.sequence.tables:
+        console.show_table(table)
+    console.show_line(f"tables: {report.table}, {report.sequence.page}")
     console.show_line(f"pictures: {report.pictures[0].parent}")
