@@ -20,10 +20,11 @@ from bench_sets import BENCH, UNSEEN, draw_set, encode_sets, one_thread, plan
 from casam_cache.bench.configs import ALL_METHODS
 
 FILE = Path(__file__).parent / "golden" / "bench.json"
+NAMED = tuple(name for name in ALL_METHODS if isinstance(name, str))
 LOOKS_USED = ("amber", "cobalt", "moss", UNSEEN)
 # Each entry: methods, settings, further keys of the recipe.
 BENCHES: dict[str, tuple[tuple[str, ...], tuple[str, ...], Mapping[str, Any]]] = {
-    "methods": (("alignment", "decoder", "hq-sam", *ALL_METHODS), (), BENCH),
+    "methods": (("alignment", "decoder", "hq-sam", *NAMED), (), BENCH),
     "routers": (("ca-sam",), ("router=vae,centroid,mahalanobis,knn,gmm", "threshold=p95,conformal"), BENCH),
     "poolings": (("ca-sam",), ("pooling=attention,mean,gap,flatten,cls,learned",), BENCH),
     "variants": (
@@ -35,7 +36,7 @@ BENCHES: dict[str, tuple[tuple[str, ...], tuple[str, ...], Mapping[str, Any]]] =
             "joint.balance=task",
             "emr.routing=density",
             "moda.classifier=query",
-            "l2p.alignment=first",
+            "l2p.alignment=identity",
         ),
         BENCH,
     ),

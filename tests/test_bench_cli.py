@@ -37,6 +37,7 @@ def bench(casam: Casam, reference: Reference, tmp_path: Path) -> Bench:
         common = {key: value for key, value in {**TRAINING, **_settings(names)}.items() if key not in own}
         settings = [f"--set={key}={value}" for key, value in common.items()]
         where = ("--store", reference.stores, "--runs", runs, "--device", "cpu", "--jobs", 1)
+        where = (*where, *(() if "--recipe" in options else ("--recipe", "paper")))
         given = ("--methods", methods) if methods else ()
         call = casam.json if json else casam
         return call("bench", *given, *settings, *where, "--tasks", ",".join(TASKS), *options)
@@ -102,7 +103,7 @@ def test_a_recipe_prints_every_key_of_the_contract(
         "OOD acc",
         "3 tasks",
         "1 seed and 2 orders",
-        "orders: moss > amber > cobalt",
+        "orders: amber > cobalt > moss; amber > moss > cobalt",
         "oracle box",
         "images",
     ):

@@ -168,12 +168,12 @@ def test_only_code_that_decides_results_counts(bench_stores: Path, tmp_path: Pat
     engine.write_text(engine.read_text() + "\nANOTHER = 1\n")
     copy(*FIT)
     assert finished(copy.runs) == before
-    overlap = tmp_path / "package" / "casam_cache" / "metrics" / "overlap.py"
-    overlap.write_text(overlap.read_text() + "\nANOTHER = 1\n")
+    evaluation = tmp_path / "package" / "casam_cache" / "bench" / "stages" / "evaluate.py"
+    evaluation.write_text(evaluation.read_text() + "\nANOTHER = 1\n")
     copy(*FIT, expect=1)
     assert "2 finished stages" in copy.err
     assert "(2 evaluate)" in copy.err
-    assert "casam_cache.metrics.overlap" in copy.err
+    assert "casam_cache.bench.stages.evaluate" in copy.err
     assert "casam_cache.training" not in copy.err
     copy(*FIT, "--recompute")
     after = finished(copy.runs)

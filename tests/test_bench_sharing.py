@@ -111,12 +111,12 @@ def test_a_shared_prefix_is_learnt_once(reference: Reference) -> None:
 def test_the_single_fit_command_shares_its_fits(reference: Reference, tmp_path: Path) -> None:
     runs = reference.copy(tmp_path / "runs")
     options = ["blocks=1", *(f"{name}={value}" for name, value in TRAINING.items())]
-    report = fit_task("moss", reference.stores, runs, options=options, device="cpu")
+    report = fit_task("moss", reference.stores, runs, options=options, recipe="paper", device="cpu")
     assert not report.computed
     assert finished(runs) == reference.stages
 
     fresh = tmp_path / "fresh"
-    assert fit_task("amber", reference.stores, fresh, options=options, device="cpu").computed
+    assert fit_task("amber", reference.stores, fresh, options=options, recipe="paper", device="cpu").computed
     before = finished(fresh)
     bench = plan(reference.stores, fresh, ["ca-sam"], tasks=["amber"]).run()
     assert bench.stages["reused"] == len(before)

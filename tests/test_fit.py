@@ -128,7 +128,7 @@ def test_whatever_decides_the_weights_names_the_run(casam: Casam, encoded: Path)
             "seed": ("--epochs", 1, "--seed", 1),
             "epochs": ("--epochs", 2),
             "option of the method": ("--epochs", 1, "--set", "relu=post"),
-            "option of the training": ("--epochs", 1, "--set", "learning_rate=1e-3"),
+            "option of the training": ("--epochs", 1, "--set", "learning_rate=2e-3"),
         }.items()
     }
     assert len(set(runs.values())) == len(runs)

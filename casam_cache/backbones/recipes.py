@@ -16,14 +16,14 @@ PAPER: Mapping[str, Any] = {"held_out": HELD_OUT}
 """The paper's recipe is what options are by default."""
 
 SMALL: Mapping[str, Any] = {
-    "blocks": 1, "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 240,
-    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
+    "blocks": 1, "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 1,
+    "min_steps": 240, "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
 }  # fmt: skip
 """One full block of the paper's, without its LayerNorm, so that it begins as the identity."""
 
 TINY_VIT: Mapping[str, Any] = {
-    "kind": "depthwise", "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 240,
-    "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
+    "kind": "depthwise", "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 1,
+    "min_steps": 240, "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
 }  # fmt: skip
 """Three light blocks that begin as the identity, for as many steps as two cores do in about a minute or two.
 

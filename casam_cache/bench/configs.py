@@ -130,10 +130,20 @@ def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: 
 
 
 def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a backbone's recipe that a method has; without its limits of steps where epochs are `given`."""
+    """Those of a backbone's recipe that a method has, as far as they agree with what is `given`.
+
+    Who names epochs means all of them, whatever the recipe's limits; who names one limit of steps moves the other.
+    """
     known = {*made.options_model().model_fields, *TrainingOptions.model_fields}
-    left_out = {"min_steps", "max_steps"} if "epochs" in given else set()
-    return {name: value for name, value in (usual or {}).items() if name in known - left_out}
+    found = {name: value for name, value in (usual or {}).items() if name in known}
+    if "epochs" in given:
+        found.pop("min_steps", None)
+        found.pop("max_steps", None)
+    elif "max_steps" in given and found.pop("max_steps", None) is not None and "min_steps" in found:
+        found["min_steps"] = given["max_steps"]
+    elif "min_steps" in given:
+        found.pop("max_steps", None)
+    return found
 
 
 def _fields(method: str) -> set[str]:

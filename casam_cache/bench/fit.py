@@ -216,7 +216,8 @@ def plan_fit(
     references = [absolute_reference(method)] if is_file_reference(method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
     usual = tasks.place.backbone(task).recipe if recipe == DEFAULT_RECIPE else {}
-    usual = fitting(usual, made, parse_settings(options))
+    given = {name: values[0] for name, values in parse_settings(options).items()}
+    usual = fitting(usual, made, given)
     method_options, training = parse_assignments(options, models, usual)
     assert isinstance(training, TrainingOptions)
     return tasks, fit_stage(tasks, made(method_options), training, task, seed)
