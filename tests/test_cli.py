@@ -314,7 +314,11 @@ def test_phantoms_print_what_the_page_says(casam: Casam) -> None:
 def test_demo_prints_what_the_page_says(casam: Casam, monkeypatch: pytest.MonkeyPatch) -> None:
     from casam_cache.report import demo
 
-    report = demo.DemoReport([], [], Path("demo/table.md"), [Path("demo/pictures/phantom-caries.png")])
+    from casam_cache.report.demo_sequence import SequenceReport
+
+    sequence = SequenceReport((), Path("demo/sequence.md"), Path("demo/pictures/sequence.png"))
+    pictures = [Path("demo/pictures/phantom-caries.png")]
+    report = demo.DemoReport([], [], Path("demo/table.md"), pictures, sequence)
     monkeypatch.setattr(demo, "run_demo", lambda *arguments, **options: report)
     assert shape(casam.json("demo")) == shape(documented()["demo"])
 
