@@ -4,9 +4,7 @@
 #   recipes/frozen_vs_fitted.sh DATA OUT                                  the default model, on two cores
 #   recipes/frozen_vs_fitted.sh DATA OUT --model vit_b --resize stretch   the paper's setting: ViT-B, 1024 x 1024 stretched
 #
-# What follows OUT goes to casam encode. FIT holds options of the fits. By default they are the backbone's recipe; for the small
-# model, whose recipe is the paper's, and tens of images a task, FIT="--set box_share=1 --set learning_rate=0.001 --set focal_alpha=0.5 --set epochs=48"
-# did better on validation splits.
+# What follows OUT goes to casam encode. FIT holds options of the fits; by default they are the backbone's recipe.
 # Interrupt it and run it again: nothing finished is repeated.
 set -euo pipefail
 if [ $# -lt 2 ]; then

@@ -83,17 +83,13 @@ def test_settings_are_the_papers_or_the_small_ones(name: str) -> None:
     configs = [config for group in expand(recipe)[0] for config in group.configs]
     for config in configs:
         training = config.training.model_copy(update={"epochs": 0} if name.startswith("figure6") else {})
-        if name.endswith("_cpu.yaml"):
-            small = TrainingOptions(epochs=8, learning_rate=0.001, box_share=1, focal_alpha=0.5)
-            assert training == small.model_copy(update={"epochs": training.epochs})
-            assert getattr(config.method.options, "vae_steps", 500) in (500, None)
-            routes = getattr(config.method, "routing", None) == "density"
-            assert not routes or getattr(config.method.options, "vae_steps", None) == 500
-        else:
-            assert training == TrainingOptions().model_copy(update={"epochs": training.epochs})
-            assert getattr(config.method.options, "vae_steps", None) is None
-        assert name.startswith("figure6") or config.training.epochs == (8 if "_cpu" in name else 24)
-    assert recipe.seeds == (1 if "_cpu" in name or recipe.table == "table4" else 3)
+        assert training == TrainingOptions().model_copy(update={"epochs": training.epochs})
+        assert getattr(config.method.options, "vae_steps", None) is None
+        assert name.startswith("figure6") or config.training.epochs == 24
+    assert recipe.defaults == ("backbone" if name.endswith("_cpu.yaml") else "paper")
+    assert recipe.seeds == (
+        1 if recipe.table == "table4" or "_cpu" in name and recipe.table != "table1" else 3
+    )
     assert recipe.select is None
     assert (recipe.weight, recipe.forgetting, recipe.evaluate) == ("images", "paper", "test")
 
