@@ -313,7 +313,6 @@ def test_phantoms_print_what_the_page_says(casam: Casam) -> None:
 
 def test_demo_prints_what_the_page_says(casam: Casam, monkeypatch: pytest.MonkeyPatch) -> None:
     from casam_cache.report import demo
-
     from casam_cache.report.demo_sequence import SequenceReport
 
     sequence = SequenceReport((), Path("demo/sequence.md"), Path("demo/pictures/sequence.png"))

@@ -88,7 +88,7 @@ def test_settings_are_the_papers_or_the_small_ones(name: str) -> None:
         assert name.startswith("figure6") or config.training.epochs == 24
     assert recipe.defaults == ("backbone" if name.endswith("_cpu.yaml") else "paper")
     assert recipe.seeds == (
-        1 if recipe.table == "table4" or "_cpu" in name and recipe.table != "table1" else 3
+        1 if recipe.table == "table4" or ("_cpu" in name and recipe.table != "table1") else 3
     )
     assert recipe.select is None
     assert (recipe.weight, recipe.forgetting, recipe.evaluate) == ("images", "paper", "test")
