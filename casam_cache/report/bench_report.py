@@ -11,6 +11,7 @@ from casam_cache.bench.results import read_results
 from casam_cache.errors import OptionError, unknown_name
 from casam_cache.metrics.columns import recorded_facts
 from casam_cache.report.bench_table import BENCH, bench_table, mixed
+from casam_cache.report.claims import claims_table
 from casam_cache.report.figures import figure_6_picture
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
@@ -88,6 +89,11 @@ def pages(runs: Path, table: str | None = None, say: Callable[[str], None] = lam
     if len(found) > 1:
         say(f"{table} of {chosen['title']}: {chosen['folder']}")
     return [_page(table, chosen)]
+
+
+def claims_pages(runs: Path, say: Callable[[str], None] = lambda line: None) -> list[Page]:
+    """The claims of the paper as a page; arguments and errors as of `claims_table`."""
+    return [Page(claims_table(runs, say), None, {})]
 
 
 def _page(name: str, results: Mapping[str, Any]) -> Page:

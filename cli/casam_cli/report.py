@@ -21,15 +21,20 @@ def report(
         None, help="The folder to write every table to, in every format, instead of printing it."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
+    claims: bool = typer.Option(
+        False, "--claims", help="The paper's claims instead: its figure, ours, what holds."
+    ),
     json_: bool = console.JsonOption,
 ) -> None:
     """Print finished benches in the shape of the paper's tables."""
-    from casam_cache.report.bench_report import pages, write_pages
+    from casam_cache.report.bench_report import claims_pages, pages, write_pages
     from casam_cache.report.formats import FORMATS
 
     if format_ not in FORMATS:
         raise OptionError(f"unknown format '{format_}'", f"available: {', '.join(FORMATS)}")
-    found = pages(runs, table, console.show_line)
+    if claims and table is not None:
+        raise OptionError("--claims and --table exclude each other", "give one of the two")
+    found = claims_pages(runs, console.show_line) if claims else pages(runs, table, console.show_line)
     if out is not None:
         written = write_pages(found, out, overwrite=overwrite)
         if json_:
