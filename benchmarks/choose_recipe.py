@@ -130,14 +130,17 @@ def main() -> None:
         for text in options.first:
             study.enqueue_trial(json.loads(text))
         study.optimize(objective, n_trials=options.trials)
-        left_out: dict[str, Any] = {}
-        if options.test:
-            for task in tasks:
-                others = best(trials, [other for other in tasks if other != task])
-                recipe = recipe_of(others["options"])
-                left_out[task] = {
-                    "options": others["options"], **fitted(recipe, [task], options.test, "test")[task]
-                }  # fmt: skip
+        chosen_for = {
+            task: best(trials, [other for other in tasks if other != task])["options"]
+            for task in (tasks if options.test else [])
+        }
+        futures = {
+            task: pool.submit(fit, task, options.test, options.runs, options.model, recipe_of(chosen), "test")
+            for task, chosen in chosen_for.items()
+        }
+        left_out = {
+            task: {"options": chosen_for[task], **future.result()} for task, future in futures.items()
+        }
     made = {
         **provenance(torch.device("cpu")), "model": options.model, "weights": weights, "fixed": FIXED, "space": space,
         "trials": trials, "best": best(trials, tasks)["options"], "leave_one_out": left_out,
