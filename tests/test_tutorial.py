@@ -36,4 +36,4 @@ def test_every_cell_runs(
     printed = capsys.readouterr().out
     places = [printed.index(f"\n{label} ") for label in ("frozen", "naive", "ca-sam", "channelwise")]
     assert places == sorted(places)
-    assert "3 tasks, 1 order, 1 seed" in printed[places[-1] :]
+    assert "3 tasks; a single seed and order" in printed[places[-1] :]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def _put(path: Path, content: bytes) -> None:
         if path.is_file() and path.read_bytes() == content:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two runs may write it at once
+        # Two runs, or two threads of one, may write it at once.
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         partial.write_bytes(content)
         os.replace(partial, path)

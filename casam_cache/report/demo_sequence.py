@@ -134,11 +134,14 @@ def _routes(row: Mapping[str, Any]) -> Table:
 def _cases(root: Path, predictors: Mapping[str, Predictor]) -> list[Case]:
     """A mask of each of a few test images, from its true box; with where CA-SAM sent the image."""
     dataset = read_dataset(root, DatasetOptions())
-    samples = [sample for sample in dataset.split("test") if read_masks(dataset, sample)]
+    shown = [(sample, list(read_masks(dataset, sample))) for sample in dataset.split("test")]
+    shown = [(sample, masks) for sample, masks in shown if masks]
     cases = []
-    for index in np.unique(np.linspace(0, len(samples) - 1, CASES).round().astype(int)):
-        sample = samples[index]
-        mask = max(read_masks(dataset, sample), key=lambda each: int(each.bitmap.sum()))
+    for index in np.unique(
+        np.linspace(0, max(0, len(shown) - 1), min(CASES, len(shown))).round().astype(int)
+    ):
+        sample, drawn = shown[index]
+        mask = max(drawn, key=lambda each: int(each.bitmap.sum()))
         image, box = read_image(dataset, sample), mask_box(mask.bitmap)
         answers = {name: each.set_image(image).predict(boxes=box) for name, each in predictors.items()}
         routed = [answer for answer in answers.values() if answer.decision is not None]
