@@ -9,9 +9,7 @@ from itertools import groupby
 from casam_cache.fingerprint import digest
 from casam_cache.training.items import Items, Row
 
-FEWEST_GROUPS = (
-    20  # with masks: a fifth of fewer are two or three, which choose by chance, and training misses them
-)
+FEWEST_GROUPS = 8  # with masks: what fewer would leave to choose on says too little, and costs too much
 MOST_MASKS = 64  # of a task: a look at the held-out images is to cost seconds
 
 
@@ -28,7 +26,7 @@ def hold_out(items: Items, share: float) -> tuple[Items, Items | None]:
 
     Returns:
         Those to train on, in their order; those set apart that have masks, of each task no more than hold 64 masks.
-        None where the share is 0 or no task has twenty groups.
+        None where the share is 0 or no task has eight groups.
     """
     apart: list[Row] = []
     taken: set[tuple[str, str]] = set()

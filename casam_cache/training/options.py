@@ -39,7 +39,7 @@ class TrainingOptions(BaseModel):
         min_steps: more epochs than `epochs` where that many are fewer optimiser steps; None is no minimum.
         max_steps: ends training early, in optimiser steps; None is no limit.
         held_out: share of the training images, in whole groups, that are set apart to choose the best state on; nothing
-            is set apart of a task with fewer than twenty groups. 0: the last state is what a fit gives.
+            is set apart of a task with fewer than eight groups. 0: the last state is what a fit gives.
         checks: how often states are compared on them, at ends of epochs.
         patience: checks without a better state after which training stops; None: never.
         precision: `bf16` is autocast with fp32 weights, `auto` is bf16 on CUDA and fp32 elsewhere.
