@@ -93,3 +93,13 @@ def test_joined_parts() -> None:
     assert first.item == ["a"], "the parts are left as they are"
     with pytest.raises(ValueError, match="after"):
         Outcomes.joined([first, table(["b"], {"dice": [0.25]})])
+
+
+def test_an_interval_of_shares_ends_at_nothing_and_at_all():
+    few = Outcomes(
+        ["t"] * 3, ["a", "b", "c"], ["a", "b", "c"], [1] * 3, [1] * 3, [9] * 3, [0.5] * 3,
+        {"iou": [0.02, 0.4, 0.05], "hd95": [0.02, 0.4, 0.05]},
+    )  # fmt: skip
+    found = score(few)
+    assert found["iou"].low == 0 < found["iou"].high < 1
+    assert found["hd95"].low < 0, "pixels have no such end that is known here"

@@ -269,9 +269,9 @@ def _clicks(
         found.append(
             ClickScore(
                 click,
-                mean_interval(base, groups),
-                mean_interval(own, groups),
-                difference_interval(own, base, outcomes.group),
+                mean_interval(base, groups).within(0, 1),
+                mean_interval(own, groups).within(0, 1),
+                difference_interval(own, base, groups),
             )
         )
     return tuple(found)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -52,6 +52,10 @@ class Interval:
     groups: int
     undefined: int
     p: float = math.nan
+
+    def within(self, least: float, most: float) -> Interval:
+        """The same, its ends no further than what the values can be: a mean of shares is a share."""
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
 
     def to_json(self) -> dict[str, float | int | None]:
         """Plain JSON data, null for NaN."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.metrics.intervals import Interval, difference_interval, mean_interval
+from casam_cache.metrics.registry import STANDARD
 from casam_cache.training import mask_tables
 
 FILE = "outcomes.csv"
@@ -113,6 +114,7 @@ def score(outcomes: Outcomes) -> Score:
     """Each metric's mean over the masks, with its interval by groups."""
     groups = _groups(outcomes)
     intervals = {name: mean_interval(values, groups) for name, values in outcomes.scores.items()}
+    intervals |= {name: intervals[name].within(0, 1) for name in STANDARD if name in intervals}
     return Score(intervals, intervals["iou"].values, intervals["iou"].undefined)
 
 
