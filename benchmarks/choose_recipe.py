@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from common import measured_with, provenance
+from common import measured_with, provenance, write_result
 
 from casam_cache import fit_task
 from casam_cache.bench.tasks import Tasks
-from casam_cache.fingerprint import finite_json
 from casam_cache.store import find_stores
 
 FIXED = {"norm": "none", "schedule": "cosine", "epochs": 1, "held_out": 0.2}
@@ -145,9 +144,7 @@ def main() -> None:
         **provenance(torch.device("cpu")), "model": options.model, "weights": weights, "fixed": FIXED, "space": space,
         "trials": trials, "best": best(trials, tasks)["options"], "leave_one_out": left_out,
     }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(finite_json(made), indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(page(made, tasks)) + "\n")
+    write_result(options.out, made, page(made, tasks))
 
 
 def page(made: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:

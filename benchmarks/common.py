@@ -19,6 +19,7 @@ import torch
 from casam_cache import __version__
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.devices import choose_device
+from casam_cache.fingerprint import finite_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -120,6 +121,19 @@ def record(
     table = "\n".join(markdown(merge_rows(path, row, key)))
     path.with_suffix(".md").write_text(table + "\n")
     return table
+
+
+def write_result(name: Path, made: dict[str, Any], page: Sequence[str]) -> None:
+    """Writes NAME.json, null where a number is undefined, and NAME.md beside it.
+
+    Args:
+        name: without an ending.
+        made: what was measured, with its provenance.
+        page: lines of the page.
+    """
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.with_suffix(".json").write_text(json.dumps(finite_json(made), indent=1) + "\n")
+    name.with_suffix(".md").write_text("\n".join(page) + "\n")
 
 
 def run_on_phantoms(

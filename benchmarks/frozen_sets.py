@@ -10,13 +10,12 @@ Writes NAME.md and NAME.json.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import measured_with, provenance
+from common import measured_with, provenance, write_result
 
 from casam_cache.bench.tasks import Tasks
 from casam_cache.heads.files import build_head
@@ -82,9 +81,7 @@ def main() -> None:
         f"{options.model}, weights {weights[:12]}; frozen, tight box of each true mask, percent, means over masks at "
         f"original resolution; 95 % intervals by groups. {measured_with(made)}",
     ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(made, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_result(options.out, made, lines)
 
 
 if __name__ == "__main__":

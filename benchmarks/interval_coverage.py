@@ -12,13 +12,12 @@ Writes benchmarks/results/interval_coverage.json and .md.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import measured_with, provenance
+from common import measured_with, provenance, write_result
 
 from casam_cache.metrics.intervals import mean_interval
 
@@ -110,9 +109,7 @@ def main() -> None:
         f"Percent of {options.repeats} simulations (standard error {error:.1f}) in which the 95 % interval held the "
         f"true mean; none: too few groups, nothing is printed. {measured_with(made)}",
     ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(made, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_result(options.out, made, lines)
     print("\n".join(lines))
 
 
