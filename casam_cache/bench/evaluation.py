@@ -262,7 +262,7 @@ def _clicks(
     if not clicks:
         return ()
     after, before = fitted.read_clicks(runs), frozen.read_clicks(runs)
-    groups = [f"{task}\0{group}" for task, group in zip(outcomes.task, outcomes.group, strict=True)]
+    groups = outcomes.task_groups
     found = []
     for click in range(1, clicks + 1):
         own, base = after.after(click), before.after(click)

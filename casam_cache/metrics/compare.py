@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST_FREEDOM = 2.0
+from casam_cache.metrics.intervals import LEAST_FREEDOM
 
 
 @dataclass(frozen=True)

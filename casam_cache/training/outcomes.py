@@ -39,6 +39,11 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.item)
 
+    @property
+    def task_groups(self) -> list[str]:
+        """The group of each mask, named with its task: groups of different tasks are different ones."""
+        return [f"{task}\0{group}" for task, group in zip(self.task, self.group, strict=True)]
+
     @classmethod
     def joined(cls, parts: Iterable[Outcomes]) -> Outcomes:
         """The rows of all parts, one part after the other; all must have the same metrics."""
@@ -112,15 +117,10 @@ def _number(value: float) -> float | None:
 
 def score(outcomes: Outcomes) -> Score:
     """Each metric's mean over the masks, with its interval by groups."""
-    groups = _groups(outcomes)
+    groups = outcomes.task_groups
     intervals = {name: mean_interval(values, groups) for name, values in outcomes.scores.items()}
     intervals |= {name: intervals[name].within(0, 1) for name in STANDARD if name in intervals}
     return Score(intervals, intervals["iou"].values, intervals["iou"].undefined)
-
-
-def _groups(outcomes: Outcomes) -> list[str]:
-    """The group of each mask; names of different tasks differ."""
-    return [f"{task}\0{group}" for task, group in zip(outcomes.task, outcomes.group, strict=True)]
 
 
 def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
@@ -134,7 +134,7 @@ def gain(fitted: Outcomes, frozen: Outcomes) -> dict[str, Interval]:
             raise ValueError("the two outcome tables are not of the same masks")
     if fitted.scores.keys() != frozen.scores.keys():
         raise ValueError("the two outcome tables are not of the same metrics")
-    groups = _groups(fitted)
+    groups = fitted.task_groups
     return {
         name: difference_interval(values, frozen.scores[name], groups)
         for name, values in fitted.scores.items()
