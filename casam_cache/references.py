@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -113,15 +112,15 @@ def load_file(path: Path) -> ModuleType:
     if name in sys.modules:
         _run[name] = _run.pop(name, sys.modules[name])  # the last one again
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise CasamError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pydantic look their module up by its name
     vars(module)[_SOURCE] = source  # the file may be edited while this process goes on
     try:
         with _importable(path.parent):
-            spec.loader.exec_module(module)
+            # What was read, not what a cache of bytecode holds: that one takes an edit of the same second and the same
+            # length for none.
+            exec(compile(source, path, "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, Exception):

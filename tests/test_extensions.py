@@ -5,6 +5,7 @@ The files are the examples of the pages; that each of them keeps its contract is
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from bench_sets import draw_set, finished, kinds
 from conftest import Casam
 
 from casam_cache.fingerprint import digest_file
+from casam_cache.references import load_file
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -110,6 +112,15 @@ def test_a_reader_a_router_a_pooling_and_a_metric_in_one_bench(
     made = kinds(finished(casam.folder / "casam_runs").keys() - before.keys())
     assert "evaluate" in made
     assert not {"fit", "router", "query"} & set(made), "only scores are made again"
+
+
+def test_an_edit_of_the_same_length_in_the_same_second_is_run(tmp_path: Path) -> None:
+    """Caches of bytecode are dated by the second and the length of their source; they would give the old class."""
+    file = tmp_path / "mine.py"
+    for value in (1, 2):
+        file.write_text(f"class Mine:\n    value = {value}\n")
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+        assert load_file(file).Mine.value == value
 
 
 CARRIED = """
