@@ -1,6 +1,6 @@
-"""The segmentation loss on low-res logits: 20 * focal + Dice + squared error of the IoU head.
+"""The segmentation loss on low-res logits: 20 * focal + Dice + squared error of the IoU head's estimate.
 
-SAM-Med2D's terms and weights. It sums Dice and IoU over the batch, which lets large masks drown small ones
+SAM-Med2D's terms and weights; the paper names no loss. SAM-Med2D sums Dice and IoU over the batch, which lets large masks drown small ones
 and ties the loss to the batch; here each term is computed for each mask and then averaged. Padding has no
 weight.
 """
@@ -114,7 +114,9 @@ def squared_error(logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tens
 def mask_iou(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The IoU (P,) of the thresholded prediction (logit > 0), which the IoU head has to foresee.
 
-    No gradient passes: the head is to judge the mask, not the mask to please the head.
+    No gradient passes through it: a threshold has none. The term's gradient goes by the estimate alone. Where the head
+    is trained it learns to judge; where it is frozen, before it an Alignment Layer, the layer learns features by which
+    the frozen head judges rightly, and the mask itself is moved by focal and Dice only.
     """
     predicted = (logits > 0).float() * weight
     both = (predicted * target).sum((1, 2))
