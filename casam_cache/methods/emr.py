@@ -9,8 +9,8 @@ tau_t = A_t - A_0 and everything but lambda taken number by number:
     lambda_t = sum |tau_t| / sum |M_t * tau_uni|, one factor over all parameters           (rescale)
     merged_t = A_0 + lambda_t * M_t * tau_uni
 
-lambda_t is EMR-Merging's own; the paper only says that it calibrates to the scale of the task's vector. It undoes what the
-election adds where tasks agree and what the mask takes away where they do not, so it can lie on either side of one.
+lambda_t is EMR-Merging's own; the paper only says that it calibrates to the scale of the task's vector. It undoes what
+the election adds where tasks agree and what the mask takes away where they do not: it can be below one, or above.
 
 Masks and factors say which task an image is of: EMR needs to be told (`routing=oracle`), or a router has to find out
 (`routing=density`, CA-SAM's). Results state which. Before its task is learnt, an image goes to the frozen SAM under an

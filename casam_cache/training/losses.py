@@ -1,8 +1,8 @@
 """The segmentation loss on low-res logits: 20 * focal + Dice + squared error of the IoU head's estimate.
 
-SAM-Med2D's terms and weights; the paper names no loss. SAM-Med2D sums Dice and IoU over the batch, which lets large masks drown small ones
-and ties the loss to the batch; here each term is computed for each mask and then averaged. Padding has no
-weight.
+SAM-Med2D's terms and weights; the paper names no loss. SAM-Med2D sums Dice and IoU over the batch, which lets large
+masks drown small ones and ties the loss to the batch; here each term is computed for each mask and then averaged.
+Padding has no weight.
 """
 
 from __future__ import annotations
