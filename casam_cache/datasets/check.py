@@ -63,6 +63,7 @@ class TaskReport:
         sizes: smallest and largest by area, and most common (height, width); none when no image was readable.
         kinds: number of images by channels and bits, e.g. `{"grey 16 bit": 3, "RGB 8 bit": 10}`.
         problems: everything found wrong.
+        notes: as in `Dataset`.
     """
 
     task: str
@@ -80,6 +81,7 @@ class TaskReport:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -182,6 +184,7 @@ def check_dataset(dataset: Dataset, progress: ImagesDone | None = None) -> TaskR
         sizes=_sizes(sizes),
         kinds=dict(sorted(Counter(look.kind for look in looks if look.kind).items())),
         problems=problems,
+        notes=dataset.notes,
     )
 
 

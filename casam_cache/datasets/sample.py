@@ -169,6 +169,7 @@ class Dataset:
         problems: everything found wrong, in the order of the files.
         split_source: where the split came from, for people.
         options: what the dataset was read with.
+        notes: lines for people about what was recognised or decided, said before anything is encoded.
         read_by: set by `read_dataset`; ask for `reader`.
     """
 
@@ -181,6 +182,7 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     split_source: str = ""
     options: DatasetOptions = field(default_factory=DatasetOptions)
+    notes: tuple[str, ...] = ()
     read_by: Reader | None = field(default=None, compare=False)
 
     @property

@@ -72,6 +72,9 @@ def estimate_task(
         CasamError: the dataset, the store or the checkpoint cannot be used.
     """
     dataset = read_dataset(root, options.dataset, reader=options.reader)
+    if warn is not None:
+        for note in dataset.notes:
+            warn(f"{dataset.task}: {note}")
     path = store_path(stores, dataset.task, options.backbone_name)
     fetch = BACKBONES.get(options.model).to_fetch(options.checkpoint)
     arrays = (EMBEDDING, *options.extra)

@@ -60,6 +60,9 @@ def encode_task(
     """
     parse_intensity(options.intensity)
     dataset = read_dataset(root, options.dataset, reader=options.reader)
+    say = warn or (lambda line: None)
+    for note in dataset.notes:
+        say(f"{dataset.task}: {note}")
     if not dataset.samples:
         detail = "; ".join(str(problem) for problem in dataset.problems[:3])
         raise DatasetError(
@@ -73,7 +76,6 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
-    say = warn or (lambda line: None)
     for note in backbone.notes:
         say(note)
     check_store_name(path, backbone, options, warn)

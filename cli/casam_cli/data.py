@@ -80,6 +80,8 @@ def _unused(folder: Path, name: str) -> Path:
 def _show(task: Any, picture: str | None) -> None:
     out = console.show_result
     out(f"{task.task}  {task.path}")
+    for note in task.notes:
+        out(f"  {note}")
     out(f"  images {task.images}, masks {task.objects} ({task.mask_mode}: {task.mask_reason})")
     out(f"  without any mask content {task.empty}, unlabelled {task.unlabelled}")
     for name, (height, width) in task.sizes.items():
