@@ -247,6 +247,8 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     assert {"prompts", "computed", "files"} <= set(evaluated)
     yield "export", casam.json("export", report["run"], "--onnx", "out")
     assert casam.json("models")["models"][0]["name"] == "lite_medsam"
+    yield "data list", casam.json("data", "list")
+    yield "data show", casam.json("data", "show", "camo")
     yield from run_bench(casam, encode, discs)
     yield from run_runs(casam, report)
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")

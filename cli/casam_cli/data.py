@@ -1,4 +1,4 @@
-"""`casam data check | phantoms`: look at a dataset before encoding it; draw one to try things on."""
+"""`casam data check | list | show | phantoms`: look at datasets before encoding them; draw one to try things on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import typer
 
-from casam_cli import console, dataset_options
+from casam_cli import catalogue, console, dataset_options
 
 data_app = typer.Typer(help="Look at datasets before encoding them, or draw phantoms.", no_args_is_help=True)
+data_app.command("list")(catalogue.list_datasets)
+data_app.command("show")(catalogue.show_dataset)
 
 
 @data_app.command()
