@@ -14,6 +14,7 @@ from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import MethodRef
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
+from casam_cache.bench.volumes import VolumeScore, volume_scores
 from casam_cache.config import validated
 from casam_cache.engine.runs import RECORD, Changed, Record, Runs, read_record
 from casam_cache.engine.schedule import PlanProgress, run_plan
@@ -59,6 +60,7 @@ class PromptScore:
         gain: paired difference fitted - frozen by metric.
         outcomes, frozen_outcomes: folders with the scores of each mask and, of clicks, after each click.
         clicks: IoU after each click; empty for other prompts.
+        volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
     """
 
     prompt: str
@@ -68,6 +70,7 @@ class PromptScore:
     outcomes: str
     frozen_outcomes: str
     clicks: tuple[ClickScore, ...] = ()
+    volumes: tuple[VolumeScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
@@ -77,6 +80,7 @@ class PromptScore:
             "frozen": self.frozen.to_json(),
             "gain": {name: interval.to_json() for name, interval in self.gain.items()},
             "clicks": [click.to_json() for click in self.clicks],
+            "volumes": [each.to_json() for each in self.volumes],
             "outcomes": self.outcomes,
             "frozen_outcomes": self.frozen_outcomes,
         }
@@ -253,6 +257,7 @@ def _score(runs: Runs, kind: EvaluationPrompt, fitted: Evaluate, frozen: Evaluat
         outcomes=str(runs.folder(fitted)),
         frozen_outcomes=str(runs.folder(frozen)),
         clicks=_clicks(runs, kind.clicks, after, fitted, frozen),
+        volumes=volume_scores(fitted.read_volumes(runs), frozen.read_volumes(runs)),
     )
 
 

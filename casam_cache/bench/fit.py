@@ -15,6 +15,7 @@ from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
+from casam_cache.bench.volumes import VolumeScore, volume_scores
 from casam_cache.config import parse_assignments, parse_settings
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
@@ -58,6 +59,7 @@ class FitReport:
             there were too few groups, or none were asked for: then it is the last.
         steps: optimiser steps taken.
         groups: of the training images with masks (patients, slides).
+        volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
     """
 
     task: str
@@ -79,6 +81,7 @@ class FitReport:
     chosen: Mapping[str, Any] | None = None
     steps: int = 0
     groups: int = 0
+    volumes: tuple[VolumeScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
@@ -87,6 +90,7 @@ class FitReport:
         return {
             **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains,
             "chosen": None if self.chosen is None else dict(self.chosen),
+            "volumes": [each.to_json() for each in self.volumes],
         }  # fmt: skip
 
 
@@ -178,6 +182,7 @@ def fit_task(
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
         groups=tasks.split(task, "train").groups,
+        volumes=volume_scores(fitted.read_volumes(folder), frozen.read_volumes(folder)),
     )
 
 

@@ -9,8 +9,10 @@ from casam_cache.bench.fit import FitReport
 from casam_cache.metrics.base import MetricFacts
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
+from casam_cache.report.interval_cells import interval_cell
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.report.prompt_words import explained_prompts
+from casam_cache.report.volume_table import volume_notes, volume_section
 from casam_cache.training.held_out import FEWEST_GROUPS
 
 COLUMNS = (
@@ -23,7 +25,7 @@ COLUMNS = (
 
 
 def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
-    """Frozen against fitted: a line a task and metric, and what the numbers mean below."""
+    """Frozen against fitted: a line a task and metric, volumes under the slices, and what the numbers mean below."""
     metrics = facts_of(reports[0].test.metrics)
     lines = [
         Line(
@@ -55,8 +57,14 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
         *_states(reports),
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
         *explained_prompts([first.prompt]),
+        *dict.fromkeys(note for report in reports for note in volume_notes(report.volumes)),
     )
-    return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)),), notes)
+    volumes = [
+        volume_section(report.volumes, "volumes" if len(reports) == 1 else f"volumes of {report.task}")
+        for report in reports
+        if report.volumes
+    ]
+    return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)), *volumes), notes)
 
 
 def _without_interval(reports: Sequence[FitReport]) -> list[str]:
@@ -121,13 +129,3 @@ def _cells(
         "gain": interval_cell(gain, metric, "+"),
     }
     return cells if masks is None else {"masks": Cell(str(masks), masks), **cells}
-
-
-def interval_cell(interval: Interval, metric: MetricFacts, sign: str = "") -> Cell:
-    """`71.2 [68.0, 74.1]`; only the mean where there is no interval, a dash where that is undefined."""
-    if math.isnan(interval.mean):
-        return Cell("-")
-    factor = 100 if metric.percent else 1
-    mean, low, high = (factor * value for value in (interval.mean, interval.low, interval.high))
-    edges = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-    return Cell(f"{mean:{sign}.1f}{edges}", mean)

@@ -13,10 +13,11 @@ from casam_cache.fingerprint import finite_json
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.report.figures import prompt_picture
-from casam_cache.report.fit_table import interval_cell
 from casam_cache.report.formats import FORMATS
+from casam_cache.report.interval_cells import interval_cell
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.report.prompt_words import explained_prompts
+from casam_cache.report.volume_table import volume_notes, volume_section
 from casam_cache.store.files import make_directory, write_all
 
 NAME = "prompts"
@@ -30,7 +31,7 @@ COLUMNS = (
 
 
 def prompt_table(report: PromptReport, *, title: str = "") -> Table:
-    """IoU from each prompt, a line each; below, for clicks, after each of them."""
+    """IoU from each prompt, a line each; below, for clicks, after each of them, and the volumes from each prompt."""
     lines = tuple(
         _line(each.prompt, each.fitted.masks, each.frozen[METRIC], each.fitted[METRIC], each.gain[METRIC])
         for each in report.prompts
@@ -47,6 +48,9 @@ def prompt_table(report: PromptReport, *, title: str = "") -> Table:
         for each in report.prompts
         if each.clicks
     )
+    volumes = tuple(
+        volume_section(each.volumes, f"{each.prompt}, volumes") for each in report.prompts if each.volumes
+    )
     undefined = report.prompts[0].fitted.undefined
     notes = (
         *([f"{report.model}: {report.stand_in}."] if report.stand_in else []),
@@ -55,8 +59,9 @@ def prompt_table(report: PromptReport, *, title: str = "") -> Table:
         " groups.",
         *explained_prompts([each.prompt for each in report.prompts]),
         f"Masks read as {report.mask_mode}." + (f" {undefined} empty masks left out." if undefined else ""),
+        *dict.fromkeys(note for each in report.prompts for note in volume_notes(each.volumes)),
     )
-    return Table(NAME, title, "prompt", (Section("", COLUMNS, lines), *clicks), notes)
+    return Table(NAME, title, "prompt", (Section("", COLUMNS, lines), *clicks, *volumes), notes)
 
 
 def _line(label: str, masks: int, frozen: Interval, fitted: Interval, gain: Interval) -> Line:

@@ -23,6 +23,24 @@ ALL = "all"  # of a set that nothing was trained on: its images of every split
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Where an image lies in the volume that it is a slice of.
+
+    Attributes:
+        volume: what it is a slice of, unique in its task.
+        index: of the slice, from 0, along the axis the volume was cut along.
+        spacing: mm from slice to slice of those that were taken, from row to row, and from column to column; None where
+            it is unknown.
+        step: how many slices further the next one is that was taken; 1 where all were.
+    """
+
+    volume: str
+    index: int
+    spacing: tuple[float, float, float] | None = None
+    step: int = 1
+
+
+@dataclass(frozen=True)
 class Item:
     """One image, without its pixels.
 
@@ -37,6 +55,7 @@ class Item:
             which task they are replayed, so that they do not repeat the prompts of their own task's training.
         view: which cached view of the image this is; empty for the image itself.
         variants: where else among the items the same image is, as other views; a visit draws one of all its places.
+        place: in a volume, where it is a slice of one.
     """
 
     id: str
@@ -48,6 +67,7 @@ class Item:
     purpose: tuple[str, ...] = ()
     view: str = ""
     variants: tuple[int, ...] = ()
+    place: Slice | None = None
 
 
 @dataclass(frozen=True)
