@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -108,11 +109,15 @@ class Problem:
 class DatasetOptions:
     """What a reader needs to be told; the same for every task of one command.
 
+    What is not given is taken from the store that is gone on with (`over`), and only then is the default meant. A new
+    option is one field here, of plain JSON data (a tuple for a list) and with a default that changes nothing for those
+    who do not give it, and one line in `casam_cli.dataset_options`; stores, `data check` and `encode` then know it.
+
     Attributes:
         masks: one of `MASK_MODES`, or None to decide between binary and classes from all values of the
             dataset.
         unlabelled: images without a mask are kept (unlabelled) instead of being reported and left out.
-        group_regex: finds the group in an id: its first capture group, or the whole match.
+        group_regex: finds the group in an id: its first capture group, or the whole match; empty is None.
         test_fraction: share of the images that become test where the dataset itself has no split; 1 makes all
             test.
         val_fraction: share of the train images, in whole groups, that become validation.
@@ -128,9 +133,16 @@ class DatasetOptions:
     seed: int = 0
     max_pixels: int = DEFAULT_MAX_PIXELS
 
+    def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
+        made = super().__new__(cls)
+        names = [field.name for field in fields(cls)]
+        object.__setattr__(made, "_given", frozenset((*names[: len(values)], *named)))
+        return made
+
     def __post_init__(self) -> None:
-        if self.masks == "auto":
-            object.__setattr__(self, "masks", None)
+        for name, unset in (("masks", "auto"), ("group_regex", "")):
+            if getattr(self, name) == unset:
+                object.__setattr__(self, name, None)
         if self.masks is not None and self.masks not in MASK_MODES:
             raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")
         if not 0 <= self.test_fraction <= 1:
@@ -149,6 +161,27 @@ class DatasetOptions:
                     f"the group pattern '{self.group_regex}' is not a regular expression: {error}",
                     r"for example --group-regex '^(patient\d+)_'",
                 ) from None
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the fields that were given when this was made, be it with the value that they have by default."""
+        found: frozenset[str] = self.__dict__.get("_given", frozenset())
+        return found
+
+    def over(self, recorded: Mapping[str, Any]) -> DatasetOptions:
+        """These options where they were given, else those of `recorded`, which `to_json` of an earlier run gave.
+
+        Raises:
+            OptionError: `recorded` has an option that this release does not know.
+        """
+        unknown = recorded.keys() - {field.name for field in fields(self)}
+        if unknown:
+            raise OptionError(
+                f"made with the dataset option '{min(unknown)}', which this release does not know",
+                "pip install --upgrade casam-cache",
+            )
+        kept = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+        return DatasetOptions(**{**kept, **{name: getattr(self, name) for name in self.given}})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from casam_cache.datasets import find_tasks
+from casam_cache.encode.begun import as_begun
 from casam_cache.encode.finished import finished_report
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
@@ -40,7 +41,8 @@ def encode_dataset(
     say = None if warn is None else _once(warn)
     reports = []
     for root in find_tasks(Path(path), options.reader):
-        report = finished_report(root, Path(store), options)
+        asked = as_begun(root, Path(store), options, say)
+        report = finished_report(root, Path(store), asked)
         if report is None:
             from casam_cache.encode.task import encode_task
 
@@ -48,7 +50,7 @@ def encode_dataset(
                 if progress is not None:
                     progress(task, done, total, note, rate)
 
-            report = encode_task(root, Path(store), options, progress=shown, warn=say)
+            report = encode_task(root, Path(store), asked, progress=shown, warn=say)
         reports.append(report)
         if on_task is not None:
             on_task(report)

@@ -16,6 +16,7 @@ from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.registry import BACKBONES, load_backbone
 from casam_cache.datasets import read_dataset
+from casam_cache.encode.begun import as_begun, recorded_attributes, say_what_changed
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.store_name import check_store_name
 from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precision_of
@@ -71,11 +72,14 @@ def estimate_task(
     Raises:
         CasamError: the dataset, the store or the checkpoint cannot be used.
     """
+    options = as_begun(root, stores, options, warn)
     dataset = read_dataset(root, options.dataset, reader=options.reader)
     if warn is not None:
         for note in dataset.notes:
             warn(f"{dataset.task}: {note}")
     path = store_path(stores, dataset.task, options.backbone_name)
+    if warn is not None:
+        say_what_changed(recorded_attributes(path), dataset, warn)
     fetch = BACKBONES.get(options.model).to_fetch(options.checkpoint)
     arrays = (EMBEDDING, *options.extra)
     views = [View(name) for name in options.views]

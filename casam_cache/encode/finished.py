@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
     Args:
         root: dataset folder.
         stores: folder of stores.
-        options: what is asked now; device, workers and batch size do not matter to a finished store.
+        options: what is asked now, as `as_begun` gives it; device, workers and batch size do not matter to a finished
+            store.
     """
     store = store_path(stores, task_name(root), options.backbone_name)
     try:
@@ -80,9 +82,30 @@ def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeRepo
         write_file(path, json.dumps(memory).encode())
 
 
-def forget(store: Path) -> None:
-    """Before anything changes: the store is no longer known to be complete."""
-    memory_path(store).unlink(missing_ok=True)
+def forget(store: Path, asked: Mapping[str, Any] | None = None) -> None:
+    """Before anything changes: the store is no longer known to be complete.
+
+    Args:
+        store: its path.
+        asked: how the run that begins reads the dataset (see `unfinished_request`), so that the next run can go on
+            so if this one is interrupted. None keeps what an interrupted run was asked.
+    """
+    path = memory_path(store)
+    asked = asked or unfinished_request(store)
+    if not asked:
+        path.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(StoreError):
+        write_file(path, json.dumps({"unfinished": asked}).encode())
+
+
+def unfinished_request(store: Path) -> dict[str, Any]:
+    """How a run that did not finish was to read the dataset: `{"options", "reader"}` as annotations record them."""
+    try:
+        found = json.loads(memory_path(store).read_text()).get("unfinished", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def remembered_files(store: Path) -> dict[str, tuple[int, int]]:

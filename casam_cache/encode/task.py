@@ -16,6 +16,7 @@ from casam_cache.backbones.race import fitting_batch
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
 from casam_cache.encode.annotate import Annotated, annotate, described_reader, recorded_reader
+from casam_cache.encode.begun import recorded_attributes, say_what_changed
 from casam_cache.encode.decode import Preprocessing, source_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
 from casam_cache.encode.options import EncodeOptions
@@ -46,7 +47,7 @@ def encode_task(
     Args:
         root: dataset folder; its name is the task's.
         stores: folder of stores; DIR/TASK/BACKBONE.zarr is made or continued.
-        options: what to do.
+        options: what to do, as `as_begun` gives it.
         progress: called with (items done, items in all, note, items/s) while encoding.
         warn: called with a line for a person where something unusual is done.
 
@@ -76,6 +77,7 @@ def encode_task(
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
+    say_what_changed(recorded_attributes(path), dataset, say)
     for note in backbone.notes:
         say(note)
     check_store_name(path, backbone, options, warn)
@@ -85,7 +87,7 @@ def encode_task(
     _check_compiles(path, backbone, options)
     with _open_writer(path, backbone, options) as writer:
         previously = remembered_files(path)
-        forget(path)
+        forget(path, {"options": dataset.options.to_json(), "reader": described_reader(dataset.reader)})
         remember_backbone(stores, backbone)
         for name in options.extra:
             shape = backbone.feature_shape(name)

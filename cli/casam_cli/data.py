@@ -15,35 +15,25 @@ data_app.command("show")(catalogue.show_dataset)
 
 
 @data_app.command()
+@dataset_options.takes_dataset_options
 def check(
     path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
     reader: str | None = dataset_options.READER,
-    masks: str = dataset_options.MASKS,
-    unlabelled: bool = dataset_options.UNLABELLED,
-    group_regex: str | None = dataset_options.GROUP_REGEX,
-    test_fraction: float = dataset_options.TEST_FRACTION,
-    val_fraction: float = dataset_options.VAL_FRACTION,
-    split_seed: int = dataset_options.SPLIT_SEED,
-    max_pixels: int = dataset_options.MAX_PIXELS,
+    read_as: Any = None,
     sheets: Path = typer.Option(Path("casam_check"), help="Folder that contact sheets are written to."),
     json_: bool = console.JsonOption,
 ) -> None:
     """Print what was found and every problem by file, and draw a contact sheet; exit code 1 if anything is unusable."""
-    from casam_cache.datasets import DatasetOptions
     from casam_cache.datasets.check import check as check_datasets
     from casam_cache.datasets.contact_sheet import contact_sheet
 
-    options = DatasetOptions(
-        masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
-        val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
-    )  # fmt: skip
     with console.bar("check") as bar:
-        report = check_datasets(path, options, lambda done, total: bar.update(done, total), reader)
+        report = check_datasets(path, read_as, lambda done, total: bar.update(done, total), reader)
     pictures = {}
-    for dataset in report.datasets:
-        if dataset.samples:
+    for found in report.datasets:
+        if found.samples:
             sheets.mkdir(parents=True, exist_ok=True)
-            pictures[dataset.task] = str(contact_sheet(dataset, _unused(sheets, dataset.task)))
+            pictures[found.task] = str(contact_sheet(found, _unused(sheets, found.task)))
     if json_:
         console.print_json({**report.to_json(), "contact_sheets": pictures})
     else:

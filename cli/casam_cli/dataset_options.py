@@ -1,6 +1,14 @@
-"""The options that say how a dataset is read, the same for every command that reads one."""
+"""The options that say how a dataset is read, the same for every command that reads one.
+
+A new one is a field of `casam_cache.datasets.DatasetOptions` and a line in `_Options`.
+"""
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, get_type_hints
 
 import typer
 
@@ -9,20 +17,65 @@ READER = typer.Option(
     metavar="NAME|FILE.py:CLASS",
     help="Reader of the dataset. The default is the one that recognises the folder.",
 )
-MASKS = typer.Option(
-    "auto",
-    help="What a mask's values mean: binary (one object), classes (a class each), instances (an object each), "
-    "components (every connected region is an object), or auto, which looks at all of them.",
-)
-UNLABELLED = typer.Option(False, "--unlabelled", help="Keep images that have no mask.")
-GROUP_REGEX = typer.Option(
-    None, help="Regular expression that finds the group (patient) in an id. Its first capture group counts."
-)
-TEST_FRACTION = typer.Option(
-    0.3, help="Share of the images that is kept for test, in whole groups, where the dataset has no split."
-)
-VAL_FRACTION = typer.Option(
-    0.0, help="Share of the training images that is set apart for validation, in whole groups."
-)
-SPLIT_SEED = typer.Option(0, help="Seed of the splits that are drawn here. Another seed draws other ones.")
-MAX_PIXELS = typer.Option(100_000_000, help="Images of more pixels are refused before they are decoded.")
+
+
+class _Options:
+    """A line for each field of `DatasetOptions`, by its name.
+
+    All are None unless given: `encode` then goes on with what the store was begun with.
+    """
+
+    masks: str | None = typer.Option(
+        None,
+        help="What a mask's values mean: binary (one object), classes (a class each), instances (an object each), "
+        "components (every connected region is an object), or auto, which looks at all of them.",
+    )
+    unlabelled: bool | None = typer.Option(
+        None, "--unlabelled/--no-unlabelled", help="Keep images that have no mask."
+    )
+    group_regex: str | None = typer.Option(
+        None,
+        help="Regular expression that finds the group (patient) in an id. Its first capture group counts.",
+    )
+    test_fraction: float | None = typer.Option(
+        None,
+        help="Share of the images that is kept for test, in whole groups, where the dataset has no split (0.3).",
+    )
+    val_fraction: float | None = typer.Option(
+        None, help="Share of the training images that is set apart for validation, in whole groups (0)."
+    )
+    seed: int | None = typer.Option(
+        None,
+        "--split-seed",
+        help="Seed of the splits that are drawn here. Another seed draws other ones (0).",
+    )
+    max_pixels: int | None = typer.Option(
+        None, help="Images of more pixels are refused before they are decoded (100000000)."
+    )
+
+
+def takes_dataset_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds all of `_Options` to a command, which gets what was given of them as `read_as`, a `DatasetOptions`."""
+    types = get_type_hints(_Options)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=vars(_Options)[name], annotation=kind)
+        for name, kind in types.items()
+    ]
+    own = inspect.signature(command, eval_str=True)
+    first = list(own.parameters).index("read_as")
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.parameters.values()
+    ]
+
+    @wraps(command)
+    def with_options(**arguments: Any) -> None:
+        from casam_cache.datasets import DatasetOptions
+
+        asked = {name: arguments.pop(name) for name in types}
+        given = {name: value for name, value in asked.items() if value not in (None, [])}
+        command(**arguments, read_as=DatasetOptions(**given))
+
+    parameters[first : first + 1] = options
+    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from casam_cache.encode.report import EncodeReport
 
 
+@dataset_options.takes_dataset_options
 def encode(
     path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
     store: Path = typer.Option(Path("casam_store"), help="Folder where the stores are kept."),
@@ -64,13 +65,7 @@ def encode(
         help="Store further views of each image too: flip_h, flip_v, rot90, rot180, rot270, scaleNN.",
     ),
     reader: str | None = dataset_options.READER,
-    masks: str = dataset_options.MASKS,
-    unlabelled: bool = dataset_options.UNLABELLED,
-    group_regex: str | None = dataset_options.GROUP_REGEX,
-    test_fraction: float = dataset_options.TEST_FRACTION,
-    val_fraction: float = dataset_options.VAL_FRACTION,
-    split_seed: int = dataset_options.SPLIT_SEED,
-    max_pixels: int = dataset_options.MAX_PIXELS,
+    read_as: Any = None,
     strict: bool = typer.Option(
         False, "--strict", help="Stop at the first image or mask that cannot be used."
     ),
@@ -85,7 +80,7 @@ def encode(
     """Run the frozen encoder once over a dataset and keep its features; go on where an earlier run stopped."""
     from pydantic import ValidationError
 
-    from casam_cache.datasets import DatasetOptions, find_tasks
+    from casam_cache.datasets import find_tasks
     from casam_cache.encode.options import EncodeOptions
 
     try:
@@ -98,10 +93,7 @@ def encode(
                 "extra": tuple(sorted(_listed(with_))),
                 "views": tuple(_listed(views)), "strict": strict, "update": update,
                 "reader": reader,
-                "dataset": DatasetOptions(
-                    masks=masks, unlabelled=unlabelled, group_regex=group_regex, test_fraction=test_fraction,
-                    val_fraction=val_fraction, seed=split_seed, max_pixels=max_pixels,
-                ),
+                "dataset": read_as,
             }
         )  # fmt: skip
     except ValidationError as error:
