@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from casam_cache.datasets.assign import assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.images import image_suffixes, load_array
 from casam_cache.datasets.labels import (
@@ -22,13 +23,6 @@ from casam_cache.datasets.labels import (
 from casam_cache.datasets.listing import SPLIT_CSV, is_dataset, listing, split_folders, walk
 from casam_cache.datasets.masks import iter_masks, size_mismatch
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample, SplitName
-from casam_cache.datasets.splits import (
-    carve_validation,
-    group_of,
-    read_split_csv,
-    refuse_parted_groups,
-    seeded_split,
-)
 from casam_cache.errors import CasamError, DatasetError
 
 EXPECTED = (
@@ -153,7 +147,7 @@ class FolderReader(Reader):
         problems = [problem for part in parts for problem in part.problems]
         _refuse_empty(path, parts, found, problems)
         found.sort(key=lambda one: one.id)
-        samples, source = _split(path, found, options, problems)
+        samples, source = assign_splits(path, found, options, problems)
         scans, headers = scan_files(
             [path / mask for sample in samples for mask in sample.masks],
             [path / sample.source for sample in samples],
@@ -231,95 +225,6 @@ def _refuse_empty(root: Path, parts: list[_Part], found: list[_Found], problems:
     raise DatasetError(
         f"{root}: {folders[0]}images/ is empty", "put the images there, or give another folder"
     )
-
-
-def _split(
-    root: Path, found: list[_Found], options: DatasetOptions, problems: list[Problem]
-) -> tuple[list[Sample], str]:
-    """Give each image its split and group; images without a row in `split.csv` become problems."""
-    if found[0].folder_split:
-        source = "folders train/ and test/"
-        groups = [
-            one.id if options.group_regex is None else group_of(one.name, options.group_regex)
-            for one in found
-        ]
-        splits = [one.folder_split or "train" for one in found]
-        refuse_parted_groups(zip([one.id for one in found], groups, splits, strict=True), root)
-    elif (root / SPLIT_CSV).is_file():
-        source = SPLIT_CSV
-        found, groups, splits = _from_table(root, found, options, problems)
-    else:
-        source = f"seeded, {options.test_fraction:g} of the images for test by group, seed {options.seed}"
-        groups = [group_of(one.name, options.group_regex) for one in found]
-        splits = seeded_split(groups, options.test_fraction, options.seed)
-        if len(set(groups)) < 2 and 0 < options.test_fraction < 1:
-            problems.append(Problem(".", "one group only: no test split", "check --group-regex", "warning"))
-    if options.val_fraction > 0:
-        if "val" in splits:
-            problems.append(
-                Problem(".", "has a validation split of its own: --val-fraction is not used", "", "warning")
-            )
-        else:
-            splits = carve_validation(groups, splits, options.val_fraction, options.seed)
-            if "val" in splits:
-                source += f"; {options.val_fraction:g} of train for validation by group, seed {options.seed}"
-            elif "train" in splits:
-                problems.append(
-                    Problem(".", "one train group only: no validation split", "check the groups", "warning")
-                )
-    samples = [
-        Sample(one.id, one.image, split, group, one.masks, one.labelled, one.one_object_a_file)
-        for one, split, group in zip(found, splits, groups, strict=True)
-    ]
-    return samples, source
-
-
-def _from_table(
-    root: Path, found: list[_Found], options: DatasetOptions, problems: list[Problem]
-) -> tuple[list[_Found], list[str], list[SplitName]]:
-    path = root / SPLIT_CSV
-    known = {one.id for one in found}
-    reported = {problem.sample for problem in problems if problem.sample}
-    chosen: dict[str, tuple[str, SplitName]] = {}
-    for row in read_split_csv(path):
-        name = unicodedata.normalize("NFC", row.id)
-        pure = PurePosixPath(name)
-        if name not in known and pure.suffix.lower() in image_suffixes():
-            name = pure.with_suffix("").as_posix()
-        if name in known:
-            if name in chosen:
-                raise DatasetError(
-                    f"{path}, line {row.line}: a second row for the id '{name}'", "keep one of the two"
-                )
-            chosen[name] = (row.group or group_of(name, options.group_regex), row.split)
-        elif name not in reported:
-            problems.append(
-                Problem(
-                    SPLIT_CSV, f"line {row.line}: no image has the id '{row.id}'", "remove the row", "warning"
-                )
-            )
-    for one in found:
-        if one.id not in chosen:
-            problems.append(
-                Problem(
-                    one.image,
-                    f"no row for the id '{one.id}' in {SPLIT_CSV}, left out",
-                    "add one",
-                    sample=one.id,
-                )
-            )
-    kept = [one for one in found if one.id in chosen]
-    if not kept:
-        raise DatasetError(
-            f"{path}: no row has the id of an image, for example '{found[0].id}'",
-            "an id is the path of the image inside images/, with or without suffix",
-        )
-    groups = [chosen[one.id][0] for one in kept]
-    splits = [chosen[one.id][1] for one in kept]
-    refuse_parted_groups(
-        ((one.id, group, split) for one, group, split in zip(kept, groups, splits, strict=True)), path
-    )
-    return kept, groups, splits
 
 
 def problem_of(error: CasamError, name: str, root: Path, sample: str = "") -> Problem:

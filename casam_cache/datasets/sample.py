@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 MASK_MODES = ("binary", "classes", "instances", "components")
+SPLIT_SOURCES = ("folders", "table", "drawn")
 DEFAULT_MAX_PIXELS = 100_000_000
 
 
@@ -122,6 +123,8 @@ class DatasetOptions:
             test.
         val_fraction: share of the train images, in whole groups, that become validation.
         seed: of both splits.
+        split_by: one of `SPLIT_SOURCES`: what says the split where a plain folder has several answers. None takes the
+            one there is, and a draw where there is none.
         max_pixels: larger images and masks are refused before they are decoded.
     """
 
@@ -132,6 +135,7 @@ class DatasetOptions:
     val_fraction: float = 0.0
     seed: int = 0
     max_pixels: int = DEFAULT_MAX_PIXELS
+    split_by: str | None = None
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -140,11 +144,15 @@ class DatasetOptions:
         return made
 
     def __post_init__(self) -> None:
-        for name, unset in (("masks", "auto"), ("group_regex", "")):
+        for name, unset in (("masks", "auto"), ("group_regex", ""), ("split_by", "auto")):
             if getattr(self, name) == unset:
                 object.__setattr__(self, name, None)
         if self.masks is not None and self.masks not in MASK_MODES:
             raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")
+        if self.split_by is not None and self.split_by not in SPLIT_SOURCES:
+            raise OptionError(
+                f"a split by '{self.split_by}' is unknown", f"available: auto, {', '.join(SPLIT_SOURCES)}"
+            )
         if not 0 <= self.test_fraction <= 1:
             raise OptionError(f"the test fraction is {self.test_fraction}", "give a number from 0 to 1")
         if not 0 <= self.val_fraction < 1:

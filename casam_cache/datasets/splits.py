@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from casam_cache.datasets.sample import SPLITS, DatasetOptions, SplitName
 from casam_cache.errors import DatasetError
 from casam_cache.fingerprint import digest
 
-_SPLIT_NAMES: dict[str, SplitName] = {
+SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -57,7 +57,10 @@ def read_split_csv(path: Path) -> tuple[SplitRow, ...]:
     header = lines[0] if lines else ""
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-    names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    try:
+        names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    except csv.Error as error:
+        raise _unreadable(path, 1, error) from None
     missing = [name for name in ("id", "split") if name not in names]
     if missing:
         raise DatasetError(
@@ -66,11 +69,11 @@ def read_split_csv(path: Path) -> tuple[SplitRow, ...]:
         )
     rows: list[SplitRow] = []
     seen: dict[str, int] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         name = (row[names["id"]] or "").strip().replace("\\", "/")
         if not name:
             continue
-        split = _SPLIT_NAMES.get((row[names["split"]] or "").strip().lower())
+        split = SPLIT_FOLDERS.get((row[names["split"]] or "").strip().lower())
         if split is None:
             raise DatasetError(
                 f"{path}, line {reader.line_num}: '{row[names['split']]}' is not a split (id '{name}')",
@@ -85,6 +88,23 @@ def read_split_csv(path: Path) -> tuple[SplitRow, ...]:
         group = (row[names["group"]] or "").strip() if "group" in names else ""
         rows.append(SplitRow(name, split, group, reader.line_num))
     return tuple(rows)
+
+
+def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        line = reader.line_num + 1  # the one that could not be finished
+        raise _unreadable(path, line, error) from None
+
+
+def _unreadable(path: Path, line: int, error: csv.Error) -> DatasetError:
+    if "field limit" in str(error):
+        return DatasetError(
+            f"{path}, line {line}: a field of more than {csv.field_size_limit():,} characters",
+            "look for a quotation mark that nothing closes; an id is the path of an image",
+        )
+    return DatasetError(f"{path}, line {line}: {error}", "save it as UTF-8 text, comma separated")
 
 
 def group_of(name: str, pattern: str | None) -> str:

@@ -49,6 +49,11 @@ class _Options:
         "--split-seed",
         help="Seed of the splits that are drawn here. Another seed draws other ones (0).",
     )
+    split_by: str | None = typer.Option(
+        None,
+        help="What says the split where several do: folders (images/train, images/test), table (split.csv), drawn, "
+        "or auto, which takes the one there is and refuses two that differ.",
+    )
     max_pixels: int | None = typer.Option(
         None, help="Images of more pixels are refused before they are decoded (100000000)."
     )
