@@ -1,0 +1,1 @@
+"""Readers of published datasets, each in the layout in which it is distributed."""
