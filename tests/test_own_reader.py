@@ -274,7 +274,7 @@ def test_readers_are_chosen_by_the_folder_or_by_name(
     assert type(find_reader(tmp_path / "set", "second")) is Second
     with pytest.raises(OptionError, match="unknown reader 'thrid'") as unknown:
         find_reader(tmp_path / "set", "thrid")
-    assert "folder, other, second" in unknown.value.hint
+    assert {"folder", "other", "second"} <= set(re.split(r"[ ,]+", unknown.value.hint))
     draw_dataset(tmp_path / "set")  # the built-in one comes first
     assert type(find_reader(tmp_path / "set")) is FolderReader
     casam("encode", tmp_path, "--reader", "folder", "--name", "tiny", "--dry-run")
