@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from casam_cache.datasets import Dataset, DatasetOptions, find_tasks, read_dataset, read_masks
-from casam_cache.datasets.listing import listing
+from casam_cache.datasets.places import listing
 from casam_cache.datasets.readers import task_name
 from casam_cache.errors import CasamError, DatasetError, OptionError
 
@@ -233,9 +233,11 @@ def test_empty_layouts(tmp_path: Path, names: list[str]) -> None:
 
 def test_masks_that_match_nothing_are_explained(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.png")
-    save(tmp_path / "masks" / "a_mask.png", MASK)
-    with pytest.raises(DatasetError, match=r"for example images/a\.png and masks/a_mask\.png"):
+    save(tmp_path / "masks" / "a_object.png", MASK)
+    match = r"images/a\.png and masks/a_object\.png: the ending '_object' of the mask keeps them apart"
+    with pytest.raises(DatasetError, match=match) as error:
         read_dataset(tmp_path)
+    assert "--unlabelled" not in error.value.hint
 
 
 def test_mixed_layouts_are_refused(tmp_path: Path) -> None:

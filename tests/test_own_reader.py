@@ -275,8 +275,16 @@ def test_readers_are_chosen_by_the_folder_or_by_name(
     with pytest.raises(OptionError, match="unknown reader 'thrid'") as unknown:
         find_reader(tmp_path / "set", "thrid")
     assert {"folder", "other", "second"} <= set(re.split(r"[ ,]+", unknown.value.hint))
-    draw_dataset(tmp_path / "set")  # the built-in one comes first
-    assert type(find_reader(tmp_path / "set")) is FolderReader
+    (tmp_path / "set" / "images").mkdir()  # images alone, whose masks another reader may know
+    monkeypatch.setattr(READERS, "_registered", {"other": Other})
+    assert type(find_reader(tmp_path / "set")) is Other
+    shutil.rmtree(tmp_path / "set" / "images")
+    draw_dataset(tmp_path / "set")
+    with pytest.raises(DatasetError, match="several readers: folder, other") as several:
+        find_reader(tmp_path / "set")
+    assert several.value.hint == "choose one: --reader folder or --reader other"
+    monkeypatch.setattr(Other, "precedence", 2)  # the layout of one data set
+    assert type(find_reader(tmp_path / "set")) is Other
     casam("encode", tmp_path, "--reader", "folder", "--name", "tiny", "--dry-run")
     assert casam.code == 0, casam.err
     casam("encode", tmp_path / "set" / "masks", "--reader", "other")

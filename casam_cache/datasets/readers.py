@@ -9,8 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from casam_cache.datasets.base import FilesDone, Reader, check_inside
-from casam_cache.datasets.folder import EXPECTED, FolderReader
+from casam_cache.datasets.folder import FolderReader
 from casam_cache.datasets.listing import entries
+from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
 from casam_cache.datasets.splits import refuse_parted_groups
 from casam_cache.errors import DatasetError
@@ -22,29 +23,34 @@ def find_reader(path: Path, name: str | Reader | None = None) -> Reader | None:
 
     Args:
         path: the folder.
-        name: of the reader, or `FILE.py:Class`, or the reader itself. None takes the one that recognises the folder,
-            the built-in one first; never one from a file.
+        name: of the reader, or `FILE.py:Class`, or the reader itself. None takes the one that recognises the folder;
+            never one from a file.
 
     Raises:
         DatasetError: several readers recognise it.
         OptionError: there is no reader of that name.
         CasamError: a reader cannot be imported, or is none.
     """
-    if name is None and FolderReader().recognises(path):
-        return FolderReader()
     from casam_cache.datasets.registry import READERS  # pydantic: decoding processes do without
 
     if name is not None:
         named = name if isinstance(name, Reader) else READERS.get(name)()
         return named if named.recognises(path) else None
     installed = [cls() for cls in READERS.all().values() if file_sha256(cls) is None]
-    found = [reader for reader in installed if reader.recognises(path)]
+    heights = {reader: _height(reader, path) for reader in installed if reader.recognises(path)}
+    found = [reader for reader, height in heights.items() if height == max(heights.values())]
     if len(found) > 1:
         names = [reader.name for reader in found]
         raise DatasetError(
-            f"{path}: read by several readers: {', '.join(names)}", f"choose one: --reader {names[0]}"
+            f"{path}: read by several readers: {', '.join(names)}",
+            f"choose one: {' or '.join(f'--reader {name}' for name in names)}",
         )
     return found[0] if found else None
+
+
+def _height(reader: Reader, path: Path) -> int:
+    """Folders of images alone may have their masks in a format of their own beside them, which another reader knows."""
+    return 0 if type(reader) is FolderReader and not has_mask_files(path) else reader.precedence
 
 
 def task_name(path: Path | str) -> str:
