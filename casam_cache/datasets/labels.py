@@ -212,7 +212,7 @@ def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[s
         return "binary", "no mask to look at"
     two = count <= 2 and 0 in values.values
     if two and folders:
-        return "instances", "masks are folders with one file an object"
+        return "instances", "the masks of an image are one file an object"
     if two:
         return "binary", f"the masks hold {count} {kind}{'s' if count > 1 else ''}: {shown}"
     return "classes", f"the masks hold {count} {kind}{'s' if count > 1 else ''}: {shown}"

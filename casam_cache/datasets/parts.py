@@ -101,9 +101,9 @@ class Part:
                 one = Found(id, stem, paths[0], self.place.split)
                 if self.attach(one, maps, objects.get(stem, []), unlabelled):
                     found.append(one)
-        for mask, readings in self.pairs.ambiguous.items():
+        for mask, owners in self.pairs.ambiguous.items():
             if mask not in images:
-                shown = " and ".join(images[image][0] for image, _ in readings)
+                shown = " and ".join(images[image][0] for image, _ in owners)
                 message = f"two readings, it may be the mask of {shown}"
                 self.problems.append(Problem(masks[mask][0], message, "give it the name of its image"))
         self.report_orphans(images, masks)
