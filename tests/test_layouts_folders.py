@@ -14,7 +14,8 @@ from PIL import Image
 
 from casam_cache.datasets import Dataset, find_reader, find_tasks, read_dataset, read_masks
 from casam_cache.datasets.pairing import MASK_MARKS, nearest_pair, pair, split_marked, what_parts
-from casam_cache.datasets.places import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS
+from casam_cache.datasets.places import IMAGE_FOLDERS, MASK_FOLDERS
+from casam_cache.datasets.splits import SPLIT_FOLDERS
 from casam_cache.errors import DatasetError
 
 TINY = ("--model", "small", "--name", "tiny", "--checkpoint")

@@ -175,8 +175,8 @@ def _from_folders(root: Path, found: Sequence[Listed], options: DatasetOptions) 
         kept.append(one)
         splits += told
         folders = PurePosixPath(one.image).parts
-        depth = next(depth for depth, folder in enumerate(folders) if folder.lower() in SPLIT_FOLDERS)
-        sources.add("/".join(folders[: depth + 1]))
+        named = (depth for depth, folder in enumerate(folders) if folder.lower() in SPLIT_FOLDERS)
+        sources.add("/".join(folders[: next(named, 0) + 1]))  # else one such as train_images
     groups = [_group(one, options) for one in kept]
     refuse_parted_groups(zip([one.id for one in kept], groups, splits, strict=True), root)
     problems = [

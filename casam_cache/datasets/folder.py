@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from casam_cache.datasets.assign import assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
-from casam_cache.datasets.images import image_suffixes, load_array
+from casam_cache.datasets.images import load_array
 from casam_cache.datasets.labels import (
     MANY_CLASSES,
     ImageHeader,
@@ -19,11 +18,10 @@ from casam_cache.datasets.labels import (
     gather_values,
     scan_files,
 )
-from casam_cache.datasets.listing import SPLIT_CSV
 from casam_cache.datasets.masks import iter_masks, size_mismatch
-from casam_cache.datasets.parts import Found, Part, describe, refuse_nothing
+from casam_cache.datasets.parts import Part, describe, refuse_nothing
 from casam_cache.datasets.places import EXPECTED, find_places, listing
-from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample, SplitName
+from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample
 from casam_cache.errors import CasamError, DatasetError
 
 
@@ -85,8 +83,6 @@ class FolderReader(Reader):
 
     def file_of(self, source: str) -> str:
         return source
-
-
 
 
 def problem_of(error: CasamError, name: str, root: Path, sample: str = "") -> Problem:

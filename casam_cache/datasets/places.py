@@ -13,6 +13,7 @@ from casam_cache.datasets.images import image_suffixes
 from casam_cache.datasets.listing import SPLIT_CSV, entries, facts, walk
 from casam_cache.datasets.pairing import split_marked
 from casam_cache.datasets.sample import SPLITS, SplitName
+from casam_cache.datasets.splits import SPLIT_FOLDERS
 from casam_cache.errors import DatasetError
 
 EXPECTED = (
@@ -25,10 +26,6 @@ MASK_FOLDERS = (
     "ground truth", "ground truths", "segmentation", "segmentations", "seg", "segs", "manual", "1st manual",
     "2nd manual", "manual1", "manual2",
 )  # fmt: skip
-SPLIT_FOLDERS: dict[str, SplitName] = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
 _LOOKED_AT = 2000  # files of a folder that are looked at to see whether it holds any image
 
 
