@@ -16,8 +16,8 @@ from store_fakes import fill, open_writer, samples, tree
 
 from casam_cache.errors import StoreError
 from casam_cache.store import AnnotatedSample, Annotations, EmbeddingStore, write_annotations
-from casam_cache.store.annotations import decode_runs, encode_runs
 from casam_cache.store.flat import ChunkedReader, FlatSpec, chunk_files
+from casam_cache.store.runs import decode_runs, encode_runs
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,13 @@
 """Datasets: folders of images and masks, read into samples; decoding, splits, checks and pictures of them."""
 
+from casam_cache.cutout import Cutout
 from casam_cache.datasets.arrays import pixels_sha256, read_array, read_image, read_masks
 from casam_cache.datasets.base import Reader
 from casam_cache.datasets.check import CheckReport, TaskReport, check, check_dataset
 from casam_cache.datasets.contact_sheet import contact_sheet, overlay
 from casam_cache.datasets.images import image_size, load_image, parse_intensity
 from casam_cache.datasets.labels import decide_mode
-from casam_cache.datasets.masks import interior_point, mask_box, split_labels
+from casam_cache.datasets.masks import innermost, interior_point, mask_box, split_labels
 from casam_cache.datasets.readers import find_reader, find_tasks, read_dataset, task_name
 from casam_cache.datasets.sample import (
     MASK_MODES,
@@ -24,6 +25,7 @@ __all__ = [
     "MASK_MODES",
     "SPLITS",
     "CheckReport",
+    "Cutout",
     "Dataset",
     "DatasetOptions",
     "Mask",
@@ -40,6 +42,7 @@ __all__ = [
     "find_reader",
     "find_tasks",
     "image_size",
+    "innermost",
     "interior_point",
     "load_image",
     "mask_box",

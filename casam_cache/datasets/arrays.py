@@ -74,11 +74,12 @@ def read_masks(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = 
     path, reader = dataset.root / sample.source, dataset.reader
     try:
         for mask in reader.masks(dataset, sample, size):
-            if size is not None and mask.bitmap.shape != tuple(size):
-                raise size_mismatch(path, mask.bitmap.shape, size)
-            if mask.bitmap.dtype != np.bool_ or not mask.bitmap.any():
+            cutout = mask.cutout
+            if size is not None and cutout.size != tuple(size):
+                raise size_mismatch(path, cutout.size, size)
+            if cutout.pixels.dtype != np.bool_ or not cutout.pixels.any():
                 raise ImageError(
-                    f"{path}: the reader '{reader.name}' gives a mask that is empty or of {mask.bitmap.dtype}",
+                    f"{path}: the reader '{reader.name}' gives a mask that is empty or of {cutout.pixels.dtype}",
                     "a mask is a bool array with at least one pixel; leave out empty ones",
                 )
             yield mask

@@ -207,7 +207,7 @@ def _look(sample: Sample, dataset: Dataset) -> _Look:
     digest = pixels_sha256(array).hex() if file is None else digest_file(root / file)
     try:
         masks = read_masks(dataset, sample, size)
-        areas = tuple((mask.class_id, float(mask.bitmap.mean())) for mask in masks)
+        areas = tuple((mask.class_id, mask.cutout.area / (size[0] * size[1])) for mask in masks)
     except ImageError as error:
         named = (mask for mask in sample.masks if error.message.startswith(f"{root / mask}:"))
         problems.append(problem_of(error, next(named, [*sample.masks, name][0]), root, sample.id))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from casam_cache.cutout import Cutout
 from casam_cache.datasets.arrays import read_image, read_masks
 from casam_cache.datasets.sample import SPLITS, Dataset, Mask, Sample
 from casam_cache.errors import CasamError, ImageError
@@ -47,11 +48,12 @@ def overlay(
 
     colours = colours or [COLOURS[index % len(COLOURS)] for index in range(len(masks))]
     drawn = image.astype(np.float32)
-    for mask, rgb in sorted(zip(masks, colours, strict=True), key=lambda pair: -int(pair[0].bitmap.sum())):
-        colour = np.array(rgb, np.float32)
-        drawn[mask.bitmap] = (1 - opacity) * drawn[mask.bitmap] + opacity * colour
-        inner = ndimage.binary_erosion(mask.bitmap, np.ones((3, 3), bool))
-        drawn[mask.bitmap & ~inner] = colour
+    for mask, rgb in sorted(zip(masks, colours, strict=True), key=lambda pair: -pair[0].cutout.area):
+        colour, inside = np.array(rgb, np.float32), mask.cutout.pixels
+        rows, columns = inside.shape
+        part = drawn[mask.cutout.top :, mask.cutout.left :][:rows, :columns]
+        part[inside] = (1 - opacity) * part[inside] + opacity * colour
+        part[inside & ~ndimage.binary_erosion(inside, np.ones((3, 3), bool))] = colour
     return (drawn + 0.5).astype(np.uint8)
 
 
@@ -174,7 +176,8 @@ def _tile(
     draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), MISSING)
     try:
         image = read_image(dataset, sample, intensity)
-        masks = list(read_masks(dataset, sample, image.shape[:2]))
+        size = _fitted_size(image.shape[:2])
+        masks = [_shrunk(mask, size) for mask in read_masks(dataset, sample, image.shape[:2])]
     except ImageError as error:
         reason = error.message.rsplit("/", 1)[-1]
         for line in range(4):
@@ -184,9 +187,9 @@ def _tile(
     else:
         colours = [
             palette.get(mask.class_id, COLOURS[0]) if palette else COLOURS[index % len(COLOURS)]
-            for index, mask in enumerate(masks)
+            for index, (mask, _) in enumerate(masks)
         ]
-        picture = _fit(image, masks, colours)
+        picture = Image.fromarray(overlay(_fit(image, size), [mask for mask, _ in masks], colours))
         sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
         note = _note(sample, masks, dataset.mask_mode)
     draw.text((x, y + TILE + 4), _clip(draw, sample.id, 14, TILE), INK, _font(14))
@@ -197,26 +200,45 @@ def _tile(
     draw.text((x + split_width + 8, top), _clip(draw, note, 13, TILE - split_width - 8), GREY, _font(13))
 
 
-def _fit(image: np.ndarray, masks: list[Mask], colours: list[tuple[int, int, int]]) -> Image.Image:
-    """The image with its masks, fitted into a tile; drawn after scaling, so that outlines stay thin."""
-    height, width = image.shape[:2]
-    scale = TILE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(
-        Image.fromarray(image).resize(size, Image.Resampling.BILINEAR if scale > 1 else Image.Resampling.BOX)
-    )
-    fitted = []
-    for mask in masks:
-        # BOX averages, so that a thin object keeps a trace where nearest neighbour would lose it.
-        grey = Image.fromarray(mask.bitmap.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        bitmap = np.asarray(grey) >= 128
-        if not bitmap.any():
-            bitmap = np.asarray(grey) > 0
-        fitted.append(Mask(bitmap, mask.class_id, mask.instance))
-    return Image.fromarray(overlay(small, fitted, colours))
+def _fitted_size(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width in a tile of an image of this height and width."""
+    scale = TILE / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _note(sample: Sample, masks: list[Mask], mode: str) -> str:
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at its size in a tile; masks are drawn after scaling, so that outlines stay thin."""
+    resample = Image.Resampling.BILINEAR if max(image.shape[:2]) < TILE else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(image).resize(size[::-1], resample))
+
+
+def _shrunk(mask: Mask, size: tuple[int, int]) -> tuple[Mask, float]:
+    """A mask at its size in a tile, and its share of the image's area."""
+    cutout = mask.cutout.tight()
+    cells, pixels, inside = [], [], []
+    for axis, start in enumerate((cutout.top, cutout.left)):
+        scale = cutout.size[axis] / size[axis]  # of original pixels a pixel of the tile
+        first = max(0, int(start / scale) - 1)
+        last = min(size[axis], math.ceil((start + cutout.pixels.shape[axis]) / scale) + 1)
+        low, high = int(first * scale), min(cutout.size[axis], math.ceil(last * scale))
+        cells.append((first, last))
+        pixels.append((low, high))
+        inside.append((first * scale - low, min(last * scale, cutout.size[axis]) - low))
+    part = np.zeros([high - low for low, high in pixels], np.uint8)
+    held = part[cutout.top - pixels[0][0] :, cutout.left - pixels[1][0] :]
+    held[: cutout.pixels.shape[0], : cutout.pixels.shape[1]] = cutout.pixels * np.uint8(255)
+    # BOX averages, so that a thin object keeps a trace where nearest neighbour would lose it.
+    (top, bottom), (left, right) = cells
+    box = (inside[1][0], inside[0][0], inside[1][1], inside[0][1])
+    grey = np.asarray(Image.fromarray(part).resize((right - left, bottom - top), Image.Resampling.BOX, box))
+    bitmap = grey >= 128
+    if not bitmap.any():
+        bitmap = grey > 0
+    share = cutout.area / (cutout.size[0] * cutout.size[1])
+    return Mask(Cutout(bitmap, top, left, size), mask.class_id, mask.instance), share
+
+
+def _note(sample: Sample, masks: list[tuple[Mask, float]], mode: str) -> str:
     if not sample.labelled:
         return "no mask"
     if not masks:
@@ -224,5 +246,5 @@ def _note(sample: Sample, masks: list[Mask], mode: str) -> str:
     if mode in ("instances", "components"):
         return f"{len(masks)} object{'s' if len(masks) > 1 else ''}"
     if mode == "classes":
-        return "class " + ", ".join(str(mask.class_id) for mask in masks)
-    return f"{100 * float(masks[0].bitmap.mean()):.1f} % of the area"
+        return "class " + ", ".join(str(mask.class_id) for mask, _ in masks)
+    return f"{100 * masks[0][1]:.1f} % of the area"

@@ -1,15 +1,20 @@
-"""From label maps to the masks of a sample, one bitmap an object or class; the box and point of a bitmap."""
+"""From label maps to the masks of a sample, one cutout an object or class; the box and point of a bitmap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from casam_cache.cutout import Cutout
 from casam_cache.datasets.labels import GREY, LOSSY_CUT, LabelMap, distinct, read_labels
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MASK_MODES, Mask, MaskValues
 from casam_cache.errors import ImageError, unknown_name
+
+_MOST_PLACES = 65_535
+_FEW = 16
+_PIXELS_AT_ONCE = 1 << 18
 
 
 def iter_masks(
@@ -40,15 +45,23 @@ def iter_masks(
     """
     if mode not in MASK_MODES:
         raise unknown_name("mask mode", mode, list(MASK_MODES))
-    maps = [load_labels(path, values, size, max_pixels=max_pixels) for path in paths]
-    if not maps:
-        return
+    maps = (load_labels(path, values, size, max_pixels=max_pixels) for path in paths)
     if mode == "binary":
-        yield from split_labels(np.logical_or.reduce([labels != 0 for labels in maps]), mode, values)
+        yield from _united(maps, values)
     elif one_object_a_file:
         yield from _objects(maps, mode, values, paths)
     else:
-        yield from split_labels(maps[0], mode, values)
+        for labels in maps:
+            yield from split_labels(labels, mode, values)
+
+
+def _united(maps: Iterable[np.ndarray], values: MaskValues) -> Iterator[Mask]:
+    """The one mask of all label maps of an image, which are read one at a time."""
+    united: np.ndarray | None = None
+    for labels in maps:
+        united = labels != 0 if united is None else np.logical_or(united, labels, out=united)
+    if united is not None:
+        yield from split_labels(united, "binary", values)
 
 
 def split_labels(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[Mask]:
@@ -65,13 +78,13 @@ def split_labels(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[
             yield Mask(foreground, 1, 1)
         return
     single = _single_class(values)
-    for number, bitmap in _numbered(labels, values):
+    for number, cutout in _numbered(labels, values):
         if mode == "instances":
-            yield Mask(bitmap, 1, number)
+            yield Mask(cutout, 1, number)
         elif mode == "classes":
-            yield Mask(bitmap, number, 1)
+            yield Mask(cutout, number, 1)
         else:
-            for instance, region in enumerate(regions(bitmap), 1):
+            for instance, region in enumerate(_regions(cutout), 1):
                 yield Mask(region, 1 if single else number, instance)
 
 
@@ -121,13 +134,41 @@ def _as_scanned(found: LabelMap, values: MaskValues, path: Path) -> np.ndarray:
     return labels
 
 
-def _numbered(labels: np.ndarray, values: MaskValues) -> Iterator[tuple[int, np.ndarray]]:
-    """Each value in a label map as its number (itself, or the 1-based rank of its colour) and its bitmap."""
-    foreground = values.foreground
-    ranks = {value: rank for rank, value in enumerate(foreground, 1)} if values.coloured else {}
-    for value in distinct(labels):
-        if value != 0:
-            yield (ranks[int(value)] if values.coloured else int(value)), labels == value
+def _numbered(labels: np.ndarray, values: MaskValues) -> Iterator[tuple[int, Cutout]]:
+    """Each value in a label map as its number (itself, or the 1-based rank of its colour) and where it is."""
+    ranks = {value: rank for rank, value in enumerate(values.foreground, 1)} if values.coloured else {}
+    for value, cutout in _places(labels):
+        yield (ranks[value] if values.coloured else value), cutout
+
+
+def _places(labels: np.ndarray) -> Iterator[tuple[int, Cutout]]:
+    """Each value in a label map but 0, sorted, and where it is."""
+    from scipy import ndimage
+
+    found = distinct(labels)
+    chosen = np.flatnonzero(found)
+    if not len(chosen):
+        return
+    size = (int(labels.shape[0]), int(labels.shape[1]))
+    listed = labels.dtype.kind in "bui" and found[0] >= 0 and found[-1] <= _MOST_PLACES
+    if not listed and len(found) <= _FEW:
+        for value in found[chosen]:
+            yield int(value), Cutout.of(labels == value).tight()
+        return
+    # One pass finds the box of every number from 1 to the highest; where those are too many, of every rank.
+    numbers = [int(number) for number in (found[chosen] if listed else chosen + 1)]
+    boxes = ndimage.find_objects(labels if listed else _ranked(labels, found), numbers[-1])
+    for value, number in zip(found[chosen], numbers, strict=True):
+        rows, columns = boxes[number - 1]
+        yield int(value), Cutout(labels[rows, columns] == value, rows.start, columns.start, size)
+
+
+def _ranked(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Labels with each value as its rank in `found`, from 1: int32 (H, W)."""
+    ranks = np.empty(labels.shape, np.int32)
+    for row, out in zip(labels, ranks, strict=True):  # a row at a time: searchsorted gives int64
+        out[:] = np.searchsorted(found, row) + 1
+    return ranks
 
 
 def _single_class(values: MaskValues) -> bool:
@@ -135,12 +176,16 @@ def _single_class(values: MaskValues) -> bool:
     return len(values.foreground) <= 1
 
 
-def _objects(maps: list[np.ndarray], mode: str, values: MaskValues, paths: Sequence[Path]) -> Iterator[Mask]:
-    """Masks given as one file an object; an instance is the number of its file."""
+def _objects(
+    maps: Iterable[np.ndarray], mode: str, values: MaskValues, paths: Sequence[Path]
+) -> Iterator[Mask]:
+    """Masks given as one file an object, read one at a time; an instance is the number of its file."""
     if mode == "instances":
-        yield from (Mask(labels != 0, 1, number) for number, labels in enumerate(maps, 1) if labels.any())
+        for number, labels in enumerate(maps, 1):
+            if labels.any():
+                yield Mask(Cutout.of(labels != 0).tight(), 1, number)
         return
-    found: list[tuple[int, np.ndarray]] = []
+    found: list[tuple[int, Cutout]] = []
     single = _single_class(values)
     for path, labels in zip(paths, maps, strict=True):
         numbered = [number for number, _ in _numbered(labels, values)]
@@ -150,21 +195,29 @@ def _objects(maps: list[np.ndarray], mode: str, values: MaskValues, paths: Seque
                 "use --masks instances to ignore the values, or one label map instead of a folder",
             )
         if numbered:
-            found.append((1 if single and mode == "components" else numbered[0], labels != 0))
+            number = 1 if single and mode == "components" else numbered[0]
+            found.append((number, Cutout.of(labels != 0).tight()))
     counts: dict[int, int] = {}
-    for number, bitmap in sorted(found, key=lambda pair: pair[0]):
-        for region in regions(bitmap) if mode == "components" else (bitmap,):
+    for number, cutout in sorted(found, key=lambda pair: pair[0]):
+        for region in _regions(cutout) if mode == "components" else (cutout,):
             counts[number] = counts.get(number, 0) + 1
             yield Mask(region, number, counts[number])
 
 
 def regions(bitmap: np.ndarray) -> Iterator[np.ndarray]:
     """The 8-connected regions of a bool (H, W) bitmap, in row-major order of their first pixels."""
+    for region in _regions(Cutout.of(bitmap)):
+        yield region.bitmap
+
+
+def _regions(cutout: Cutout) -> Iterator[Cutout]:
+    """The 8-connected regions, each in its own box, in row-major order of their first pixels."""
     from scipy import ndimage
 
-    labels, count = ndimage.label(bitmap, structure=np.ones((3, 3), bool))
-    for number in range(1, count + 1):
-        yield labels == number
+    labels, _ = ndimage.label(cutout.pixels, structure=np.ones((3, 3), bool))
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        pixels = labels[rows, columns] == number
+        yield Cutout(pixels, cutout.top + rows.start, cutout.left + columns.start, cutout.size)
 
 
 def mask_box(bitmap: np.ndarray) -> np.ndarray:
@@ -173,10 +226,7 @@ def mask_box(bitmap: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the bitmap is empty.
     """
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if not len(rows):
-        raise ValueError("an empty mask has no box")
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+    return Cutout.of(bitmap).tight().box
 
 
 def interior_point(bitmap: np.ndarray) -> np.ndarray:
@@ -187,9 +237,26 @@ def interior_point(bitmap: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the bitmap is empty.
     """
+    return innermost(Cutout.of(bitmap).tight())
+
+
+def innermost(cutout: Cutout) -> np.ndarray:
+    """`interior_point` of a tight cutout: float32 x, y in pixels of the image."""
     from scipy import ndimage
 
-    x0, y0, x1, y1 = mask_box(bitmap).astype(int)
-    distance = ndimage.distance_transform_edt(np.pad(bitmap[y0 : y1 + 1, x0 : x1 + 1], 1))
-    row, column = np.unravel_index(int(np.argmax(distance)), distance.shape)
-    return np.array([x0 + column - 1, y0 + row - 1], np.float32)
+    # The nearest outside pixel of each pixel, from which the distances follow a block of rows at a time: the
+    # distances of a whole image at once would take eight times the memory.
+    padded = np.pad(cutout.pixels, 1)
+    nearest = ndimage.distance_transform_edt(padded, return_distances=False, return_indices=True)
+    width, best, first = padded.shape[1], 0, 0
+    columns = np.arange(width)
+    rows_at_once = max(1, _PIXELS_AT_ONCE // width)
+    for start in range(0, len(padded), rows_at_once):
+        part = nearest[:, start : start + rows_at_once]
+        rows = np.arange(start, start + part.shape[1])[:, None]
+        squared = (part[0] - rows) ** 2 + (part[1] - columns) ** 2
+        place = int(np.argmax(squared))
+        if squared.flat[place] > best:
+            best, first = int(squared.flat[place]), start * width + place
+    row, column = divmod(first, width)
+    return np.array([cutout.left + column - 1, cutout.top + row - 1], np.float32)

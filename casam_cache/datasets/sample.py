@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from casam_cache.cutout import Cutout
 from casam_cache.errors import OptionError
 
 if TYPE_CHECKING:
@@ -48,19 +49,33 @@ class Sample:
     one_object_a_file: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Mask:
-    """One object or class of one image.
+    """One object or class of one image: `Mask(bitmap, class_id, instance)`, bool (H, W) at the image's original size.
+
+    A reader of many small objects gives `Mask(Cutout(...), class_id, instance)`, which costs the object's rectangle
+    and not the image. Either way it holds at least one pixel.
 
     Attributes:
-        bitmap: bool (H, W) at the image's original size; never empty.
+        cutout: where it is.
         class_id: >= 1.
         instance: >= 1, number of the object inside its class (`instances`: the label's own number).
     """
 
-    bitmap: np.ndarray
+    cutout: Cutout
     class_id: int
     instance: int
+
+    def __init__(self, bitmap: np.ndarray | Cutout, class_id: int, instance: int) -> None:
+        cutout = bitmap if isinstance(bitmap, Cutout) else Cutout.of(bitmap)
+        object.__setattr__(self, "cutout", cutout)
+        object.__setattr__(self, "class_id", class_id)
+        object.__setattr__(self, "instance", instance)
+
+    @property
+    def bitmap(self) -> np.ndarray:
+        """Bool (H, W) at the image's original size; of a cutout it is made anew each time."""
+        return self.cutout.bitmap
 
 
 @dataclass(frozen=True)

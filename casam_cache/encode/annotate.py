@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from casam_cache.datasets import Dataset, Mask, Reader, Sample, interior_point, mask_box, read_masks
+from casam_cache.datasets import Dataset, Mask, Reader, Sample, innermost, read_masks
 from casam_cache.errors import ImageError
 from casam_cache.registry import revision_of
 from casam_cache.store import EmbeddingStore, StoreWriter
@@ -98,7 +98,5 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
 
 
 def _annotated(mask: Mask) -> AnnotatedMask:
-    bitmap = mask.bitmap
-    return AnnotatedMask.from_bitmap(
-        bitmap, mask.class_id, mask.instance, mask_box(bitmap), interior_point(bitmap)
-    )
+    cutout = mask.cutout.tight()
+    return AnnotatedMask.from_cutout(cutout, mask.class_id, mask.instance, cutout.box, innermost(cutout))

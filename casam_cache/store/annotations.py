@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from casam_cache.cutout import Cutout
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json, digest, digest_arrays
 from casam_cache.store.files import (
@@ -32,12 +33,12 @@ from casam_cache.store.files import (
 from casam_cache.store.flat import ChunkedReader, FlatSpec, chunk_files
 from casam_cache.store.items import decode_texts, encode_texts
 from casam_cache.store.lock import StoreLock
+from casam_cache.store.runs import RUN, cutout_runs, decode_runs
 from casam_cache.store.schema import ROOT, group_document, read_meta, render
 
 FOLDER = "annotations"
 SPLITS = ("train", "val", "test")
 VERSION_DIGITS = 12
-RUN = np.dtype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class AnnotatedMask:
     """One mask with its frozen test prompts; make it with `from_bitmap`.
 
     Attributes:
-        runs: uint32, see `encode_runs`.
+        runs: uint32, see `runs.encode_runs`.
         size: H, W of the image, pixels.
         class_id: value of its class, 1 where there is only one.
         instance: number within its class, from 1; 0 where objects are not told apart.
@@ -70,12 +71,21 @@ class AnnotatedMask:
         point: Sequence[float] | np.ndarray,
     ) -> AnnotatedMask:
         """Encode a mask, bool (H, W)."""
+        return cls.from_cutout(Cutout.of(bitmap), class_id, instance, box, point)
+
+    @classmethod
+    def from_cutout(
+        cls,
+        cutout: Cutout,
+        class_id: int,
+        instance: int,
+        box: Sequence[float] | np.ndarray,
+        point: Sequence[float] | np.ndarray,
+    ) -> AnnotatedMask:
+        """Encode a mask of which a part is held; the same as from its whole bitmap."""
         x0, y0, x1, y1 = (float(np.float32(value)) for value in box)
         x, y = (float(np.float32(value)) for value in point)
-        height, width = bitmap.shape
-        return cls(
-            encode_runs(bitmap), (height, width), int(class_id), int(instance), (x0, y0, x1, y1), (x, y)
-        )
+        return cls(cutout_runs(cutout), cutout.size, int(class_id), int(instance), (x0, y0, x1, y1), (x, y))
 
     @property
     def bitmap(self) -> np.ndarray:
@@ -366,30 +376,3 @@ class Annotations:
         return decode_runs(
             values.read(int(offsets[index]), int(offsets[index + 1])), (int(height), int(width))
         )
-
-
-def encode_runs(bitmap: np.ndarray) -> np.ndarray:
-    """A mask, bool (H, W) -> its run lengths, uint32 (runs,), which add up to H * W.
-
-    Row-major, runs of zeros and ones in turn, the zeros (perhaps none) first.
-    """
-    flat = np.ascontiguousarray(bitmap, dtype=bool).reshape(-1)
-    if not flat.size:
-        return np.zeros(0, dtype=RUN)
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    bounds = np.concatenate([[0], [0] if flat[0] else [], changes, [flat.size]])
-    return np.diff(bounds).astype(RUN)
-
-
-def decode_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The inverse of `encode_runs`: run lengths -> bool (H, W).
-
-    Raises:
-        ValueError: where the runs do not fill H * W pixels.
-    """
-    bits = np.zeros(len(runs), dtype=bool)
-    bits[1::2] = True
-    flat = np.repeat(bits, runs)
-    if flat.size != size[0] * size[1]:
-        raise ValueError(f"runs of {flat.size} pixels do not make a mask of {size[0]} x {size[1]}")
-    return flat.reshape(size)

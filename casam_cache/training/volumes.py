@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.metrics.volumes import VOLUME_METRICS, require_surface_distance, score_volume
-from casam_cache.store.annotations import decode_runs, encode_runs
+from casam_cache.store.runs import decode_runs, encode_runs
 from casam_cache.training import mask_tables
 from casam_cache.training.items import Item, ItemMask, Slice
 from casam_cache.training.outcomes import Outcomes
