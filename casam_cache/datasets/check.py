@@ -136,13 +136,14 @@ def check(
             report.
     """
     reports, datasets = [], []
-    for folder in find_tasks(path, reader):
+    named = options.dataset if options else None
+    for folder in find_tasks(path, reader, named):
         try:
             dataset = read_dataset(folder, options, reader=reader)
         except DatasetError as error:
             message = error.message.removeprefix(f"{folder}: ")
             problem = Problem(".", message, error.hint)
-            reports.append(TaskReport(task_name(folder), str(folder), problems=(problem,)))
+            reports.append(TaskReport(task_name(folder, named), str(folder), problems=(problem,)))
             continue
         datasets.append(dataset)
         reports.append(check_dataset(dataset, progress))

@@ -9,6 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from casam_cache.datasets.base import FilesDone, Reader, check_inside
+from casam_cache.datasets.catalogue import ENTRIES, get_entry
+from casam_cache.datasets.catalogue.compare import notes_of
+from casam_cache.datasets.catalogue.locate import locate
 from casam_cache.datasets.folder import FolderReader
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.places import EXPECTED, has_mask_files
@@ -18,13 +21,14 @@ from casam_cache.errors import DatasetError
 from casam_cache.references import file_sha256
 
 
-def find_reader(path: Path, name: str | Reader | None = None) -> Reader | None:
+def find_reader(path: Path, name: str | Reader | None = None, dataset: str | None = None) -> Reader | None:
     """The reader of a dataset folder, None where it is no dataset.
 
     Args:
         path: the folder.
         name: of the reader, or `FILE.py:Class`, or the reader itself. None takes the one that recognises the folder;
             never one from a file.
+        dataset: a name of the catalogue, whose own reader then comes before all.
 
     Raises:
         DatasetError: several readers recognise it.
@@ -33,6 +37,10 @@ def find_reader(path: Path, name: str | Reader | None = None) -> Reader | None:
     """
     from casam_cache.datasets.registry import READERS  # pydantic: decoding processes do without
 
+    if name is None and dataset is not None and (own := get_entry(dataset).reader):
+        published = READERS.get(own)()
+        if published.recognises(path):
+            return published
     if name is not None:
         named = name if isinstance(name, Reader) else READERS.get(name)()
         return named if named.recognises(path) else None
@@ -53,12 +61,14 @@ def _height(reader: Reader, path: Path) -> int:
     return 0 if type(reader) is FolderReader and not has_mask_files(path) else reader.precedence
 
 
-def task_name(path: Path | str) -> str:
-    """The name of the task in a dataset folder: the folder's own name (a link keeps its own).
+def task_name(path: Path | str, dataset: str | None = None) -> str:
+    """The name of the task in a dataset folder: that of the catalogue, else the folder's own (a link keeps its own).
 
     Raises:
         DatasetError: the name could not name a folder of a store.
     """
+    if dataset is not None:
+        return get_entry(dataset).name
     name = os.path.basename(os.path.abspath(path))
     if (
         not name
@@ -74,12 +84,15 @@ def task_name(path: Path | str) -> str:
     return name
 
 
-def find_tasks(path: Path | str, reader: str | Reader | None = None) -> list[Path]:
+def find_tasks(
+    path: Path | str, reader: str | Reader | None = None, dataset: str | None = None
+) -> list[Path]:
     """The dataset folders that `path` means, sorted by name: itself, or those directly in it.
 
     Args:
         path: a folder.
         reader: as in `find_reader`.
+        dataset: a name of the catalogue; the one folder that holds it is found at or below `path`.
 
     Raises:
         DatasetError: it does not exist, is no folder, or holds no dataset; says what was expected.
@@ -90,6 +103,10 @@ def find_tasks(path: Path | str, reader: str | Reader | None = None) -> list[Pat
     if not path.is_dir():
         raise DatasetError(f"{path}: a file, not a folder", EXPECTED)
     try:
+        if dataset is not None:
+            return [
+                locate(path, get_entry(dataset), lambda folder: bool(find_reader(folder, reader, dataset)))
+            ]
         if find_reader(path, reader):
             task_name(path)
             return [path]
@@ -137,21 +154,23 @@ def read_dataset(
     Raises:
         DatasetError: the folder as a whole cannot be used: no dataset, no usable image, a parted group.
     """
-    path = Path(path)
-    found = find_reader(path, reader)
+    path, options = Path(path), options or DatasetOptions()
+    found = find_reader(path, reader, options.dataset)
     if found is None:
-        tasks = find_tasks(path, reader)
+        tasks = find_tasks(path, reader, options.dataset)
         raise DatasetError(
             f"{path}: a folder of {len(tasks)} datasets, not a dataset", f"for example {tasks[0]}"
         )
     try:
-        dataset = found.read(path, task_name(path), options or DatasetOptions(), progress)
+        dataset = found.read(path, task_name(path, options.dataset), options, progress)
     except OSError as error:
         raise DatasetError(
             f"{error.filename or path}: {error.strerror or error}", "check that it can be read"
         ) from None
     _refuse_unsound(dataset, found)
-    return replace(dataset, read_by=found)
+    entry = None if options.dataset is None else get_entry(options.dataset)
+    notes = (*notes_of(dataset, found.name, entry, ENTRIES), *dataset.notes)
+    return replace(dataset, read_by=found, notes=notes)
 
 
 def _refuse_unsound(dataset: Dataset, reader: Reader) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from casam_cache.cutout import Cutout
+from casam_cache.datasets.catalogue import get_entry
 from casam_cache.errors import OptionError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class DatasetOptions:
         split_by: one of `SPLIT_SOURCES`: what says the split where a plain folder has several answers. None takes the
             one there is, and a draw where there is none.
         max_pixels: larger images and masks are refused before they are decoded.
+        dataset: which of `casam_cache.datasets.catalogue` it is; names the task and chooses the reader.
     """
 
     masks: str | None = None
@@ -151,6 +153,7 @@ class DatasetOptions:
     seed: int = 0
     max_pixels: int = DEFAULT_MAX_PIXELS
     split_by: str | None = None
+    dataset: str | None = None
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -162,6 +165,8 @@ class DatasetOptions:
         for name, unset in (("masks", "auto"), ("group_regex", ""), ("split_by", "auto")):
             if getattr(self, name) == unset:
                 object.__setattr__(self, name, None)
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", get_entry(self.dataset).name)
         if self.masks is not None and self.masks not in MASK_MODES:
             raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")
         if self.split_by is not None and self.split_by not in SPLIT_SOURCES:

@@ -33,7 +33,7 @@ def as_begun(root: Path, stores: Path, options: EncodeOptions, warn: Warn | None
         StoreError: it was begun with a reader from a file, which is not named now.
     """
     say = warn or (lambda line: None)
-    task = task_name(root)
+    task = task_name(root, options.dataset.dataset)
     path = store_path(stores, task, options.backbone_name)
     recorded = recorded_attributes(path, say)
     # What an interrupted run was asked is newer than the annotations, which are written last.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from casam_cache.datasets import find_tasks
+from casam_cache.datasets import find_tasks, task_name
 from casam_cache.encode.begun import as_begun
 from casam_cache.encode.finished import finished_report
 from casam_cache.encode.options import EncodeOptions
@@ -40,13 +40,19 @@ def encode_dataset(
     options = options or EncodeOptions()
     say = None if warn is None else _once(warn)
     reports = []
-    for root in find_tasks(Path(path), options.reader):
+    for root in find_tasks(Path(path), options.reader, options.dataset.dataset):
         asked = as_begun(root, Path(store), options, say)
         report = finished_report(root, Path(store), asked)
         if report is None:
             from casam_cache.encode.task import encode_task
 
-            def shown(done: int, total: int, note: str, rate: float | None, task: str = root.name) -> None:
+            def shown(
+                done: int,
+                total: int,
+                note: str,
+                rate: float | None,
+                task: str = task_name(root, options.dataset.dataset),
+            ) -> None:
                 if progress is not None:
                     progress(task, done, total, note, rate)
 

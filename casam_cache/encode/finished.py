@@ -39,7 +39,7 @@ def finished_report(root: Path, stores: Path, options: EncodeOptions) -> EncodeR
         options: what is asked now, as `as_begun` gives it; device, workers and batch size do not matter to a finished
             store.
     """
-    store = store_path(stores, task_name(root), options.backbone_name)
+    store = store_path(stores, task_name(root, options.dataset.dataset), options.backbone_name)
     try:
         memory = json.loads(memory_path(store).read_text())
         metadata = (store / "zarr.json").read_bytes()
@@ -126,7 +126,7 @@ class _Request:
 
     @classmethod
     def of(cls, root: Path, options: EncodeOptions) -> _Request | None:
-        reader = find_reader(root, options.reader)
+        reader = find_reader(root, options.reader, options.dataset.dataset)
         if reader is None:
             return None
         checkpoint: list[Any] = []

@@ -54,6 +54,11 @@ class _Options:
         help="What says the split where several do: folders (images/train, images/test), table (split.csv), drawn, "
         "or auto, which takes the one there is and refuses two that differ.",
     )
+    dataset: str | None = typer.Option(
+        None,
+        metavar="NAME",
+        help="Which public dataset it is (casam data list): names the task, and chooses the reader of its layout.",
+    )
     max_pixels: int | None = typer.Option(
         None, help="Images of more pixels are refused before they are decoded (100000000)."
     )

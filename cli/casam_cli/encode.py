@@ -100,7 +100,7 @@ def encode(
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise OptionError(f"wrong option: {wrong}", "casam encode --help lists what each accepts") from None
     if dry_run:
-        reports = _estimate(find_tasks(path, reader), store, options)
+        reports = _estimate(find_tasks(path, reader, read_as.dataset), store, options)
     else:
         reports = _encode(path, store, options)
     if all(report["images"] and report["failed"] == report["images"] for report in reports):

@@ -1,0 +1,71 @@
+"""Where a dataset of the catalogue lies: in the folder itself, in that of its part, or where an archive put it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from casam_cache.datasets.catalogue.entry import Entry
+from casam_cache.datasets.listing import entries
+from casam_cache.errors import DatasetError
+
+_DEPTH = 3
+_LOOKED_AT = 500  # folders
+
+
+def locate(path: Path, entry: Entry, recognised: Callable[[Path], bool]) -> Path:
+    """The folder that is meant where `--dataset` names a set.
+
+    Args:
+        path: what the user gave.
+        entry: the set.
+        recognised: whether a folder is one that can be read as that set.
+
+    Raises:
+        DatasetError: there is none, or several.
+    """
+    whole = recognised(path)
+    if whole and (not entry.folders or _plain(path) in entry.folders):
+        return path
+    below = list(_below(path))
+    if entry.folders:
+        named = [folder for folder in below if _plain(folder) in entry.folders and recognised(folder)]
+        if len(named) == 1:
+            return named[0]
+        if not whole and named:
+            raise _several(path, entry, named)
+    if whole:
+        return path
+    found = [folder for folder in below if recognised(folder)] if not entry.folders else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise _several(path, entry, found)
+    raise DatasetError(
+        f"{path}: not laid out as {entry.name} is distributed, nor in another layout that is known",
+        f"casam data show {entry.name} shows what is expected",
+    )
+
+
+def _below(path: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """Folders below, the nearer ones first, links not followed; at most `_LOOKED_AT` of each level."""
+    level = [path]
+    for _ in range(depth):
+        level = [
+            Path(entry.path)
+            for folder in level
+            if os.access(folder, os.R_OK | os.X_OK)
+            for entry in entries(folder)
+            if entry.is_dir(follow_symlinks=False)
+        ][:_LOOKED_AT]
+        yield from level
+
+
+def _plain(folder: Path) -> str:
+    return os.path.basename(os.path.abspath(folder)).casefold()
+
+
+def _several(path: Path, entry: Entry, found: list[Path]) -> DatasetError:
+    shown = " and ".join(str(folder) for folder in found[:3])
+    return DatasetError(f"{path}: {entry.name} may be in {shown}", f"give the one that is meant, {found[0]}")
