@@ -23,13 +23,22 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"blocks": 2, "relu": "post", "norm": "branch"},
         {"blocks": 1, "norm": "none"},
     ],
-    "decoder": [{}],
+    "combined": [{"blocks": 1}, {"kind": "affine", "train": "bias", "tokens": 2}],
+    "decoder": [
+        {},
+        {"train": "bias"},
+        {"train": "norm"},
+        {"train": "ssf"},
+        {"train": "lora", "rank": 2},
+        {"train": "lora", "targets": "linear"},
+    ],
     "hq-sam": [{}, {"train_decoder": False}, {"init": "zero"}],
     "identity": [{}],
     "prompt-pool": [
         {"prompts": 6, "prompt_length": 2, "top_k": 2, "slot_size": 2},
         {"prompts": 4, "top_k": 2, "slots": False, "alignment": "first", "blocks": 1},
     ],
+    "prompt-tuning": [{}, {"tokens": 0, "dense": "cell"}, {"dense": "none"}],
 }
 
 

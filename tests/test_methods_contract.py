@@ -13,11 +13,13 @@ SMALL: dict[str, dict[str, Any]] = {
     name: {"blocks": 1}
     for name in ("alignment", "ca-sam", "der", "emr", "er", "ewc", "joint", "lwf", "moda", "naive")
 } | {
+    "combined": {"blocks": 1, "rank": 2, "tokens": 1},
     "decoder": {},
     "frozen": {},
     "hq-sam": {},
     "l2p": {"prompts": 6, "prompt_length": 2, "top_k": 2, "slot_size": 2},
     "moda-hq": {},
+    "prompt-tuning": {},
 }
 
 

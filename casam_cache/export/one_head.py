@@ -9,6 +9,7 @@ from casam_cache.backbones.decoder import SamDecoding
 from casam_cache.bench.opened_run import OpenedRun
 from casam_cache.errors import CasamError, OptionError, unknown_name
 from casam_cache.heads.base import Head, backbone_for
+from casam_cache.heads.decoder_parts import folded
 
 
 def one_head(opened: OpenedRun, task: str | None) -> tuple[Head, str]:
@@ -43,9 +44,13 @@ def one_head(opened: OpenedRun, task: str | None) -> tuple[Head, str]:
 
 
 def sam_decoding(opened: OpenedRun, head: Head) -> SamDecoding:
-    """The backbone with the mask decoder that the head decodes with; for a head that `one_head` gave."""
+    """The backbone with the mask decoder that the head decodes with, its weights plain; for a head of `one_head`."""
     own = backbone_for(head, opened.backbone)
     assert isinstance(own, SamDecoding)
+    plain = folded(own.mask_decoder)
+    if plain is not own.mask_decoder:
+        own = own.with_decoder(plain)
+        assert isinstance(own, SamDecoding)
     return own
 
 

@@ -1,4 +1,4 @@
-"""Decoder tuning ("Tuning Decoder" of Table 3): the mask decoder is trained, the embedding untouched."""
+"""Decoder tuning ("Tuning Decoder" of Table 3): the mask decoder or a part of it is trained, the embedding is not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
+from casam_cache.heads.decoder_parts import train_part
 from casam_cache.heads.options import DecoderOptions
 
 
@@ -21,21 +22,24 @@ class DecoderTuning(Head):
 
     Args:
         mask_decoder: the backbone's; it is copied, never trained itself.
-        options: none so far.
+        options: which part of it is trained.
+        seed: of what is drawn, for `train=lora`.
     """
 
     name = "decoder"
     Options = DecoderOptions
 
-    def __init__(self, mask_decoder: nn.Module, options: DecoderOptions | None = None) -> None:
-        super().__init__(options or DecoderOptions())
-        self.mask_decoder = copy.deepcopy(mask_decoder).requires_grad_(True)
+    def __init__(self, mask_decoder: nn.Module, options: DecoderOptions | None = None, seed: int = 0) -> None:
+        options = options or DecoderOptions()
+        super().__init__(options)
+        self.mask_decoder = copy.deepcopy(mask_decoder)
+        train_part(self.mask_decoder, options, seed)
 
     @classmethod
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:
         """See `Head.build`."""
         assert isinstance(options, DecoderOptions)
-        return cls(backbone.decoder_to_copy(cls.name), options)
+        return cls(backbone.decoder_to_copy(cls.name), options, seed)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """(B, C, g, g), returned as it is: what changes is the decoder behind."""

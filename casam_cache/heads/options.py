@@ -58,9 +58,69 @@ class IdentityOptions(BaseModel):
 
 
 class DecoderOptions(BaseModel):
-    """Decoder tuning starts from the frozen decoder and trains all of it: no options."""
+    """Decoder tuning starts from the frozen decoder; see `heads/decoder_parts.py` for what of it can be trained.
+
+    Attributes:
+        train: `all` of its numbers (the paper's Tuning Decoder), its `bias`es alone, the weights and biases of its
+            layer `norm`s alone, a scale and a shift after each of its layers (`ssf`), or matrices of low rank beside
+            those of its attention (`lora`).
+        rank: of `lora`.
+        targets: of `lora`: the query and value projections (`qv`), or every linear layer of the transformer (`linear`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: Literal["all", "bias", "norm", "ssf", "lora"] = "all"
+    rank: int = Field(default=4, ge=1, le=64)
+    targets: Literal["qv", "linear"] = "qv"
+
+    @model_serializer(mode="wrap")
+    def _plain(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what does not matter: what was named by the hash of its options before keeps its name."""
+        data: dict[str, Any] = serialise(self)
+        if self.train == "all":
+            del data["train"]
+        if self.train != "lora":
+            del data["rank"], data["targets"]
+        return data
+
+
+class PromptTuningOptions(BaseModel):
+    """Learned prompt embeddings, the same for every image; see `heads/prompt_tuning.py`.
+
+    Attributes:
+        tokens: learned sparse prompt embeddings, which follow those of the user's prompt; 0 for none.
+        dense: whether a learned dense prompt embedding is added: `none`, one number a `channel`, or one a channel and
+            `cell` of the grid.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int = Field(default=4, ge=0, le=64)
+    dense: Literal["none", "channel", "cell"] = "channel"
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> PromptTuningOptions:
+        if not self.tokens and self.dense == "none":
+            raise ValueError("tokens=0 and dense=none leave nothing to learn")
+        return self
+
+
+class CombinedOptions(AlignmentOptions):
+    """An Alignment Layer, a decoder trained in part, and learned prompts, in one head; see `heads/combined.py`.
+
+    The layer's options (`kind`, `blocks`, ...) are its own.
+
+    Attributes:
+        train: of the decoder, as in `DecoderOptions`.
+        rank, targets: of `train=lora`.
+        tokens: learned sparse prompt embeddings; 0 for none.
+    """
+
+    train: Literal["all", "bias", "norm", "ssf", "lora"] = "lora"
+    rank: int = Field(default=4, ge=1, le=64)
+    targets: Literal["qv", "linear"] = "qv"
+    tokens: int = Field(default=0, ge=0, le=64)
 
 
 class HQOptions(BaseModel):
