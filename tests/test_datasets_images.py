@@ -146,11 +146,23 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
         assert image_size(path) == expected.shape[:2]
 
 
-def test_first_frame_counts(tmp_path: Path) -> None:
-    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
-    for name in ("a.tif", "a.gif"):
-        first.save(tmp_path / name, save_all=True, append_images=[second])
-        np.testing.assert_array_equal(load_image(tmp_path / name)[..., 0], GREY)
+def test_frames_are_asked_about_and_read_one_at_a_time(tmp_path: Path) -> None:
+    first, second = Image.fromarray(RGB), Image.fromarray(255 - RGB)
+    for name, options in (("a.tif", {}), ("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True})):
+        path = tmp_path / name
+        first.save(path, save_all=True, append_images=[second], **options)
+        with pytest.raises(ImageError, match="holds 2 pages") as error:
+            load_image(path)
+        assert "--pages first" in error.value.hint
+        for number, image in enumerate((first, second), 1):
+            found = load_image(Path(f"{path}#{number}"))
+            if name != "a.gif":
+                np.testing.assert_array_equal(found, image)
+            assert np.abs(found.astype(int) - np.asarray(image)).mean() < 40
+        with pytest.raises(ImageError, match="there is no page 3, the file has 2 pages"):
+            load_image(Path(f"{path}#3"))
+        first.save(path, **options)
+        assert load_image(path).shape == RGB.shape
 
 
 def test_constant_images_never_divide_by_zero(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from casam_cache.datasets.labels import (
 from casam_cache.datasets.masks import iter_masks, size_mismatch
 from casam_cache.datasets.parts import Part, describe, refuse_nothing
 from casam_cache.datasets.places import EXPECTED, find_places, listing
+from casam_cache.datasets.portion import WHOLE, split_portion
+from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample
 from casam_cache.errors import CasamError, DatasetError
 
@@ -53,6 +55,7 @@ class FolderReader(Reader):
         refuse_nothing(path, parts, found, problems)
         found.sort(key=lambda one: one.id)
         samples, source = assign_splits(path, found, options, problems)
+        samples = choose_portions(path, samples, options, problems)
         scans, headers = scan_files(
             [path / mask for sample in samples for mask in sample.masks],
             [path / sample.source for sample in samples],
@@ -81,8 +84,9 @@ class FolderReader(Reader):
         """All images and masks, and `split.csv`; whatever else lies in the folder does not matter."""
         return listing(path)
 
-    def file_of(self, source: str) -> str:
-        return source
+    def file_of(self, source: str) -> str | None:
+        file, portion = split_portion(source)
+        return file if portion == WHOLE else None
 
 
 def problem_of(error: CasamError, name: str, root: Path, sample: str = "") -> Problem:

@@ -1,147 +1,95 @@
-"""Decode any file Pillow reads into pixels, upright, and images of any depth into 8-bit RGB.
+"""Decode any image or mask file into pixels, upright, and images of any depth into 8-bit RGB.
 
-Decisions, the same for every dataset: the EXIF orientation is applied; the first frame counts; alpha is
-dropped, not composited; 8-bit images are never rescaled; deeper ones are mapped to 8 bit by one window over
-all channels.
+Decisions, the same for every dataset: the EXIF orientation is applied; a file of several pages or channels is read as
+its `Portion` says, and without one refused; alpha is dropped, not composited; 8-bit images are never rescaled; deeper
+ones are mapped to 8 bit by one window over all channels.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from casam_cache.datasets.pillow_files import pillow_header, pillow_suffixes, read_pillow
+from casam_cache.datasets.pixels import Header, Pixels, UnsaidError, check_channels, page_index, turned
+from casam_cache.datasets.portion import Portion, file_and_portion
+from casam_cache.datasets.regular_files import check_regular
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
+from casam_cache.datasets.time_limit import within_limit
 from casam_cache.errors import ImageError, OptionError
 
 PERCENTILES = (0.5, 99.5)
-ORIENTATION_TAG = 0x0112
-# Formats that Pillow only recognises, or renders with an external program, but does not decode itself.
-_NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A decoded file, upright.
-
-    Attributes:
-        array: (H, W) or (H, W, C) of uint8, uint16, int32 or float32; C is 2 for grey and alpha, 3 RGB, 4
-            RGBA.
-        mode: Pillow's mode of the file.
-        format: Pillow's name of the format, e.g. `PNG`.
-    """
-
-    array: np.ndarray
-    mode: str
-    format: str
-
-    @property
-    def bits(self) -> int:
-        return 1 if self.mode == "1" else self.array.dtype.itemsize * 8
+_WIDER = {"i1": np.int32, "i2": np.int32, "i4": np.int64, "f2": np.float32}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of classic TIFF and BigTIFF, in both byte orders
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Every suffix, in lower case with its dot, of a raster format that this Pillow can decode."""
-    known = Image.registered_extensions()
-    return frozenset(
-        suffix.lower() for suffix, name in known.items() if name in Image.OPEN and name not in _NOT_RASTER
-    )
+    """Every suffix, in lower case with its dot, of a file of images that can be decoded here."""
+    return pillow_suffixes()
 
 
-class _Quiet:
-    """Keeps Pillow's process-wide size limit and warnings out of the way while any thread is decoding.
+def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Decode one file, or a portion of it, at its own depth, upright.
 
-    Both are global state, so they are changed when the first thread enters and put back when the last one
-    leaves; the size is checked by `_open` instead, from the header, with an error that names the file.
+    Args:
+        path: the file, perhaps with a portion behind its name as `casam_cache.datasets.portion` writes it.
+        palette: True gives the indexes of a palette image where they can be labels, else its colours.
+        max_pixels: larger images are refused before they are decoded.
+
+    Raises:
+        ImageError: names the file and what is wrong with it.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limit: int | None = None
-        self._caught = warnings.catch_warnings()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if self._inside == 0:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._caught.__exit__(None, None, None)
-                    Image.MAX_IMAGE_PIXELS = self._limit
+    file, portion = file_and_portion(path)
+    with _explained(path, file):
+        return within_limit(file, lambda: _read(file, portion, palette, max_pixels))
 
 
-_quiet = _Quiet()
+def _read(file: Path, portion: Portion, palette: bool, max_pixels: int) -> Pixels:
+    if portion.channels is not None and portion.page is None:
+        header = _read_header(file, max_pixels)
+        if header.pages > 1 and header.channels == 1:
+            return _pages_as_channels(file, portion, header, max_pixels)
+    if _begins(file).startswith(_TIFF):
+        from casam_cache.datasets.tiff import read_tiff
+
+        return read_tiff(file, portion, palette, max_pixels)
+    return read_pillow(file, portion, palette, max_pixels)
 
 
-@contextmanager
-def _open(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """Open `path`, check its size from the header, and turn whatever fails inside into an `ImageError`."""
-    with _quiet():
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"{path}: {width} x {height} pixels are more than the limit of {max_pixels:,}",
-                        "cut it into tiles, make it smaller, or raise the limit with --max-pixels",
-                    )
-                yield image
-        except ImageError:
-            raise
-        except PermissionError:
-            raise ImageError(f"{path}: no permission to read it", f"chmod u+r '{path}'") from None
-        except FileNotFoundError:
-            reason = "a link to a file that does not exist" if path.is_symlink() else "there is no such file"
-            raise ImageError(f"{path}: {reason}", "restore the file, or remove it from the dataset") from None
-        except UnidentifiedImageError:
-            raise _not_an_image(path) from None
-        except MemoryError:
-            raise ImageError(f"{path}: not enough memory to decode it", "make the image smaller") from None
-        except (
-            Exception
-        ) as error:  # decoders raise nearly anything on damaged data: struct.error, SyntaxError, KeyError
-            detail = str(error) or type(error).__name__
-            raise ImageError(
-                f"{path}: cannot be decoded, it is damaged or truncated: {detail}",
-                "copy it again from its source, or remove it from the dataset",
-            ) from error
+def _pages_as_channels(file: Path, portion: Portion, header: Header, max_pixels: int) -> Pixels:
+    check_channels(file, replace(header, pages=1, channels=header.pages), portion)
+    numbers = portion.channels or ()
+    pages = [_read(file, Portion(number, None, portion.as_stored), False, max_pixels) for number in numbers]
+    if len({(page.array.shape, page.array.dtype) for page in pages}) > 1:
+        raise ImageError(f"{file}: its pages differ in size or type", "take one of them: --pages N")
+    array = pages[0].array if len(pages) == 1 else np.stack([page.array for page in pages], axis=2)
+    return Pixels(array, pages[0].mode, pages[0].format)
 
 
-def _not_an_image(path: Path) -> ImageError:
-    """The error for bytes that no decoder recognises, saying what they look like."""
-    if path.stat().st_size == 0:
-        return ImageError(
-            f"{path}: the file is empty (0 bytes)", "copy it again from its source, or remove it"
-        )
-    with path.open("rb") as file:
-        head = file.read(16)
-    looks = (
-        "text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head) else "unknown or damaged data"
-    )
-    return ImageError(
-        f"{path}: not an image that Pillow can read, it holds {looks} (it begins with {head!r})",
-        "replace it by an image, or remove it from the dataset",
-    )
+def _read_header(file: Path, max_pixels: int) -> Header:
+    if _begins(file).startswith(_TIFF):
+        from casam_cache.datasets.tiff import tiff_header
+
+        return tiff_header(file, max_pixels)
+    return pillow_header(file, max_pixels)
+
+
+def image_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
+    """What the header of a file alone says of it; that of the whole file, whatever portion the path names.
+
+    Raises:
+        ImageError: the file is missing, unreadable, no image, or larger than `max_pixels`.
+    """
+    file, _ = file_and_portion(path)
+    with _explained(path, file):
+        return within_limit(file, lambda: _read_header(file, max_pixels))
 
 
 def image_size(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
@@ -150,109 +98,75 @@ def image_size(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, i
     Raises:
         ImageError: the file is missing, unreadable, no image, or larger than `max_pixels`.
     """
-    with _open(path, max_pixels) as image:
-        width, height = image.size
-        turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow itself turns TIFF
-        return (width, height) if turned else (height, width)
+    header = image_header(path, max_pixels)
+    _, portion = file_and_portion(path)
+    return turned(header.size, header.orientation) if portion.as_stored else header.size
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it is damaged."""
-    try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged metadata must not cost the pixels, which are fine
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo the EXIF `orientation` (1 to 8) of an array (H, W, ...)."""
-    if orientation in (5, 6, 7, 8):
-        array = np.swapaxes(array, 0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
-
-
-def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
-    """Decode one file at its own depth, upright.
-
-    Args:
-        path: the file.
-        palette: True gives the indexes of a palette image where they can be labels, else its colours.
-        max_pixels: larger images are refused before they are decoded.
+def check_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[tuple[int, int], int]:
+    """The size of one image, and the EXIF orientation that is undone, as far as its header tells without decoding.
 
     Raises:
-        ImageError: names the file and what is wrong with it.
+        ImageError: as `image_size`; or nothing says which of several pages or channels counts.
     """
-    with _open(path, max_pixels) as image:
-        mode, name = image.mode, image.format or ""
-        array = _decode_deep_colour(image)
-        if array is None:
-            image.load()
-            array = _to_array(image, palette)
-        return Pixels(_upright(array, _orientation(image)), mode, name)
+    _, portion = file_and_portion(path)
+    header = image_header(path, max_pixels)
+    if portion.channels is None or portion.page is not None or header.pages == 1:
+        page_index(path, header, portion)
+        check_channels(path, header, portion)
+    if portion.as_stored:
+        return turned(header.size, header.orientation), 1
+    return header.size, header.orientation
 
 
-def _to_array(image: Image.Image, palette: bool) -> np.ndarray:
-    """The pixels of a loaded image as an array that NumPy and the rest of this package understand."""
-    if image.mode in ("P", "PA"):
-        if palette and _has_label_palette(image):
-            return np.asarray(image) if image.mode == "P" else np.asarray(image)[..., 0]
-        image = image.convert("RGBA")  # by way of RGBA: straight to RGB, Pillow warns about transparency
-    elif image.mode in ("La", "RGBa"):
-        image = image.convert(image.mode.upper())
-    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
-        image = image.convert("RGB")
-    array = np.asarray(image)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+def _begins(file: Path) -> bytes:
+    check_regular(file)
+    with file.open("rb") as opened:
+        return opened.read(16)
 
 
-def _has_label_palette(image: Image.Image) -> bool:
-    """Whether the indexes of a palette image can be labels: they cannot where some encoder chose them.
-
-    GIF encoders order their palettes as they like, and optimisers of PNG turn a grey image into one with a
-    palette of greys in any order; there the colours count.
-    """
-    entries = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
-    return image.format != "GIF" and bool((entries != entries[:, :1]).any())
-
-
-def _decode_deep_colour(image: ImageFile.ImageFile) -> np.ndarray | None:
-    """RGB or RGBA of 16 bits a channel as uint16 (H, W, C); None for any other image.
-
-    Pillow keeps only the high byte of such files, which turns 12-bit data nearly black. Its unpackers for the
-    two byte orders pick the two bytes, so decoding once with each yields both halves.
-    """
-    rawmodes = {_rawmode(tile[3]) for tile in image.tile} if image.tile else set()
-    if len(rawmodes) != 1:
-        return None
-    base, _, order = rawmodes.pop().partition(";")
-    if base not in ("RGB", "RGBA") or order not in ("16B", "16L", "16N"):
-        return None
-    big = order == "16B" or (order == "16N" and sys.byteorder == "big")
-    filename = image.filename
-    image.load()
-    high = np.asarray(image).astype(np.uint16)
-    with Image.open(filename) as again:
-        other = f"{base};{'16L' if big else '16B'}"
-        again.tile = [tile._replace(args=_with_rawmode(tile.args, other)) for tile in again.tile]
-        again.load()
-        low = np.asarray(again)
-    return (high << 8) | low
+@contextmanager
+def _explained(path: Path, file: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into an `ImageError`, which names the portion too."""
+    try:
+        yield
+    except ImageError as error:
+        if path == file or not error.message.startswith(f"{file}: "):
+            raise
+        message = f"{path}: " + error.message.removeprefix(f"{file}: ")
+        if isinstance(error, UnsaidError):
+            raise UnsaidError(message, error.hint, error.mask_hint) from error
+        raise ImageError(message, error.hint) from error
+    except PermissionError:
+        raise ImageError(f"{path}: no permission to read it", f"chmod u+r '{file}'") from None
+    except UnidentifiedImageError:
+        raise _not_an_image(file) from None
+    except MemoryError:
+        raise ImageError(f"{path}: not enough memory to decode it", "make the image smaller") from None
+    except (
+        Exception
+    ) as error:  # decoders raise nearly anything on damaged data: struct.error, SyntaxError, KeyError
+        detail = str(error) or type(error).__name__
+        raise ImageError(
+            f"{path}: cannot be decoded, it is damaged or truncated: {detail}".splitlines()[0],
+            "copy it again from its source, or remove it from the dataset",
+        ) from error
 
 
-def _rawmode(args: Any) -> str:
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
-
-
-def _with_rawmode(args: Any, rawmode: str) -> Any:
-    return (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
+def _not_an_image(path: Path) -> ImageError:
+    """The error for bytes that no decoder recognises, saying what they look like."""
+    if path.stat().st_size == 0:
+        return ImageError(
+            f"{path}: the file is empty (0 bytes)", "copy it again from its source, or remove it"
+        )
+    head = _begins(path)
+    looks = (
+        "text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head) else "unknown or damaged data"
+    )
+    return ImageError(
+        f"{path}: not an image that Pillow can read, it holds {looks} (it begins with {head!r})",
+        "replace it by an image, or remove it from the dataset",
+    )
 
 
 def parse_intensity(intensity: str) -> tuple[float, float] | None:
@@ -277,6 +191,8 @@ def parse_intensity(intensity: str) -> tuple[float, float] | None:
 
 def window_of(array: np.ndarray) -> tuple[float, float]:
     """The 0.5 and 99.5 percentiles of all values; their extremes where the percentiles coincide."""
+    # NumPy interpolates in the type of the array, where the difference of two values may not fit.
+    array = array.astype(_WIDER.get(array.dtype.str[1:], array.dtype), copy=False)
     low, high = (float(value) for value in np.percentile(array, PERCENTILES))
     return (low, high) if low < high else (float(array.min()), float(array.max()))
 

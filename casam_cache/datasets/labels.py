@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.datasets.base import FilesDone
-from casam_cache.datasets.images import Pixels, image_size, read_pixels
+from casam_cache.datasets.images import check_header, read_pixels
+from casam_cache.datasets.pixels import Pixels, UnsaidError
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MaskValues
 from casam_cache.errors import ImageError
 
@@ -82,7 +83,10 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
         ImageError: the file cannot be decoded, holds values that are no labels (negative, fractional, NaN),
             or holds colours that a lossy compression has changed.
     """
-    pixels = read_pixels(path, palette=True, max_pixels=max_pixels)
+    try:
+        pixels = read_pixels(path, palette=True, max_pixels=max_pixels)
+    except UnsaidError as error:
+        raise ImageError(error.message, error.mask_hint) from error
     array = pixels.array
     if array.ndim == 3 and array.shape[2] in (2, 4):
         array = np.where(array[..., -1:] == 0, array.dtype.type(0), array[..., :-1])
@@ -149,16 +153,18 @@ def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Height and width of one image, or why it cannot be opened."""
+    """Height and width of one image, or why it cannot be opened; the EXIF orientation that was undone, 1 if none."""
 
     size: tuple[int, int] | None
     error: ImageError | None = None
+    orientation: int = 1
 
 
 def scan_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageHeader:
     """The size of one image from its header; never raises for a bad file."""
     try:
-        return ImageHeader(image_size(path, max_pixels))
+        size, turned = check_header(path, max_pixels)
+        return ImageHeader(size, None, turned)
     except ImageError as error:
         return ImageHeader(None, error)
 

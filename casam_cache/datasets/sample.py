@@ -12,6 +12,7 @@ import numpy as np
 
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.catalogue import get_entry
+from casam_cache.datasets.portion import check_pages, parse_channels
 from casam_cache.errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 MASK_MODES = ("binary", "classes", "instances", "components")
 SPLIT_SOURCES = ("folders", "table", "drawn")
+EXIF = ("apply", "ignore")
+_UNSET = (
+    ("masks", "auto"), ("group_regex", ""), ("split_by", "auto"), ("pages", "auto"), ("channels", "auto"),
+)  # fmt: skip
 DEFAULT_MAX_PIXELS = 100_000_000
 
 
@@ -143,6 +148,12 @@ class DatasetOptions:
             one there is, and a draw where there is none.
         max_pixels: larger images and masks are refused before they are decoded.
         dataset: which of `casam_cache.datasets.catalogue` it is; names the task and chooses the reader.
+        pages: what counts of files with several pages: `first`, the number of one from 1, `all` (each is an image, of
+            a stack that is one group), or `objects` (each page of a mask is one object); None, also written `auto`,
+            refuses such files.
+        channels: one number, or three for red, green and blue, as `3,2,1`; None, also written `auto`, takes grey and
+            RGB as they are and refuses files of other channels.
+        exif: `apply` the orientation that a camera noted, or `ignore` it, in images and masks.
     """
 
     masks: str | None = None
@@ -154,6 +165,9 @@ class DatasetOptions:
     max_pixels: int = DEFAULT_MAX_PIXELS
     split_by: str | None = None
     dataset: str | None = None
+    pages: str | None = None
+    channels: str | None = None
+    exif: str = "apply"
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -162,11 +176,19 @@ class DatasetOptions:
         return made
 
     def __post_init__(self) -> None:
-        for name, unset in (("masks", "auto"), ("group_regex", ""), ("split_by", "auto")):
+        for name, unset in _UNSET:
             if getattr(self, name) == unset:
                 object.__setattr__(self, name, None)
         if self.dataset is not None:
             object.__setattr__(self, "dataset", get_entry(self.dataset).name)
+        if self.pages is not None:
+            check_pages(self.pages)
+        if self.channels is not None:
+            parse_channels(self.channels)
+        if self.exif not in EXIF:
+            raise OptionError(
+                f"unknown way with EXIF orientations '{self.exif}'", f"available: {', '.join(EXIF)}"
+            )
         if self.masks is not None and self.masks not in MASK_MODES:
             raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")
         if self.split_by is not None and self.split_by not in SPLIT_SOURCES:

@@ -15,6 +15,7 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.race import fitting_batch
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
+from casam_cache.datasets.portion import split_portion
 from casam_cache.encode.annotate import Annotated, annotate, described_reader, recorded_reader
 from casam_cache.encode.begun import recorded_attributes, say_what_changed
 from casam_cache.encode.decode import Preprocessing, source_sha256
@@ -298,13 +299,14 @@ def _check_unchanged(
     """Features of an image that has changed since are stale: refuse, or with `update` encode it again.
 
     A changed image that had failed is simply tried again: it has no features. A file that another reader, or another
-    revision of it, has read may give other pixels though its bytes are the same.
+    revision of it, has read may give other pixels though its bytes are the same, and so may one of which now another
+    page or other channels are taken.
     """
     store = EmbeddingStore.open(writer.path)
     reader = dataset.reader
     reread = recorded_reader(store) not in ({}, described_reader(reader))
     now = {name: (size, time) for name, size, time in reader.files(dataset.root)}
-    committed = store.committed(EMBEDDING)
+    committed, paths = store.committed(EMBEDDING), store.paths
     stale: list[int] = []
     retry: list[int] = []
     for index, name in enumerate(store.ids):
@@ -313,13 +315,21 @@ def _check_unchanged(
             continue
         file = reader.file_of(source)
         same = now == previously if file is None else file in now and previously.get(file) == now[file]
-        if same and not reread:
+        if same and not reread and source == paths[index]:
             continue
         sha256 = source_sha256(reader, dataset.root, source, options.dataset.max_pixels)
         if (reread and file is not None) or sha256 != store.source_sha256[index].tobytes():
             (retry if store.status[index] == FAILED else stale).append(index)
     if stale and not options.update:
         names = ", ".join(store.ids[index] for index in stale[:5]) + (" ..." if len(stale) > 5 else "")
+        first = store.ids[stale[0]]
+        was, is_now = split_portion(paths[stale[0]]), split_portion(source_of[first])
+        if was[1] != is_now[1]:
+            raise StoreError(
+                f"{writer.path}: {len(stale)} images are read in another way than they were encoded: {names} (of "
+                f"{is_now[0]} {is_now[1].describe()} counts now, {was[1].describe()} did)",
+                "casam encode --update encodes them again; or read them as before",
+            )
         raise StoreError(
             f"{writer.path}: {len(stale)} images have changed since they were encoded: {names}",
             "casam encode --update encodes them again; or restore the files",

@@ -62,6 +62,22 @@ class _Options:
     max_pixels: int | None = typer.Option(
         None, help="Images of more pixels are refused before they are decoded (100000000)."
     )
+    pages: str | None = typer.Option(
+        None,
+        metavar="first|N|all|objects",
+        help="What counts of files of several pages: the first, page N, all (each page is an image), or, of masks, "
+        "objects (each page is one object). Unless it is said (auto), such files are refused.",
+    )
+    channels: str | None = typer.Option(
+        None,
+        metavar="N|R,G,B",
+        help="Channels of the images that are taken, counted from 1: one as grey, or three as red, green and blue. "
+        "Unless it is said (auto), images that are neither grey nor RGB are refused.",
+    )
+    exif: str | None = typer.Option(
+        None,
+        help="The orientation that a camera noted is applied to images and masks: apply, or ignore (apply).",
+    )
 
 
 def takes_dataset_options(command: Callable[..., None]) -> Callable[..., None]:
