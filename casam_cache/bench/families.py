@@ -346,9 +346,11 @@ def scoring(
     )  # fmt: skip
 
 
-def fit_stage(tasks: Tasks, method: Method, training: TrainingOptions, task: str, seed: int) -> Fit:
-    """The fit of a single-task method to one task."""
-    train = train_split(tasks, method, training, task)
+def fit_stage(
+    tasks: Tasks, method: Method, training: TrainingOptions, task: str, seed: int, split: str = "train"
+) -> Fit:
+    """The fit of a single-task method to one task, from a split of it."""
+    train = train_split(tasks, method, training, task, split)
     return Fit(
         method=MethodRef.of(method),
         training=resolved(training, tasks, [train]),
@@ -358,11 +360,13 @@ def fit_stage(tasks: Tasks, method: Method, training: TrainingOptions, task: str
     )
 
 
-def train_split(tasks: Tasks, method: Method, training: TrainingOptions, task: str) -> TaskSplit:
+def train_split(
+    tasks: Tasks, method: Method, training: TrainingOptions, task: str, split: str = "train"
+) -> TaskSplit:
     """The train split of a task, which must have all that the method reads."""
     views = (view.array for view in parse_views(training.views, VIEW_SEPARATOR))
     tasks.require(task, (*method.needs, *views))
-    return tasks.split(task, "train")
+    return tasks.split(task, split)
 
 
 def resolved(training: TrainingOptions, tasks: Tasks, trains: Sequence[TaskSplit]) -> TrainingOptions:

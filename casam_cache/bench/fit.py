@@ -26,6 +26,7 @@ from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.training.evaluation_prompts import BOX, ORACLE_BOX, parse_prompt
+from casam_cache.training.folds import Fold
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Score, gain, score
@@ -44,7 +45,7 @@ class FitReport:
         run: folder of the fit: head.safetensors, head.json, record.json.
         outcomes: folder of the fitted head's per-mask outcomes.
         computed: whether this call trained; False where the fit was there already.
-        evaluate: the split that was scored, `test` or `val`.
+        evaluate: the split that was scored, `test` or `val`, or a fold: `fold 2/5`.
         test: the fitted head on that split.
         frozen: the frozen SAM on the same masks and prompts.
         gain: paired difference fitted - frozen by metric.
@@ -104,6 +105,7 @@ def fit_task(
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     split: str = "test",
+    fold: Fold | None = None,
     prompts: str = BOX.text,
     model: str | None = None,
     device: str = "auto",
@@ -123,6 +125,7 @@ def fit_task(
         recipe: where options say nothing: `default`, the backbone's own recipe (`Backbone.recipe`), or `paper`.
         seed: of everything random.
         split: `test`, or `val` so that nothing needs choosing on test.
+        fold: trains on all folds but this and scores this; None trains on the train split and scores `split`.
         prompts: what every mask is prompted with when it is scored: `box`, `jitter:0.1`, `jitter:5px`, `point`,
             `point:random` or `clicks:5`. Training has prompts of its own.
         model: the backbone's store, needed only where the task has several.
@@ -139,10 +142,19 @@ def fit_task(
     """
     check_split(split)
     prompt = parse_prompt(prompts)
+    train, evaluate = ("train", split) if fold is None else (fold.train, fold.scored)
     tasks, fit = plan_fit(
-        task, store, method=method, options=options, recipe=recipe, seed=seed, model=model, device=device
+        task,
+        store,
+        method=method,
+        options=options,
+        recipe=recipe,
+        seed=seed,
+        model=model,
+        device=device,
+        train=train,
     )
-    scored = tasks.split(task, split)
+    scored = tasks.split(task, evaluate)
     fitted, frozen = (scoring(scored, head, prompt=prompt) for head in (fit, None))
     folder = Runs(Path(runs))
 
@@ -158,7 +170,7 @@ def fit_task(
     computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
     keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
     told = "" if prompt == BOX else f", {prompt.name}"
-    note_use(folder, f"fit-{fitted.key}", f"fit: {fit.method.name} on {task}, {split}{told}", wanted)
+    note_use(folder, f"fit-{fitted.key}", f"fit: {fit.method.name} on {task}, {evaluate}{told}", wanted)
     backbone = tasks.place.backbone(task)
     after, before = fitted.read(folder), frozen.read(folder)
     recorded = folder.recorded(fit)
@@ -169,7 +181,7 @@ def fit_task(
         run=str(folder.folder(fit)),
         outcomes=str(folder.folder(fitted)),
         computed=fit.key in computed,
-        evaluate=split,
+        evaluate=evaluate,
         test=score(after),
         frozen=score(before),
         gain=gain(after, before),
@@ -181,7 +193,7 @@ def fit_task(
         stand_in=backbone.stand_in,
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
-        groups=tasks.split(task, "train").groups,
+        groups=tasks.split(task, train).groups,
         volumes=volume_scores(fitted.read_volumes(folder), frozen.read_volumes(folder)),
     )
 
@@ -206,8 +218,9 @@ def plan_fit(
     seed: int = 0,
     model: str | None = None,
     device: str = "auto",
+    train: str = "train",
 ) -> tuple[Tasks, Fit]:
-    """The fit of one method to one task, not yet computed; arguments and errors as of `fit_task`."""
+    """The fit of one method to one task, not yet computed, from its split `train`; the rest as of `fit_task`."""
     made = METHODS.get(method)
     if made.family != "single":
         raise OptionError(
@@ -225,4 +238,4 @@ def plan_fit(
     usual = fitting(usual, made, given)
     method_options, training = parse_assignments(options, models, usual)
     assert isinstance(training, TrainingOptions)
-    return tasks, fit_stage(tasks, made(method_options), training, task, seed)
+    return tasks, fit_stage(tasks, made(method_options), training, task, seed, train)

@@ -23,6 +23,7 @@ _HINTS = {
     "train": "give a split.csv, train/ folder or --test-fraction to casam encode",
     ALL: "casam data check says what was found",
 }
+_FOLDS_HINT = "fewer folds, or another --group-regex of casam encode"
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,10 @@ class Tasks:
             found = open_split(self.store(task), split, task)
             items = list(found)
             if not any(item.masks for item in items):
-                raise StoreError(f"task '{task}' has no masks in its {split} split", _HINTS[split])
+                raise StoreError(
+                    f"task '{task}' has no masks in its {split} split",
+                    _HINTS.get(split, "--folds with fewer folds, or casam encode --group-regex"),
+                )
             self._splits[task, split] = TaskSplit(
                 SplitRef(task, split, found.content),
                 tuple(item.id for item in items),

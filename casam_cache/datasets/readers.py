@@ -13,6 +13,7 @@ from casam_cache.datasets.catalogue import ENTRIES, get_entry
 from casam_cache.datasets.catalogue.compare import notes_of
 from casam_cache.datasets.catalogue.locate import locate
 from casam_cache.datasets.folder import FolderReader
+from casam_cache.datasets.folds import with_fold
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
@@ -170,7 +171,7 @@ def read_dataset(
     _refuse_unsound(dataset, found)
     entry = None if options.dataset is None else get_entry(options.dataset)
     notes = (*notes_of(dataset, found.name, entry, ENTRIES), *dataset.notes)
-    return replace(dataset, read_by=found, notes=notes)
+    return with_fold(replace(dataset, read_by=found, notes=notes))
 
 
 def _refuse_unsound(dataset: Dataset, reader: Reader) -> None:

@@ -146,6 +146,8 @@ class DatasetOptions:
         seed: of both splits.
         split_by: one of `SPLIT_SOURCES`: what says the split where a plain folder has several answers. None takes the
             one there is, and a draw where there is none.
+        folds, fold: the images are divided into so many folds by group, and this one, from 1, is the test split, or the
+            validation split where the dataset has a test split of its own. 0 is none.
         max_pixels: larger images and masks are refused before they are decoded.
         dataset: which of `casam_cache.datasets.catalogue` it is; names the task and chooses the reader.
         pages: what counts of files with several pages: `first`, the number of one from 1, `all` (each is an image, of
@@ -168,6 +170,8 @@ class DatasetOptions:
     pages: str | None = None
     channels: str | None = None
     exif: str = "apply"
+    folds: int = 0
+    fold: int = 0
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -194,6 +198,10 @@ class DatasetOptions:
         if self.split_by is not None and self.split_by not in SPLIT_SOURCES:
             raise OptionError(
                 f"a split by '{self.split_by}' is unknown", f"available: auto, {', '.join(SPLIT_SOURCES)}"
+            )
+        if self.folds < 0 or self.folds == 1 or self.fold < 0:
+            raise OptionError(
+                f"fold {self.fold} of {self.folds} folds", "for example --folds 5 --fold 2; --folds 0: none"
             )
         if not 0 <= self.test_fraction <= 1:
             raise OptionError(f"the test fraction is {self.test_fraction}", "give a number from 0 to 1")
@@ -231,6 +239,8 @@ class DatasetOptions:
                 "pip install --upgrade casam-cache",
             )
         kept = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+        if "folds" in self.given and not self.folds:
+            kept.pop("fold", None)
         return DatasetOptions(**{**kept, **{name: getattr(self, name) for name in self.given}})
 
     def to_json(self) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from casam_cache.bench.fit import FitReport
+from casam_cache.bench.fit_folds import FoldsReport
 from casam_cache.metrics.base import MetricFacts
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
@@ -26,6 +28,25 @@ COLUMNS = (
 
 def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
     """Frozen against fitted: a line a task and metric, volumes under the slices, and what the numbers mean below."""
+    return _table(reports, "mean of tasks", f"{reports[0].evaluate} split", title)
+
+
+def folds_table(report: FoldsReport) -> Table:
+    """As `fit_table`, of the folds of one task with their mean; the deviation between them below."""
+    first = report.folds[0]
+    # Lines and notes name the fold where they would name the task.
+    named = [replace(each, task=each.evaluate) for each in report.folds]
+    table = _table(named, "mean of folds", "each fold scored by the fit of the others", first.task)
+    told = []
+    for metric in facts_of(first.test.metrics):
+        scale = 100 if metric.percent else 1
+        fitted, gained = (scale * report.deviation(side, metric.name) for side in ("test", "gain"))
+        told.append(f"{metric.label} {fitted:.1f}, its gain {gained:.1f}")
+    note = f"Standard deviation between the {len(named)} folds: {'; '.join(told)}."
+    return replace(table, notes=(*table.notes, note))
+
+
+def _table(reports: Sequence[FitReport], mean: str, scored: str, title: str) -> Table:
     metrics = facts_of(reports[0].test.metrics)
     lines = [
         Line(
@@ -42,7 +63,7 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
         for metric in metrics
     ]
     if len(reports) > 1:
-        lines += [Line("mean of tasks", _means(reports, metric, metric is metrics[0])) for metric in metrics]
+        lines += [Line(mean, _means(reports, metric, metric is metrics[0])) for metric in metrics]
     first = reports[0]
     methods = ", ".join(sorted({report.method for report in reports}))
     modes = ", ".join(sorted({f"{report.task}: {report.mask_mode}" for report in reports}))
@@ -50,8 +71,8 @@ def fit_table(reports: Sequence[FitReport], *, title: str = "") -> Table:
     notes = (
         *([f"{first.model}: {first.stand_in}."] if first.stand_in else []),
         f"{first.model}, {methods}, {first.parameters:,} trained parameters, {first.flops / 1e9:,.1f} GFLOP a sample "
-        f"and step ({first.flops / 2e9:,.1f} multiply-adds), seed {first.seed}; {first.evaluate} "
-        f"split, {first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals by "
+        f"and step ({first.flops / 2e9:,.1f} multiply-adds), seed {first.seed}; {scored}, "
+        f"{first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals by "
         "groups.",
         *_without_interval(reports),
         *_states(reports),

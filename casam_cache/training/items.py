@@ -15,6 +15,7 @@ from casam_cache.errors import CasamError, StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore
+from casam_cache.training.folds import rows_of
 from casam_cache.views import View
 
 EMBEDDING = "embedding"
@@ -158,7 +159,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
 
     Args:
         store: with annotations, completely encoded.
-        split: `train`, `val` or `test`, or `all` of them.
+        split: `train`, `val` or `test`, a name that `training.folds.Fold` gives, or `all` of them.
         task: its name; by default the folder the store lies in.
 
     Raises:
@@ -168,7 +169,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
     annotations: Annotations = store.annotations
     name = task or store.path.parent.name
     available = store.available()
-    places = range(len(annotations)) if split == ALL else annotations.rows(split)
+    places = range(len(annotations)) if split == ALL else rows_of(annotations, split)
     rows = [int(row) for row in places if available[annotations.item[row]]]
     if not rows:
         raise StoreError(

@@ -59,6 +59,13 @@ class _Options:
         metavar="NAME",
         help="Which public dataset it is (casam data list): names the task, and chooses the reader of its layout.",
     )
+    folds: int | None = typer.Option(
+        None, help="Divide the images into so many folds by group; --fold says which one is held out."
+    )
+    fold: int | None = typer.Option(
+        None,
+        help="The fold, from 1, that is the test split, or the validation split where the dataset has a test split.",
+    )
     max_pixels: int | None = typer.Option(
         None, help="Images of more pixels are refused before they are decoded (100000000)."
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from casam_cache.errors import OptionError
 from casam_cli import console
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def fit(
         help="What stands where options say nothing: default, which belongs to the backbone, or paper.",
     ),
     seed: int = typer.Option(0, help="The seed of initial weights, order, masks and prompts."),
-    evaluate: str = typer.Option("test", help="The split to score: test or val."),
+    evaluate: str | None = typer.Option(None, help="The split to score: test (the default) or val."),
+    folds: int | None = typer.Option(
+        None, help="Fit so many times, each time without one fold of the groups, score it, and give the mean."
+    ),
     prompts: str = typer.Option(
         "box",
         metavar="PROMPT",
@@ -50,8 +54,13 @@ def fit(
 ) -> None:
     """Train on a task's train split from the cache, and score beside the frozen SAM on the same prompts."""
     from casam_cache.bench.fit import fit_task
-    from casam_cache.report.fit_table import fit_table
+    from casam_cache.bench.fit_folds import fit_folds
+    from casam_cache.report.fit_table import fit_table, folds_table
 
+    if folds is not None and evaluate is not None:
+        raise OptionError(
+            "--folds scores each fold, and --evaluate another split", "leave out one of the two options"
+        )
     options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
     with console.bar(f"fit {task}", unit="samples") as bar:
 
@@ -59,12 +68,21 @@ def fit(
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
-        report = fit_task(
-            task, store, runs, method=method, options=options, recipe=recipe, seed=seed, split=evaluate,
-            prompts=prompts, model=model, device=device, changed=console.changed(recompute, keep),
-            say=console.show_line,
-            on_fit=on_fit, on_evaluate=lambda done, total: bar.update(done, total, "scoring"),
-        )  # fmt: skip
+        asked: dict[str, Any] = {
+            "method": method, "options": options, "recipe": recipe, "seed": seed, "prompts": prompts, "model": model,
+            "device": device, "changed": console.changed(recompute, keep), "say": console.show_line, "on_fit": on_fit,
+            "on_evaluate": lambda done, total: bar.update(done, total, "scoring"),
+        }  # fmt: skip
+        if folds is not None:
+            every = fit_folds(task, store, runs, folds=folds, **asked)
+        else:
+            report = fit_task(task, store, runs, split=evaluate or "test", **asked)
+    if folds is not None:
+        if json_:
+            console.print_json(every.to_json())
+        else:
+            console.show_table(folds_table(every))
+        return
     if json_:
         console.print_json(report.to_json())
         return
