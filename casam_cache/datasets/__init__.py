@@ -6,7 +6,7 @@ from casam_cache.datasets.base import Reader
 from casam_cache.datasets.check import CheckReport, TaskReport, check, check_dataset
 from casam_cache.datasets.contact_sheet import contact_sheet, overlay
 from casam_cache.datasets.images import image_size, load_image, parse_intensity
-from casam_cache.datasets.labels import decide_mode
+from casam_cache.datasets.mask_values import decide_mode
 from casam_cache.datasets.masks import innermost, interior_point, mask_box, split_labels
 from casam_cache.datasets.readers import find_reader, find_tasks, read_dataset, task_name
 from casam_cache.datasets.sample import (

@@ -10,14 +10,9 @@ import numpy as np
 from casam_cache.datasets.assign import assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.images import load_array
-from casam_cache.datasets.labels import (
-    MANY_CLASSES,
-    ImageHeader,
-    MaskScan,
-    decide_mode,
-    gather_values,
-    scan_files,
-)
+from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
+from casam_cache.datasets.mask_cut import refusal
+from casam_cache.datasets.mask_values import MANY_CLASSES, decide_mode, decide_values
 from casam_cache.datasets.masks import iter_masks, size_mismatch
 from casam_cache.datasets.parts import Part, describe, refuse_nothing
 from casam_cache.datasets.places import EXPECTED, find_places, listing
@@ -62,10 +57,11 @@ class FolderReader(Reader):
             options.max_pixels,
             progress,
         )
-        values = gather_values(scans)
-        mode, reason = decide_mode(options.masks, values, any(sample.one_object_a_file for sample in samples))
+        folders = any(sample.one_object_a_file for sample in samples)
+        values, said = decide_values(scans, options.masks, folders)
+        mode, reason = decide_mode(options.masks, values, folders)
         problems += _file_problems(path, samples, scans, headers, values)
-        problems += _value_problems(scans, values, mode, options)
+        problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
             task, path, tuple(samples), mode, reason, values, tuple(problems), source, options,
             (describe(parts, found),),
@@ -108,14 +104,14 @@ def _file_problems(
             error = scan.error
             if error is None and header.size and scan.size and scan.size != header.size:
                 error = size_mismatch(root / name, scan.size, header.size)
+            if error is None:
+                error = refusal(
+                    root / name, scan.lossy, scan.format, scan.coloured, scan.counts.values.tolist, values
+                )
             if error:
                 problems.append(problem_of(error, name, root, sample.id))
-            elif values.coloured and not scan.coloured and any(value > 255 for value in scan.values):
-                message = "a label map of more than 8 bits among colour masks"
-                hint = "save all masks of the dataset in one way, as label numbers or as colours"
-                problems.append(Problem(name, message, hint, sample=sample.id))
             elif scan.lossy:
-                what = "cut at 127" if values.threshold else "its values are no longer exact"
+                what = f"cut at {values.white // 2}"
                 message = f"a mask with {len(scan.values)} grey values from a lossy compression, {what}"
                 problems.append(Problem(name, message, "save masks as PNG", "warning", sample.id))
     return problems
@@ -136,7 +132,7 @@ def _value_problems(
         )
     coloured = sum(scan.coloured for scan in scans)
     grey = sum(not scan.coloured and any(scan.values) for scan in scans)
-    if coloured and grey:
+    if coloured and grey and values.coloured and not values.soft:
         problems.append(
             Problem(
                 "masks",

@@ -1,11 +1,11 @@
-"""Read mask files as label maps, and find over a whole dataset which values they use and what these mean."""
+"""Read mask files as label maps, and scan all those of a dataset for the values that they hold."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,13 @@ import numpy as np
 from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.images import check_header, read_pixels
 from casam_cache.datasets.pixels import Pixels, UnsaidError
-from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MaskValues
+from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
+from casam_cache.datasets.value_counts import ValueCounts, count_values, merge_counts
 from casam_cache.errors import ImageError
 
 GREY = 0x010101  # a grey value times this is the packed colour of equal channels
-LOSSY_CUT = 127
-MANY_CLASSES = 64
-_ALWAYS_LOSSY = {"JPEG", "MPO"}
-_MAYBE_LOSSY = {"JPEG2000", "WEBP", "AVIF"}
+_LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
 _CHROMA_NOISE = 48  # how far the channels of a grey picture drift apart in a lossy file
-_NEAR_BACKGROUND, _NEAR_WHITE = 32, 191
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,20 @@ class LabelMap:
         labels: integers (H, W); packed 0xRRGGBB when `coloured`, 0 is background.
         coloured: channels differ somewhere, so values are colours.
         lossy: stored by a lossy compression that changed the values.
+        near_grey: the channels of a coloured one differ by little, as an earlier lossy compression leaves them.
+        format: Pillow's name of the file's format.
     """
 
     labels: np.ndarray
     coloured: bool
     lossy: bool
+    near_grey: bool = False
+    format: str = ""
+
+    @property
+    def grey(self) -> np.ndarray:
+        """Grey values (H, W); of colours the green channel, which such a compression changes least."""
+        return self.labels >> 8 & 255 if self.coloured else self.labels
 
 
 @dataclass(frozen=True)
@@ -47,19 +53,25 @@ class MaskScan:
     Attributes:
         path: the file.
         size: height, width; None when it cannot be read.
-        values: its distinct values, sorted.
-        coloured, lossy: as in `LabelMap`.
-        smeared: a lossy file whose foreground lies near 255, as a black and white picture's does.
+        counts: of its values.
+        coloured, lossy, format: as in `LabelMap`.
+        grey: of a coloured file that is nearly grey, the counts of its grey values.
         error: why the file cannot be used.
     """
 
     path: Path
     size: tuple[int, int] | None = None
-    values: tuple[int, ...] = ()
+    counts: ValueCounts = field(default_factory=lambda: merge_counts([]))
     coloured: bool = False
     lossy: bool = False
-    smeared: bool = False
+    grey: ValueCounts | None = None
+    format: str = ""
     error: ImageError | None = None
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Its distinct values, sorted."""
+        return tuple(self.counts.values.tolist())
 
 
 def distinct(labels: np.ndarray) -> np.ndarray:
@@ -92,9 +104,10 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
         array = np.where(array[..., -1:] == 0, array.dtype.type(0), array[..., :-1])
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    coloured = False
+    coloured = near_grey = False
+    lossless = pixels.format not in _LOSSY or is_lossless(path, pixels.format)
     if array.ndim == 3:
-        array, coloured = _pack(array, pixels, path)
+        array, coloured, near_grey = _pack(array, pixels, path, lossless)
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
             raise ImageError(
@@ -103,37 +116,48 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
         array = array.astype(np.int64)
     if array.dtype.kind == "i" and array.size and array.min() < 0:
         raise ImageError(f"{path}: the mask holds negative values", "labels are 0 (background) and above")
-    return LabelMap(array, coloured, _is_lossy(pixels, array))
+    lossy = not lossless and not coloured and bool(((array != 0) & (array != 255)).any())
+    if lossy and pixels.format == "AVIF":  # its header does not say
+        counts = count_values(array)
+        lossy = len(counts.values) > 16 or bool((counts.solid_share < 0.5).any())
+    return LabelMap(array, coloured, lossy, near_grey, pixels.format)
 
 
-def _pack(array: np.ndarray, pixels: Pixels, path: Path) -> tuple[np.ndarray, bool]:
-    """RGB (H, W, 3) -> grey labels and False where all channels are equal, else packed colours and True."""
+def _pack(array: np.ndarray, pixels: Pixels, path: Path, lossless: bool) -> tuple[np.ndarray, bool, bool]:
+    """RGB (H, W, 3) -> labels, whether they are packed colours, and whether these are nearly grey."""
     red, green, blue = (array[..., channel] for channel in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
-        return red, False
-    lossy = pixels.format in _ALWAYS_LOSSY | _MAYBE_LOSSY
-    if lossy:
-        drift = array.max(axis=2).astype(int) - array.min(axis=2)
-        if int(drift.max()) <= _CHROMA_NOISE:
-            return green, False
-        if pixels.format in _ALWAYS_LOSSY:
-            raise ImageError(
-                f"{path}: a colour mask in a lossy {pixels.format} file, whose colours are no longer exact",
-                "save the mask as PNG from its source",
-            )
+        return red, False, False
+    drift = int((array.max(axis=2).astype(int) - array.min(axis=2)).max())
+    if not lossless:
+        if drift <= _CHROMA_NOISE:
+            return green, False, False
+        raise ImageError(
+            f"{path}: a colour mask in a lossy {pixels.format} file, whose colours are no longer exact",
+            "save the mask as PNG from its source",
+        )
     if array.dtype != np.uint8:
         raise ImageError(
             f"{path}: a colour mask of {pixels.bits} bits a channel", "save it with 8 bits a channel"
         )
     wide = array.astype(np.int32)
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], True
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], True, drift <= _CHROMA_NOISE
 
 
-def _is_lossy(pixels: Pixels, labels: np.ndarray) -> bool:
-    """A lossy compression shows in values other than 0 and 255, or in more of them than labels would have."""
-    if pixels.format in _ALWAYS_LOSSY:
-        return bool(((labels != 0) & (labels != 255)).any())
-    return pixels.format in _MAYBE_LOSSY and len(distinct(labels)) > 16
+def is_lossless(path: Path, name: str) -> bool:
+    """Whether a file of a format that may be lossy (Pillow's `name`) says in its header that it is not.
+
+    WebP names its coding, JPEG 2000 its transform: the reversible one is lossless unless the file was cut short on
+    purpose, which nothing tells. AVIF does not say it.
+    """
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    if name == "WEBP":
+        return b"VP8L" in head[:64] or (head[12:16] == b"VP8X" and b"VP8L" in head and b"VP8 " not in head)
+    if name == "JPEG2000":
+        place = head.find(b"\xff\x52")
+        return place >= 0 and head[place + 13 : place + 14] == b"\x01"
+    return False
 
 
 def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
@@ -143,12 +167,9 @@ def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
     except ImageError as error:
         return MaskScan(path, error=error)
     height, width = found.labels.shape
-    smeared = False
-    if found.lossy and not found.coloured:
-        foreground = found.labels[found.labels > _NEAR_BACKGROUND]
-        smeared = foreground.size > 0 and float((foreground >= _NEAR_WHITE).mean()) >= 0.5
-    values = tuple(int(value) for value in distinct(found.labels))
-    return MaskScan(path, (height, width), values, found.coloured, found.lossy, smeared)
+    counts = count_values(found.labels, coloured=found.coloured, lossy=found.lossy)
+    grey = count_values(found.grey) if found.near_grey else None
+    return MaskScan(path, (height, width), counts, found.coloured, found.lossy, grey, found.format)
 
 
 @dataclass(frozen=True)
@@ -184,46 +205,3 @@ def scan_files(
             if progress:
                 progress(len(headers) + len(scans), total)
     return scans, headers
-
-
-def gather_values(scans: Sequence[MaskScan]) -> MaskValues:
-    """The distinct values of all readable mask files, as one reading of the dataset."""
-    coloured = any(scan.coloured for scan in scans)
-    threshold = any(scan.smeared for scan in scans)
-    values: set[int] = set()
-    for scan in scans:
-        own = set(scan.values)
-        if scan.lossy and threshold and not scan.coloured:
-            own = {255 if value > LOSSY_CUT else 0 for value in own}
-        if coloured and not scan.coloured:
-            own = {value * GREY for value in own if value <= 255}
-        values |= own
-    return MaskValues(tuple(sorted(values)), coloured, threshold)
-
-
-def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[str, str]:
-    """The mask mode of a dataset and how it was decided, for people.
-
-    Args:
-        asked: the mode the user gave, which always holds.
-        values: of the whole dataset.
-        folders: some sample has its masks as a folder with one file an object.
-    """
-    if asked:
-        return asked, "as asked"
-    count = len(values.values)
-    kind = "colour" if values.coloured else "value"
-    shown = describe_values(values)
-    if count == 0:
-        return "binary", "no mask to look at"
-    two = count <= 2 and 0 in values.values
-    if two and folders:
-        return "instances", "the masks of an image are one file an object"
-    if two:
-        return "binary", f"the masks hold {count} {kind}{'s' if count > 1 else ''}: {shown}"
-    return "classes", f"the masks hold {count} {kind}{'s' if count > 1 else ''}: {shown}"
-
-
-def describe_values(values: MaskValues, most: int = 8) -> str:
-    listed = [f"#{value:06x}" if values.coloured else str(value) for value in values.values[:most]]
-    return ", ".join(listed) + (", ..." if len(values.values) > most else "")

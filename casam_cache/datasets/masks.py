@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.cutout import Cutout
-from casam_cache.datasets.labels import GREY, LOSSY_CUT, LabelMap, distinct, read_labels
+from casam_cache.datasets.labels import distinct, read_labels
+from casam_cache.datasets.mask_cut import as_read
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MASK_MODES, Mask, MaskValues
 from casam_cache.errors import ImageError, unknown_name
 
@@ -104,7 +105,7 @@ def load_labels(
     found = read_labels(path, max_pixels)
     if size is not None and found.labels.shape != tuple(size):
         raise size_mismatch(path, found.labels.shape, size)
-    return _as_scanned(found, values, path)
+    return as_read(found, values, path)
 
 
 def size_mismatch(path: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> ImageError:
@@ -113,25 +114,6 @@ def size_mismatch(path: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> 
         f"{path}: the mask has {mask[1]} x {mask[0]} pixels, its image {image[1]} x {image[0]}",
         "export the mask again at the size of its image (nearest neighbour, no smoothing)",
     )
-
-
-def _as_scanned(found: LabelMap, values: MaskValues, path: Path) -> np.ndarray:
-    """Labels in the reading of the whole dataset: lossy files cut, grey as colours in a coloured one."""
-    labels = found.labels
-    if found.lossy and values.threshold and not found.coloured:
-        labels = np.where(labels > LOSSY_CUT, np.int32(255), np.int32(0))
-    if values.coloured and not found.coloured:
-        if labels.size and labels.max() > 255:
-            raise ImageError(
-                f"{path}: a label map of more than 8 bits among colour masks",
-                "save all masks of the dataset in one way, as label numbers or as colours",
-            )
-        labels = labels.astype(np.int32) * GREY
-    if values.coloured and not set(distinct(labels).tolist()) <= {0, *values.values}:
-        raise ImageError(
-            f"{path}: holds colours that were not there when the dataset was read", "run it again"
-        )
-    return labels
 
 
 def _numbered(labels: np.ndarray, values: MaskValues) -> Iterator[tuple[int, Cutout]]:

@@ -92,12 +92,21 @@ class MaskValues:
         values: every distinct value, sorted; packed 0xRRGGBB when `coloured`.
         coloured: some mask uses real colours, so values are colours and classes count the sorted colours from
             1.
-        threshold: lossy files hold values smeared around 0 and 255 and are cut at 127.
+        soft: all masks show one thing with soft edges, or in several codings: each is cut in the middle between
+            background and `white`.
+        lossy: what becomes of files whose values a lossy compression changed: they are `cut` too, or `refused`.
+        white: value of the thing that is cut out.
+        codings: what stands for white in files that are cut: 1, 255 or 65535, where not only `white` does.
+        refused: why files that hold other values than `values` are refused; empty: they are not.
     """
 
     values: tuple[int, ...] = ()
     coloured: bool = False
-    threshold: bool = False
+    soft: bool = False
+    lossy: Literal["", "cut", "refused"] = ""
+    white: int = 255
+    codings: tuple[int, ...] = ()
+    refused: str = ""
 
     @property
     def foreground(self) -> tuple[int, ...]:

@@ -1,0 +1,266 @@
+"""What the values of all masks of a dataset mean: decided once, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from casam_cache.datasets.labels import GREY, MaskScan
+from casam_cache.datasets.mask_edges import Edges, judge_colours, judge_lossy, judge_values
+from casam_cache.datasets.sample import MaskValues, Problem
+from casam_cache.datasets.value_counts import ValueCounts, merge_counts
+
+Lossy = Literal["", "cut", "refused"]
+MANY_CLASSES = 64
+CODINGS = (1, 255, 65535)  # what stands for white in masks of 1, 8 and 16 bits
+_FEW_PIXELS = 20
+_FAINT_LABEL = 96  # of lossy labels as one thing: where no fainter one is known, all above half of it counts
+_AS_CLASSES = "--masks classes reads every value as a class"
+
+
+def gather_values(scans: Sequence[MaskScan], asked: str | None = None, folders: bool = False) -> MaskValues:
+    """As `decide_values`, without what is to be said."""
+    return decide_values(scans, asked, folders)[0]
+
+
+def decide_values(
+    scans: Sequence[MaskScan], asked: str | None = None, folders: bool = False
+) -> tuple[MaskValues, list[Problem]]:
+    """How the values of a dataset's masks are to be read.
+
+    Args:
+        scans: of all mask files; what cannot be read is left out.
+        asked: the mask mode the user gave. `classes`, and `instances` of label maps, take exact values as they are.
+        folders: some sample has its masks as a folder with one file an object.
+
+    Returns:
+        The reading, and what is to be said about it.
+    """
+    usable = [scan for scan in scans if scan.error is None]
+    exactly = asked == "classes" or (asked == "instances" and not folders)
+    colours = [scan for scan in usable if scan.coloured]
+    if colours and not _are_grey(usable, colours):
+        return _colours(usable, asked, exactly)
+    return _greys(usable, asked, exactly)
+
+
+def _are_grey(usable: Sequence[MaskScan], colours: Sequence[MaskScan]) -> bool:
+    """Whether colours are those of a black and white picture that went through a lossy compression."""
+    if any(scan.grey is None for scan in colours):
+        return False
+    many = len(merge_counts([scan.counts for scan in colours]).values)
+    return many > 16 and judge_values(merge_counts([_grey(scan) for scan in usable])).kind == "one"
+
+
+def _grey(scan: MaskScan) -> ValueCounts:
+    return scan.counts if scan.grey is None else scan.grey
+
+
+def _greys(usable: Sequence[MaskScan], asked: str | None, exactly: bool) -> tuple[MaskValues, list[Problem]]:
+    exact = [scan for scan in usable if not scan.lossy]
+    smeared = [scan for scan in usable if scan.lossy]
+    coded = {scan.path: _coding(scan) for scan in exact}
+    used = sorted({white for white in coded.values() if white})
+    # The files of another coding than most would look like a label of their own.
+    main = [scan for scan in exact if coded[scan.path] not in CODINGS or coded[scan.path] == max(used)]
+    edges = judge_values(merge_counts([_grey(scan) for scan in main]))
+    faded = judge_lossy(merge_counts([scan.counts for scan in smeared])) if smeared else Edges("labels")
+    soft = edges.kind == "one" or (asked == "binary" and edges.kind in ("several", "unclear", "unsure"))
+    lossy: Lossy = "" if not smeared else "cut" if faded.kind == "one" else "refused"
+    white = edges.white(0) if soft else faded.white(0) if lossy == "cut" else 255
+    if asked == "binary" and faded.kind == "several":
+        lossy, white = "cut", min(faded.white(0), _FAINT_LABEL)
+    whites = sorted({*used, *([white] if soft or lossy == "cut" else [])})
+    hard = not soft and all(coded[scan.path] is not None for scan in exact)
+    if hard and len(whites) > 1 and set(whites) <= {*CODINGS, white}:
+        soft = True
+        white = max(255 if 255 in whites or lossy == "cut" else 65535, white)
+    problems = [] if exactly else _said_of_edges(edges, asked, main, white)
+    if exactly:
+        problems += _said_of_ignored(edges, soft and hard, asked or "")
+        soft = False
+    elif soft and len(whites) > 1:
+        problems.append(_mixed_codings(exact, coded, smeared if lossy == "cut" else []))
+    refused = ""
+    values: set[int] = {0, white} if (soft and exact) or lossy == "cut" else set()
+    if not soft and not exactly and edges.kind in ("several", "unclear"):
+        refused = "lie between labels along edges, as smoothing leaves them"
+        values |= set(edges.levels)
+    elif not soft:
+        for scan in exact:
+            values.update(scan.values)
+    if not soft:
+        problems += _stray(exact, asked)
+    codings = _codings(exact, coded, white) if soft else ()
+    return MaskValues(
+        tuple(sorted(values)), False, soft, lossy, white, codings, refused
+    ), problems  # fmt: skip
+
+
+def _coding(scan: MaskScan) -> int | None:
+    """The white of a file that holds black and one of `CODINGS` alone; 0 of an empty one; None of any other."""
+    held = set(scan.values) - {0}
+    if scan.coloured or len(held) > 1:
+        return None
+    white = held.pop() if held else 0
+    return white if white in (0, *CODINGS) else None
+
+
+def _codings(exact: Sequence[MaskScan], coded: dict[Path, int | None], white: int) -> tuple[int, ...]:
+    """Which whites files use besides the main one; 1 is none where it is what a background wandered to."""
+    found = {coding for coding in coded.values() if coding and coding != white}
+    others = [_grey(scan) for scan in exact if coded[scan.path] != 1]
+    total = merge_counts(others)
+    ones = int(total.pixels[total.values == 1].sum())
+    if ones > 0.01 * int(total.pixels.sum()):
+        found -= {1}
+    if any(scan.counts.values[-1] > 255 >= white for scan in exact if len(scan.counts.values)):
+        found.add(65535)
+    return tuple(sorted(found))
+
+
+def _said_of_edges(edges: Edges, asked: str | None, files: Sequence[MaskScan], white: int) -> list[Problem]:
+    if edges.kind == "labels" or (edges.kind == "unsure" and asked not in (None, "binary", "components")):
+        return []
+    held = sum(len(_grey(scan).values) > 2 for scan in files)
+    some = f"{held} of {len(files)} masks hold {edges.soft} value{'s' if edges.soft > 1 else ''}"
+    if edges.kind == "one" or asked == "binary":
+        between = f"{some} that soft edges leave between 0 and {white}"
+        return [
+            Problem(
+                "masks", f"{between}: one thing, cut in the middle", _AS_CLASSES, "warning"
+            )
+        ]  # fmt: skip
+    if edges.kind == "unsure":
+        return [
+            Problem(
+                "masks",
+                f"{some} that only lines along edges have: a class of outlines, or soft edges; read as a class",
+                "--masks binary cuts it in the middle, --masks classes is what is read now",
+                "warning",
+            )
+        ]
+    return []  # every file that holds such values is an error of its own
+
+
+def _said_of_ignored(edges: Edges, codings: bool, asked: str) -> list[Problem]:
+    """Where the values were asked for as they are, though they do not look like labels."""
+    if edges.kind in ("one", "several", "unclear"):
+        message = f"{edges.soft} values lie along edges, as smoothing leaves them; each is read as asked"
+        return [
+            Problem("masks", message, f"without --masks {asked} this is decided by their place", "warning")
+        ]
+    if codings:
+        message = "white is 1 in some masks and 255 in others; each is read as asked"
+        return [Problem("masks", message, f"without --masks {asked} they are one thing", "warning")]
+    return []
+
+
+def _mixed_codings(
+    exact: Sequence[MaskScan], coded: dict[Path, int | None], smeared: Sequence[MaskScan]
+) -> Problem:
+    parts = []
+    for white in CODINGS:
+        files = [scan for scan in exact if coded[scan.path] == white]
+        if files:
+            parts.append(f"0 and {white} in {len(files)} (such as {files[0].path.name})")
+    other = [scan for scan in exact if coded[scan.path] is None]
+    for name, some in (("soft edges", other), ("lossy values", smeared)):
+        if some:
+            parts.append(f"{name} in {len(some)} (such as {some[0].path.name})")
+    message = f"masks in several codings: {', '.join(parts)}; read as one thing"
+    return Problem("masks", message, f"{_AS_CLASSES} of its own", "warning")
+
+
+def _stray(exact: Sequence[MaskScan], asked: str | None, coloured: bool = False) -> list[Problem]:
+    """Values that hardly any pixel has, though others fill areas: likely mistakes, and classes nevertheless."""
+    if asked in ("instances", "binary"):
+        return []
+    total = merge_counts([scan.counts for scan in exact])
+    outside = total.values != 0
+    most = int(total.pixels[outside].max(initial=0))
+    if not 1 < outside.sum() <= MANY_CLASSES or most < 50 * _FEW_PIXELS:
+        return []
+    problems = []
+    for value in total.values[outside & (total.pixels <= _FEW_PIXELS)].tolist():
+        holders = [scan for scan in exact if value in scan.counts.values]
+        pixels = int(total.pixels[total.values == value].sum())
+        shown = f"#{value:06x}" if coloured else str(value)
+        message = (
+            f"the value {shown} is in {pixels} pixel{'s' if pixels > 1 else ''} of {len(holders)} "
+            f"mask{'s' if len(holders) > 1 else ''} alone ({holders[0].path.name}), and a class of its own"
+        )
+        problems.append(Problem("masks", message, "correct the mask if it is a mistake", "warning"))
+    return problems[:8]
+
+
+def _colours(
+    usable: Sequence[MaskScan], asked: str | None, exactly: bool
+) -> tuple[MaskValues, list[Problem]]:
+    smeared = [scan.counts for scan in usable if scan.lossy]
+    parts = [scan.counts if scan.coloured else _as_colours(scan.counts) for scan in usable if not scan.lossy]
+    total = merge_counts(parts)
+    edges = judge_colours(total)
+    values, problems, refused = tuple(total.values.tolist()), [], ""
+    soft = edges.kind == "one" and not exactly
+    white = edges.white(0)
+    if soft:
+        values = edges.levels
+        message = (
+            f"{edges.soft} colours that soft edges leave between #000000 and #{white:06x}: "
+            "one thing, cut in the middle"
+        )
+        problems.append(Problem("masks", message, _AS_CLASSES, "warning"))
+    elif (edges.kind == "several" and asked is None) or (asked == "components" and edges.kind == "several"):
+        values, refused = edges.levels, "lie between labels along edges, as smoothing leaves them"
+    elif edges.kind == "unclear" and asked is None:
+        values, refused = (
+            edges.levels,
+            "are those of a photograph, or of labels that a lossy compression changed",
+        )
+    elif edges.kind != "labels":
+        problems += _said_of_ignored(edges, False, asked or "")
+    if not soft:
+        problems += _stray([scan for scan in usable if scan.coloured], asked, coloured=True)
+    lossy: Lossy = "" if not smeared else "refused"
+    if smeared and not soft and judge_lossy(merge_counts(smeared)).kind == "one":
+        lossy, white = "cut", 255 * GREY
+        values = tuple(sorted({0, white, *values}))
+    return MaskValues(values, True, soft, lossy, white, (), refused), problems
+
+
+def _as_colours(counts: ValueCounts) -> ValueCounts:
+    kept = counts.part(counts.values <= 255)
+    return ValueCounts(
+        kept.values * GREY, kept.pixels, kept.solid, kept.between, kept.calm, kept.border, kept.tops
+    )
+
+
+def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[str, str]:
+    """The mask mode of a dataset and how it was decided, for people.
+
+    Args:
+        asked: the mode the user gave, which always holds.
+        values: of the whole dataset.
+        folders: some sample has its masks as a folder with one file an object.
+    """
+    if asked:
+        return asked, "as asked"
+    count = len(values.values)
+    kind = "colour" if values.coloured else "value"
+    shown = describe_values(values)
+    if count == 0:
+        return "binary", "no mask to look at"
+    held = f"the masks hold {count} {kind}{'s' if count > 1 else ''}: {shown}"
+    if values.soft:
+        held = f"the masks are one thing in {shown}, cut in the middle"
+    two = count <= 2 and 0 in values.values
+    if two and folders:
+        return "instances", "the masks of an image are one file an object"
+    return ("binary" if two else "classes"), held
+
+
+def describe_values(values: MaskValues, most: int = 8) -> str:
+    listed = [f"#{value:06x}" if values.coloured else str(value) for value in values.values[:most]]
+    return ", ".join(listed) + (", ..." if len(values.values) > most else "")

@@ -1,0 +1,156 @@
+"""What each value of a mask does, counted: how often it occurs, in areas or only along edges, and at the border.
+
+These counts tell labels from the values that smoothing or a lossy compression puts between them. They add up over the
+files of a dataset, so that what values mean is decided once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+CALM = 10  # a lossy file's values wander so far inside an area of one label
+FAINT = 32  # values up to here may be a background that wandered
+OBJECT = 16  # pixels
+MOST_NEIGHBOURS = 64  # values of one file whose neighbourhood is counted
+MOST_COLOURS = 4096  # colours of one file whose pixels are looked at; a photograph has more
+
+
+@dataclass(frozen=True)
+class ValueCounts:
+    """Pixels by value; every array is int64 of one length.
+
+    Attributes:
+        values: sorted; packed 0xRRGGBB for colours.
+        pixels: how many there are.
+        solid: those in a square of 2 x 2 equal ones, as the pixels of areas are and those along a smooth edge are not.
+        between: those with a lower and a higher value among their eight neighbours (colours: in some channel, and
+            outside in none).
+        calm: those whose 3 x 3 neighbourhood stays within `CALM`; all solid ones where most values hold areas.
+        border: those on the border of their image.
+        tops: not pixels, but objects (connected pixels above `FAINT`, at least `OBJECT` of them) whose greatest value
+            it is; counted where values do not.
+    """
+
+    values: np.ndarray
+    pixels: np.ndarray
+    solid: np.ndarray
+    between: np.ndarray
+    calm: np.ndarray
+    border: np.ndarray
+    tops: np.ndarray
+
+    @property
+    def solid_share(self) -> np.ndarray:
+        """float64, of each value's pixels."""
+        share: np.ndarray = self.solid / np.maximum(self.pixels, 1)
+        return share
+
+    def part(self, chosen: np.ndarray) -> ValueCounts:
+        """Only the values that a bool mask chooses."""
+        return ValueCounts(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
+
+    def dim(self, background: int, thing: int) -> int:
+        """Objects that never come near the value of the thing, which a cut would lose or unite with it."""
+        if background != 0:
+            return 0
+        return int(self.tops[(self.values > 0.3 * thing) & (self.values < 0.7 * thing)].sum())
+
+    def without(self, value: int | None) -> ValueCounts:
+        return self if value is None else self.part(self.values != value)
+
+
+def count_values(labels: np.ndarray, *, coloured: bool = False, lossy: bool = False) -> ValueCounts:
+    """Count the values of one label map.
+
+    Args:
+        labels: integers (H, W), none negative; packed 0xRRGGBB when `coloured`.
+        coloured: whether they are colours.
+        lossy: whether a lossy compression has changed them.
+    """
+    values, ranks = _ranked(labels)
+    many = len(values)
+
+    def count(chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return np.bincount(ranks[chosen].ravel(), minlength=many)
+
+    edge = np.concatenate([ranks[0], ranks[-1], ranks[1:-1, 0], ranks[1:-1, -1]])
+    border = np.bincount(edge, minlength=many)
+    pixels = count()
+    if many <= 2 or (many > MOST_COLOURS and coloured):
+        flat = pixels if many <= 2 else np.zeros_like(pixels)
+        none = np.zeros_like(pixels)
+        return ValueCounts(values, pixels, flat, none, flat, border, none)
+    square = _in_squares(ranks)
+    solid = count(square)
+    if coloured:
+        channels = [(labels >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
+        bounds = [_neighbourhood(channel) for channel in channels]
+        inside = [(low <= own) & (own <= high) for own, (low, high) in zip(channels, bounds, strict=True)]
+        beyond = [(low < own) & (own < high) for own, (low, high) in zip(channels, bounds, strict=True)]
+        between = np.logical_and.reduce(inside) & np.logical_or.reduce(beyond)
+    else:
+        low, high = _neighbourhood(ranks)
+        between = (low < ranks) & (ranks < high)
+    calm, tops = solid, np.zeros_like(pixels)
+    if not coloured and (lossy or np.sum(2 * solid < pixels) > 1):
+        low, high = _neighbourhood(labels.astype(np.int32))
+        calm = count(high - low <= CALM)
+        np.add.at(tops, np.searchsorted(values, _tops(labels)), 1)
+    return ValueCounts(values, pixels, solid, count(between & ~square), calm, border, tops)
+
+
+def merge_counts(parts: Sequence[ValueCounts]) -> ValueCounts:
+    """The counts of several files as one."""
+    every = np.concatenate([part.values for part in parts]) if parts else np.zeros(0, np.int64)
+    values, places = np.unique(every, return_inverse=True)
+
+    def added(name: str) -> np.ndarray:
+        total = np.zeros(len(values), np.int64)
+        if parts:
+            np.add.at(total, places, np.concatenate([getattr(part, name) for part in parts]))
+        return total
+
+    return ValueCounts(
+        values, *(added(entry.name) for entry in fields(ValueCounts) if entry.name != "values")
+    )
+
+
+def _ranked(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct values, int64, and the place of each pixel's value among them."""
+    if labels.dtype.itemsize <= 2 or int(labels.max(initial=0)) < 1 << 16:
+        held = np.bincount(labels.ravel()) > 0
+        values = np.flatnonzero(held)
+        table = (np.cumsum(held) - 1).astype(np.uint8 if len(values) <= 256 else np.uint16)
+        return values.astype(np.int64), table[labels]
+    values, places = np.unique(labels, return_inverse=True)
+    return values.astype(np.int64), places.reshape(labels.shape).astype(np.int32)
+
+
+def _in_squares(ranks: np.ndarray) -> np.ndarray:
+    """Bool (H, W): pixels in some 2 x 2 square of equal ones."""
+    found = np.zeros(ranks.shape, bool)
+    across = ranks[:, 1:] == ranks[:, :-1]
+    square = across[1:] & across[:-1] & (ranks[1:, :-1] == ranks[:-1, :-1])
+    for rows in (slice(1, None), slice(None, -1)):
+        for columns in (slice(1, None), slice(None, -1)):
+            found[rows, columns] |= square
+    return found
+
+
+def _tops(labels: np.ndarray) -> np.ndarray:
+    """The greatest value of each object."""
+    from scipy import ndimage
+
+    objects, many = ndimage.label(labels > FAINT, structure=np.ones((3, 3), bool))
+    large = np.flatnonzero(np.bincount(objects.ravel(), minlength=many + 1)[1:] >= OBJECT) + 1
+    return np.asarray(ndimage.maximum(labels, objects, large)).astype(np.int64)
+
+
+def _neighbourhood(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest of each pixel's 3 x 3 neighbourhood."""
+    from scipy import ndimage
+
+    return ndimage.minimum_filter(array, 3), ndimage.maximum_filter(array, 3)
