@@ -227,7 +227,7 @@ def test_lossy_files(tmp_path: Path, suffix: str, options: dict[str, object]) ->
     with pytest.raises(ImageError, match="lossy"):
         list(read_masks(several, several.samples[0]))
     (found,) = bitmaps(read(tmp_path / "labels", "binary")).values()
-    assert all((got != (labels(seed) > 0)).mean() < 0.02 for seed, got in enumerate(found))
+    assert all((got != (labels(seed) > 0)).mean() < 0.03 for seed, got in enumerate(found))
 
     numbers = read(write(tmp_path / "numbers", lambda seed: labels(seed) // 85, suffix=suffix, **options))
     assert said(numbers).count("lossy") >= 6
