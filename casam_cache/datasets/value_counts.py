@@ -6,7 +6,7 @@ files of a dataset, so that what values mean is decided once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 CALM = 10  # a lossy file's values wander so far inside an area of one label
 FAINT = 32  # values up to here may be a background that wandered
 OBJECT = 16  # pixels
-MOST_NEIGHBOURS = 64  # values of one file whose neighbourhood is counted
+_PIXELS_AT_ONCE = 1 << 20
 MOST_COLOURS = 4096  # colours of one file whose pixels are looked at; a photograph has more
 
 
@@ -26,8 +26,8 @@ class ValueCounts:
         values: sorted; packed 0xRRGGBB for colours.
         pixels: how many there are.
         solid: those in a square of 2 x 2 equal ones, as the pixels of areas are and those along a smooth edge are not.
-        between: those with a lower and a higher value among their eight neighbours (colours: in some channel, and
-            outside in none).
+        between: those with a lower and a higher value among their eight neighbours (colours: in every channel
+            that differs there).
         calm: those whose 3 x 3 neighbourhood stays within `CALM`; all solid ones where most values hold areas.
         border: those on the border of their image.
         tops: not pixels, but objects (connected pixels above `FAINT`, at least `OBJECT` of them) whose greatest value
@@ -72,34 +72,55 @@ def count_values(labels: np.ndarray, *, coloured: bool = False, lossy: bool = Fa
     """
     values, ranks = _ranked(labels)
     many = len(values)
-
-    def count(chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return np.bincount(ranks[chosen].ravel(), minlength=many)
-
     edge = np.concatenate([ranks[0], ranks[-1], ranks[1:-1, 0], ranks[1:-1, -1]])
     border = np.bincount(edge, minlength=many)
-    pixels = count()
+    none = np.zeros(many, np.int64)
+    pixels = none.copy()
+    for rows, _ in _blocks(ranks.shape):  # counting takes eight bytes a pixel
+        pixels += np.bincount(ranks[rows].ravel(), minlength=many)
     if many <= 2 or (many > MOST_COLOURS and coloured):
-        flat = pixels if many <= 2 else np.zeros_like(pixels)
-        none = np.zeros_like(pixels)
+        flat = pixels if many <= 2 else none
         return ValueCounts(values, pixels, flat, none, flat, border, none)
-    square = _in_squares(ranks)
-    solid = count(square)
-    if coloured:
-        channels = [(labels >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
-        bounds = [_neighbourhood(channel) for channel in channels]
-        inside = [(low <= own) & (own <= high) for own, (low, high) in zip(channels, bounds, strict=True)]
-        beyond = [(low < own) & (own < high) for own, (low, high) in zip(channels, bounds, strict=True)]
-        between = np.logical_and.reduce(inside) & np.logical_or.reduce(beyond)
-    else:
-        low, high = _neighbourhood(ranks)
-        between = (low < ranks) & (ranks < high)
-    calm, tops = solid, np.zeros_like(pixels)
+    solid, between, calm, tops = none.copy(), none.copy(), none, none
+    for rows, halo in _blocks(ranks.shape):
+        own = slice(rows.start - halo.start, rows.stop - halo.start)
+        square = _in_squares(ranks[halo])[own]
+        solid += np.bincount(ranks[rows][square], minlength=many)
+        lies = _between(labels[halo], coloured)[own] & ~square
+        between += np.bincount(ranks[rows][lies], minlength=many)
     if not coloured and (lossy or np.sum(2 * solid < pixels) > 1):
-        low, high = _neighbourhood(labels.astype(np.int32))
-        calm = count(high - low <= CALM)
+        calm, tops = none.copy(), none.copy()
+        for rows, halo in _blocks(ranks.shape):
+            low, high = _neighbourhood(labels[halo].astype(np.int32))
+            quiet = (high - low <= CALM)[rows.start - halo.start : rows.stop - halo.start]
+            calm += np.bincount(ranks[rows][quiet], minlength=many)
         np.add.at(tops, np.searchsorted(values, _tops(labels)), 1)
-    return ValueCounts(values, pixels, solid, count(between & ~square), calm, border, tops)
+    else:
+        calm = solid
+    return ValueCounts(values, pixels, solid, between, calm, border, tops)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Rows of an image, so many that little memory is taken, and the same with a row more on either side."""
+    step = max(1, _PIXELS_AT_ONCE // shape[1])
+    for start in range(0, shape[0], step):
+        stop = min(start + step, shape[0])
+        yield slice(start, stop), slice(max(0, start - 1), min(stop + 1, shape[0]))
+
+
+def _between(labels: np.ndarray, coloured: bool) -> np.ndarray:
+    """Bool (H, W): pixels with a lower and a higher value beside them."""
+    if not coloured:
+        low, high = _neighbourhood(labels)
+        return (low < labels) & (labels < high)
+    channels = [(labels >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
+    bounds = [_neighbourhood(channel) for channel in channels]
+    beyond = [(low < own) & (own < high) for own, (low, high) in zip(channels, bounds, strict=True)]
+    level = [
+        ((low < own) & (own < high)) | (low == high)
+        for own, (low, high) in zip(channels, bounds, strict=True)
+    ]
+    return np.logical_or.reduce(beyond) & np.logical_and.reduce(level)
 
 
 def merge_counts(parts: Sequence[ValueCounts]) -> ValueCounts:
@@ -121,7 +142,10 @@ def merge_counts(parts: Sequence[ValueCounts]) -> ValueCounts:
 def _ranked(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorted distinct values, int64, and the place of each pixel's value among them."""
     if labels.dtype.itemsize <= 2 or int(labels.max(initial=0)) < 1 << 16:
-        held = np.bincount(labels.ravel()) > 0
+        highest = int(labels.max(initial=0)) + 1
+        held = np.zeros(highest, bool)
+        for rows, _ in _blocks(labels.shape):
+            held |= np.bincount(labels[rows].ravel(), minlength=highest) > 0
         values = np.flatnonzero(held)
         table = (np.cumsum(held) - 1).astype(np.uint8 if len(values) <= 256 else np.uint16)
         return values.astype(np.int64), table[labels]
