@@ -17,8 +17,13 @@ from casam_cache.cutout import Cutout
 from casam_cache.datasets import Mask, MaskValues, innermost, interior_point, mask_box, masks, split_labels
 from casam_cache.datasets.masks import iter_masks
 from casam_cache.encode.annotate import _annotated
+from casam_cache.geometry import Geometry
 from casam_cache.store.annotations import AnnotatedMask
-from casam_cache.store.runs import cutout_runs, decode_runs, encode_runs
+from casam_cache.store.runs import cutout_runs, decode_cutout, decode_runs, encode_runs
+from casam_cache.training.clicks import Click, next_click
+from casam_cache.training.epochs import MaskRuns, TrainingMasks, low_res_target
+from casam_cache.training.items import Item, ItemMask, add_views, items_from_arrays
+from casam_cache.views import parse_views
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 bitmaps = hnp.arrays(bool, shapes).filter(np.any)
@@ -61,6 +66,23 @@ def test_a_cutout_has_the_runs_of_its_bitmap(bitmap: np.ndarray) -> None:
         np.testing.assert_array_equal(runs, whole_runs(bitmap))
     np.testing.assert_array_equal(decode_runs(cutout_runs(tight), tight.size), bitmap)
     np.testing.assert_array_equal(tight.box, mask_box(bitmap))
+
+
+@given(hnp.arrays(bool, shapes))
+def test_runs_come_back_as_the_tight_cutout(bitmap: np.ndarray) -> None:
+    found = decode_cutout(encode_runs(bitmap), bitmap.shape)
+    np.testing.assert_array_equal(found.bitmap, bitmap)
+    if bitmap.any():
+        tight = Cutout.of(bitmap).tight()
+        assert (found.top, found.left, found.pixels.shape) == (tight.top, tight.left, tight.pixels.shape)
+    else:
+        assert found.area == 0
+
+
+def test_runs_of_another_size_are_refused() -> None:
+    for runs in ([6], [2, 2, 2], []):
+        with pytest.raises(ValueError, match="do not make a mask of 2 x 2"):
+            decode_cutout(np.array(runs, np.uint32), (2, 2))
 
 
 def test_runs_of_nothing_and_of_everything() -> None:
@@ -184,3 +206,62 @@ def test_a_mask_is_made_of_a_bitmap_or_a_cutout(made: Callable[[np.ndarray], Mas
     assert (mask.class_id, mask.instance) == (2, 3)
     np.testing.assert_array_equal(mask.bitmap, bitmap)
     assert mask.cutout.size == (5, 6)
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=40)))
+def test_training_sees_in_a_cutout_what_it_sees_in_the_bitmap(bitmap: np.ndarray) -> None:
+    geometry = Geometry.fit(*bitmap.shape, 64, 16)
+    held = decode_cutout(encode_runs(bitmap), bitmap.shape)
+    np.testing.assert_array_equal(low_res_target(held, geometry), low_res_target(bitmap, geometry))
+    runs, whole = MaskRuns.of(held), MaskRuns.of(bitmap)
+    if not bitmap.any():
+        assert runs is None
+        assert whole is None
+        return
+    assert runs is not None
+    assert runs.area == bitmap.sum()
+    assert [runs.pixel(index) for index in range(runs.area)] == [
+        (x, y) for y, x in np.argwhere(bitmap).tolist()
+    ]
+
+
+@given(bitmaps)
+def test_views_of_a_cutout_are_those_of_its_bitmap(bitmap: np.ndarray) -> None:
+    mask = ItemMask(lambda: Cutout.of(bitmap).tight(), 1, 1, mask_box(bitmap), interior_point(bitmap))
+    item = Item("a", "t", "a", Geometry.fit(*bitmap.shape, 64, 16), 1)
+    views = parse_views("flip_h,flip_v,rot90,rot180,rot270,scale50")
+    shown = add_views(items_from_arrays("t", [item], np.zeros((1, 1, 4, 4), np.float16), [[mask]]), views)
+    for index, view in enumerate(views, 1):
+        (seen,) = shown.masks(index)
+        np.testing.assert_array_equal(seen.bitmap, view.image(bitmap))
+        np.testing.assert_array_equal(seen.box, seen.cutout.box)
+
+
+@given(st.data())
+def test_a_click_does_not_depend_on_how_much_of_the_image_is_right(data: st.DataObject) -> None:
+    shape = data.draw(shapes)
+    truth, predicted = (data.draw(hnp.arrays(bool, shape)) for _ in range(2))
+    made: list[Click] = []
+    for _ in range(3):
+        click = next_click(truth, predicted, made)
+        around = [Click(each.x + 3, each.y + 2, each.positive) for each in made]
+        moved = next_click(*(np.pad(each, ((2, 4), (3, 1))) for each in (truth, predicted)), around)
+        if click is None:
+            assert moved is None
+            return
+        assert moved == Click(click.x + 3, click.y + 2, click.positive)
+        made.append(click)
+
+
+def test_targets_of_many_masks_are_made_one_at_a_time() -> None:
+    labels = drawn_labels()
+    stored = [encode_runs(labels == number) for number in range(1, COUNT + 1)]
+    masks_of_item = [
+        ItemMask(lambda runs=runs: decode_cutout(runs, labels.shape), 1, number, np.zeros(4), np.zeros(2))
+        for number, runs in enumerate(stored)
+    ]
+    item = Item("a", "t", "a", Geometry.fit(*labels.shape, 128, 16), COUNT)
+    items = items_from_arrays("t", [item], np.zeros((1, 1, 8, 8), np.float16), [masks_of_item])
+    with below(4):
+        prepared = TrainingMasks.prepare(items)
+    assert len(prepared.runs) == COUNT

@@ -85,7 +85,7 @@ def test_no_index_reaches_another_split(store):
 
 def test_nothing_is_read_before_it_is_asked_for(store, monkeypatch):
     read: list[str] = []
-    for owner, name in ((Annotations, "mask"), (EmbeddingStore, "read")):
+    for owner, name in ((Annotations, "runs"), (EmbeddingStore, "read")):
         honest = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, n=name, f=honest: (read.append(n), f(*a))[1])
     items = open_split(store, "train")
@@ -95,7 +95,7 @@ def test_nothing_is_read_before_it_is_asked_for(store, monkeypatch):
     items.masks(1)
     items.masks(1)
     items.feature("embedding", 0)
-    assert read == ["mask"] * 4 + ["read"]
+    assert read == ["runs"] * 4 + ["read"]
 
 
 def test_content_names_what_the_split_holds_and_nothing_else(store):

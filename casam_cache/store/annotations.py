@@ -369,10 +369,12 @@ class Annotations:
         first, last = np.searchsorted(self.mask_sample, [row, row + 1])
         return np.arange(first, last)
 
+    def runs(self, index: int) -> np.ndarray:
+        """One mask as run lengths, uint32, see `runs.encode_runs`; its `size` says the rest."""
+        offsets, values = self._runs
+        return values.read(int(offsets[index]), int(offsets[index + 1]))
+
     def mask(self, index: int) -> np.ndarray:
         """One mask at original resolution, bool (H, W)."""
-        offsets, values = self._runs
         height, width = self.size[index]
-        return decode_runs(
-            values.read(int(offsets[index]), int(offsets[index + 1])), (int(height), int(width))
-        )
+        return decode_runs(self.runs(index), (int(height), int(width)))

@@ -45,3 +45,31 @@ def decode_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if flat.size != size[0] * size[1]:
         raise ValueError(f"runs of {flat.size} pixels do not make a mask of {size[0]} x {size[1]}")
     return flat.reshape(size)
+
+
+def decode_cutout(runs: np.ndarray, size: tuple[int, int]) -> Cutout:
+    """The inverse of `cutout_runs`: run lengths -> the tight cutout, of an empty mask one without pixels.
+
+    Only the rows that hold the mask are made.
+
+    Raises:
+        ValueError: where the runs do not fill H * W pixels.
+    """
+    width = size[1]
+    ends = np.cumsum(runs, dtype=np.int64)
+    if (int(ends[-1]) if len(ends) else 0) != size[0] * width:
+        return Cutout.of(decode_runs(runs, size))  # raises
+    held = np.flatnonzero(runs[1::2]) * 2 + 1
+    if not len(held):
+        return Cutout(np.zeros((0, 0), dtype=bool), 0, 0, size)
+    first, last = int(ends[held[0] - 1]), int(ends[held[-1]])
+    top, bottom = first // width, -(-last // width)
+    lengths = runs[held[0] - 1 : held[-1] + 2].astype(np.int64)
+    lengths[0] = first - top * width
+    if len(lengths) % 2:
+        lengths[-1] = bottom * width - last
+    else:
+        lengths = np.append(lengths, bottom * width - last)
+    bits = np.zeros(len(lengths), dtype=bool)
+    bits[1::2] = True
+    return Cutout(np.repeat(bits, lengths).reshape(bottom - top, width), top, 0, size).tight()

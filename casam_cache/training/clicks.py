@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from casam_cache.cutout import Cutout
 from casam_cache.training import mask_tables
 
 FILE = "clicks.csv"
@@ -57,8 +58,14 @@ def next_click(truth: np.ndarray, predicted: np.ndarray, made: Sequence[Click]) 
     """
     from scipy import ndimage
 
+    differ = truth != predicted
+    if not differ.any():
+        return None
+    where = Cutout.of(differ).tight()  # all that follows needs no more of the image
+    height, width = where.pixels.shape
+    truth = truth[where.top : where.top + height, where.left : where.left + width]
     neighbours = np.ones((3, 3), dtype=bool)
-    wrong = {True: truth & ~predicted, False: predicted & ~truth}
+    wrong = {True: where.pixels & truth, False: where.pixels & ~truth}
     found: list[tuple[int, int, int]] = []  # negative size, superfluous after missed, number of the region
     labels = {}
     for positive, bitmap in wrong.items():
@@ -69,13 +76,14 @@ def next_click(truth: np.ndarray, predicted: np.ndarray, made: Sequence[Click]) 
         own = labels[not superfluous]
         rows, columns = ndimage.find_objects(own, max_label=number)[number - 1]
         distance = ndimage.distance_transform_edt(np.pad(own[rows, columns] == number, 1))[1:-1, 1:-1]
+        top, left = where.top + rows.start, where.left + columns.start
         for click in made:
-            y, x = int(click.y) - rows.start, int(click.x) - columns.start
+            y, x = int(click.y) - top, int(click.x) - left
             if 0 <= y < distance.shape[0] and 0 <= x < distance.shape[1]:
                 distance[y, x] = 0
         y, x = np.unravel_index(int(np.argmax(distance)), distance.shape)
         if distance[y, x] > 0:
-            return Click(float(columns.start + x), float(rows.start + y), not superfluous)
+            return Click(float(left + x), float(top + y), not superfluous)
     return None
 
 

@@ -21,6 +21,7 @@ from itertools import groupby
 
 import numpy as np
 
+from casam_cache.cutout import Cutout
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.geometry import Geometry
@@ -109,10 +110,11 @@ class TrainingMasks:
         for index, item in enumerate(items):
             first = len(runs)
             for mask in items.masks(index) if item.masks else ():
-                found = MaskRuns.of(mask.bitmap)
+                cutout = mask.cutout
+                found = MaskRuns.of(cutout)
                 if found is not None:
                     runs.append(found)
-                    targets.append(np.packbits(low_res_target(mask.bitmap, item.geometry).reshape(-1)))
+                    targets.append(np.packbits(low_res_target(cutout, item.geometry).reshape(-1)))
             rows.append(range(first, len(runs)))
             if progress:
                 progress(index + 1, len(items))
@@ -215,21 +217,21 @@ class MaskRuns:
     box: np.ndarray
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> MaskRuns | None:
-        """The runs of a bool mask (H, W); None for an empty one, which has no prompt."""
-        width = mask.shape[1]
-        rows = np.flatnonzero(mask.any(axis=1))
-        if not len(rows):
+    def of(cls, mask: np.ndarray | Cutout) -> MaskRuns | None:
+        """The runs of a bool mask (H, W), or of the part that holds it; None for an empty one, which has no prompt."""
+        held = mask if isinstance(mask, Cutout) else Cutout.of(mask)
+        if not held.area:
             return None
-        columns = np.flatnonzero(mask.any(axis=0))
-        x0, y0, x1, y1 = columns[0], rows[0], columns[-1], rows[-1]
-        crop = np.zeros((y1 - y0 + 1, x1 - x0 + 3), dtype=np.int8)  # a column of zeros on either side
-        crop[:, 1:-1] = mask[y0 : y1 + 1, x0 : x1 + 1]
+        tight = held.tight()
+        rows, columns = tight.pixels.shape
+        crop = np.zeros((rows, columns + 2), dtype=np.int8)  # a column of zeros on either side
+        crop[:, 1:-1] = tight.pixels
         change = np.diff(crop, axis=1)
         row, column = np.nonzero(change == 1)
         _, beyond = np.nonzero(change == -1)
-        starts = ((row + y0) * width + column + x0).astype(np.int32)
-        return cls(starts, np.cumsum(beyond - column), width, np.array([x0, y0, x1, y1], dtype=np.float32))
+        width = tight.size[1]
+        starts = ((row + tight.top) * width + column + tight.left).astype(np.int32)
+        return cls(starts, np.cumsum(beyond - column), width, tight.box)
 
     @property
     def area(self) -> int:
@@ -273,8 +275,8 @@ def draw_prompt(
     return True, np.array([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], dtype=np.float32)
 
 
-def low_res_target(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """A bool mask (H, W) at original resolution -> bool (4g, 4g); what lies in the padding is False.
+def low_res_target(mask: np.ndarray | Cutout, geometry: Geometry) -> np.ndarray:
+    """A bool mask (H, W) at original resolution, or the part that holds it -> bool (4g, 4g); padding is False.
 
     A low-res cell covers patch / 4 input pixels a side; its target is the share of the mask in the part of the original
     image it covers, at least half counting as foreground. A mask too thin to fill half of any cell would vanish, so its
@@ -283,19 +285,17 @@ def low_res_target(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     Raises:
         ValueError: if the mask is not of the geometry's original size.
     """
-    if mask.shape != (geometry.height, geometry.width):
-        raise ValueError(
-            f"a mask of {mask.shape} for an image of {geometry.height} x {geometry.width} pixels"
-        )
+    held = mask if isinstance(mask, Cutout) else Cutout.of(mask)
+    if held.size != (geometry.height, geometry.width):
+        raise ValueError(f"a mask of {held.size} for an image of {geometry.height} x {geometry.width} pixels")
     rows, columns = _side(geometry, 0), _side(geometry, 1)
-    used_rows = np.flatnonzero(mask.any(axis=1))
     target = np.zeros((len(rows), len(columns)), dtype=bool)
-    if not len(used_rows):
+    if not held.area:
         return target
-    used_columns = np.flatnonzero(mask.any(axis=0))
-    across = slice(used_columns[0], used_columns[-1] + 1)
-    down = slice(used_rows[0], used_rows[-1] + 1)
-    share = rows[:, down] @ mask[down, across].astype(np.float64) @ columns[:, across].T
+    tight = held.tight()
+    down = slice(tight.top, tight.top + tight.pixels.shape[0])
+    across = slice(tight.left, tight.left + tight.pixels.shape[1])
+    share = rows[:, down] @ tight.pixels.astype(np.float64) @ columns[:, across].T
     np.greater_equal(share, 0.5, out=target)
     if not target.any():
         np.equal(share, share.max(), out=target)

@@ -10,6 +10,7 @@ import torch
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import BACKGROUND, FOREGROUND, Prompts, upscale
+from casam_cache.cutout import Cutout
 from casam_cache.heads.base import Head, decode_aligned
 from casam_cache.metrics.base import Metric
 from casam_cache.metrics.overlap import iou
@@ -59,11 +60,12 @@ def evaluate(
     outcomes = Outcomes(scores={name: [] for name in scorers})
     for chunk, done in _chunks(items, masks_at_once):
         for part, answer in _answers(head, backbone, items, prompt, chunk):
-            _append(outcomes, scorers, part.item, answer.mask, answer.bitmap, answer.estimate)
+            bitmap = answer.predicted.bitmap
+            _append(outcomes, scorers, part.item, answer.mask, bitmap, answer.estimate)
             if clicks is not None:
                 _append_clicks(clicks, part.item, answer)
             if on_mask:
-                on_mask(part.item, answer.mask, answer.bitmap)
+                on_mask(part.item, answer.mask, bitmap)
         if progress:
             progress(done, len(items))
     return outcomes
@@ -82,10 +84,11 @@ def _append(
     outcomes.group.append(item.group)
     outcomes.class_id.append(int(mask.class_id))
     outcomes.instance.append(int(mask.instance))
-    outcomes.area.append(int(np.count_nonzero(mask.bitmap)))
+    truth = mask.bitmap
+    outcomes.area.append(int(np.count_nonzero(truth)))
     outcomes.predicted_iou.append(estimate)
     for name, metric in scorers.items():
-        outcomes.scores[name].append(float(metric(bitmap, mask.bitmap)))
+        outcomes.scores[name].append(float(metric(bitmap, truth)))
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,13 @@ class _Answer:
 
     Attributes:
         mask: the true one.
-        bitmap: bool (H, W), predicted.
+        predicted: the part of the image that holds what was predicted, or all of it.
         estimate: of its IoU, by the decoder.
         clicks: that were made; steps: of each click, it or None, the estimate and the IoU after it.
     """
 
     mask: ItemMask
-    bitmap: np.ndarray
+    predicted: Cutout
     estimate: float
     clicks: list[Click] = field(default_factory=list)
     steps: list[tuple[Click | None, float, float]] = field(default_factory=list)
@@ -181,23 +184,20 @@ def _answers(
     low_res, estimates = images.predict(prompts, numbers, multimask=prompt.ambiguous)
     sizes = [len(part.masks) for part in chunk]
     for part, own, estimate in zip(chunk, low_res.split(sizes), estimates.split(sizes), strict=True):
-        bitmaps = _bitmaps(own, part)
-        for mask, bitmap, value in zip(part.masks, bitmaps, estimate.tolist(), strict=True):
-            yield part, _Answer(mask, bitmap, value)
+        for mask, logits, value in zip(part.masks, own, estimate.tolist(), strict=True):
+            yield part, _Answer(mask, Cutout.of(_bitmap(logits, part)), value)
 
 
-def _bitmaps(low_res: torch.Tensor, part: _Part) -> np.ndarray:
-    """Masks (P, H, W) at original resolution of logits (P, 4g, 4g) on one image."""
-    bitmaps: np.ndarray = (upscale(low_res, part.item.geometry) > 0).cpu().numpy()
-    return bitmaps
+def _bitmap(low_res: torch.Tensor, part: _Part) -> np.ndarray:
+    """The mask (H, W) at original resolution of logits (4g, 4g); one at a time, for large images' sake."""
+    bitmap: np.ndarray = (upscale(low_res[None], part.item.geometry) > 0)[0].cpu().numpy()
+    return bitmap
 
 
 def _boxes(prompt: EvaluationPrompt, chunk: Sequence[_Part]) -> Prompts:
     boxes = [
         part.item.geometry.boxes_to_input(
-            np.stack(
-                [prompt.box(mask.box, mask.bitmap.shape, _whose(part.item, mask)) for mask in part.masks]
-            )
+            np.stack([prompt.box(mask.box, _size(part.item), _whose(part.item, mask)) for mask in part.masks])
         )
         for part in chunk
     ]
@@ -206,13 +206,20 @@ def _boxes(prompt: EvaluationPrompt, chunk: Sequence[_Part]) -> Prompts:
 
 def _points(prompt: EvaluationPrompt, chunk: Sequence[_Part]) -> Prompts:
     points = [
-        part.item.geometry.to_input(
-            np.stack([prompt.point(mask.bitmap, mask.point, _whose(part.item, mask)) for mask in part.masks])
-        )
+        part.item.geometry.to_input(np.stack([_point(prompt, part.item, mask) for mask in part.masks]))
         for part in chunk
     ]
     coordinates = torch.from_numpy(np.concatenate(points))[:, None]
     return Prompts(points=coordinates, labels=torch.full((len(coordinates), 1), FOREGROUND))
+
+
+def _point(prompt: EvaluationPrompt, item: Item, mask: ItemMask) -> np.ndarray:
+    """The first point, for which only a random one needs the mask's pixels."""
+    return prompt.point(mask.bitmap, mask.point, _whose(item, mask)) if prompt.random else mask.point
+
+
+def _size(item: Item) -> tuple[int, int]:
+    return item.geometry.height, item.geometry.width
 
 
 def _whose(item: Item, mask: ItemMask) -> Owner:
@@ -225,7 +232,11 @@ def _clicked(
     """Click after click on all masks of a chunk at once; a mask without any error left waits as it is."""
     parts = [(number, part) for number, part in enumerate(chunk) for _ in part.masks]
     masks = [mask for part in chunk for mask in part.masks]
-    answers = [_Answer(mask, np.zeros(mask.bitmap.shape, dtype=bool), np.nan) for mask in masks]
+    nothing = np.zeros((0, 0), dtype=bool)
+    answers = [
+        _Answer(mask, Cutout(nothing, 0, 0, _size(part.item)), np.nan)
+        for mask, (_, part) in zip(masks, parts, strict=True)
+    ]
     logits: torch.Tensor | None = None
     for _ in range(prompt.clicks):
         made: dict[int, Click] = {}
@@ -247,10 +258,11 @@ def _clicked(
             where = torch.tensor(places, device=low_res.device)
             logits = low_res if logits is None else logits.index_copy(0, where, low_res)
             for place, own, estimate in zip(places, low_res, estimates.tolist(), strict=True):
-                answers[place].bitmap = _bitmaps(own[None], parts[place][1])[0]
+                found = Cutout.of(_bitmap(own, parts[place][1]))
+                answers[place].predicted = found.tight() if found.area else Cutout(nothing, 0, 0, found.size)
                 answers[place].estimate = estimate
         for place, answer in enumerate(answers):
-            score = float(iou(answer.bitmap, answer.mask.bitmap))
+            score = float(iou(answer.predicted.bitmap, answer.mask.bitmap))
             answer.steps.append((made.get(place), answer.estimate, score))
     for (_, part), answer in zip(parts, answers, strict=True):
         yield part, answer
@@ -259,8 +271,8 @@ def _clicked(
 def _next(prompt: EvaluationPrompt, item: Item, answer: _Answer) -> Click | None:
     mask = answer.mask
     if answer.steps:
-        return next_click(mask.bitmap, answer.bitmap, answer.clicks)
-    x, y = prompt.point(mask.bitmap, mask.point, _whose(item, mask)).tolist()
+        return next_click(mask.bitmap, answer.predicted.bitmap, answer.clicks)
+    x, y = _point(prompt, item, mask).tolist()
     return Click(x, y, positive=True)
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
+from casam_cache.cutout import Cutout
 from casam_cache.errors import CasamError, StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore
+from casam_cache.store.runs import decode_cutout
 from casam_cache.training.folds import rows_of
 from casam_cache.views import View
 
@@ -73,25 +76,35 @@ class Item:
 
 @dataclass(frozen=True)
 class ItemMask:
-    """One true mask with its frozen test prompts.
+    """One true mask with its frozen test prompts. Stored ones are decoded anew each time that pixels are asked for.
 
     Attributes:
-        bitmap: bool (H, W) at original resolution.
+        held: the mask, bool (H, W) at original resolution, or what decodes it.
         class_id, instance: which class or object it is.
         box: float32 (4,), x0, y0, x1, y1 in original pixels, inclusive.
         point: float32 (2,), x, y in original pixels.
     """
 
-    bitmap: np.ndarray
+    held: np.ndarray | Callable[[], Cutout]
     class_id: int
     instance: int
     box: np.ndarray
     point: np.ndarray
 
+    @property
+    def cutout(self) -> Cutout:
+        """The part of the image that holds it; of a stored mask its box."""
+        return self.held() if callable(self.held) else Cutout.of(self.held)
+
+    @property
+    def bitmap(self) -> np.ndarray:
+        """Bool (H, W) at original resolution."""
+        return self.cutout.bitmap
+
 
 @dataclass(frozen=True)
 class Row:
-    """An item and how it is read: a stored feature array by name, and its masks, decoded now.
+    """An item and how it is read: a stored feature array by name, and its masks.
 
     The two are closures, not bound methods or partials, whose attributes would lead to the other items.
     """
@@ -145,7 +158,7 @@ class Items:
         return self._row(index).feature(name)
 
     def masks(self, index: int) -> Sequence[ItemMask]:
-        """The masks of an item, decoded now."""
+        """The masks of an item, each decoded when its pixels are asked for."""
         return self._row(index).masks()
 
     def _row(self, index: int) -> Row:
@@ -201,7 +214,7 @@ def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task:
     def masks() -> list[ItemMask]:
         return [
             ItemMask(
-                annotations.mask(mask),
+                partial(decode_cutout, annotations.runs(mask), _size(annotations.size[mask])),
                 int(annotations.class_id[mask]),
                 int(annotations.instance[mask]),
                 annotations.box[mask],
@@ -212,6 +225,10 @@ def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task:
 
     item = Item(store.ids[place], task, annotations.group(row), store.geometry(place), len(owned))
     return Row(item, lambda name: store.read(place, name), masks)
+
+
+def _size(stored: np.ndarray) -> tuple[int, int]:
+    return int(stored[0]), int(stored[1])
 
 
 def items_from_arrays(
@@ -349,7 +366,7 @@ def _as_view(task: str, row: Row, view: View) -> Row:
         return [
             replace(
                 mask,
-                bitmap=view.image(mask.bitmap),
+                held=partial(_seen, mask, view),
                 box=view.boxes(mask.box, geometry.height, geometry.width),
                 point=view.points(mask.point, geometry.height, geometry.width),
             )
@@ -358,3 +375,11 @@ def _as_view(task: str, row: Row, view: View) -> Row:
 
     item = replace(row.item, geometry=view.geometry(geometry), visits=0.0, view=view.name)
     return Row(item, read, masks)
+
+
+def _seen(mask: ItemMask, view: View) -> Cutout:
+    """Where a mask is in a view."""
+    cutout = mask.cutout
+    height, width = cutout.size
+    left, top = (int(side) for side in view.boxes(cutout.box, height, width)[:2])
+    return Cutout(view.image(cutout.pixels), top, left, (width, height) if view.swaps else (height, width))
