@@ -14,8 +14,8 @@ from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
 from casam_cache.datasets.mask_cut import refusal
 from casam_cache.datasets.mask_values import MANY_CLASSES, decide_mode, decide_values
 from casam_cache.datasets.masks import iter_masks, size_mismatch
-from casam_cache.datasets.parts import Part, describe, refuse_nothing
-from casam_cache.datasets.places import EXPECTED, find_places, listing
+from casam_cache.datasets.parts import Found, Part, describe, refuse_nothing
+from casam_cache.datasets.places import EXPECTED, Place, find_places, listing
 from casam_cache.datasets.portion import WHOLE, split_portion
 from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample
@@ -41,7 +41,7 @@ class FolderReader(Reader):
         Raises:
             DatasetError: nothing in it can be used, or its split is wrong as a whole.
         """
-        places = find_places(path)
+        places = self.places(path, options)
         if not places:
             raise DatasetError(f"{path}: no images/ folder", EXPECTED)
         parts = [Part(path, place) for place in places]
@@ -49,7 +49,7 @@ class FolderReader(Reader):
         problems = [problem for part in parts for problem in part.problems]
         refuse_nothing(path, parts, found, problems)
         found.sort(key=lambda one: one.id)
-        samples, source = assign_splits(path, found, options, problems)
+        samples, source = self.assign(path, found, options, problems)
         samples = choose_portions(path, samples, options, problems)
         scans, headers = scan_files(
             [path / mask for sample in samples for mask in sample.masks],
@@ -59,13 +59,27 @@ class FolderReader(Reader):
         )
         folders = any(sample.one_object_a_file for sample in samples)
         values, said = decide_values(scans, options.masks, folders)
-        mode, reason = decide_mode(options.masks, values, folders)
+        mode, reason = self.decide(options, values, folders)
         problems += _file_problems(path, samples, scans, headers, values)
         problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
             task, path, tuple(samples), mode, reason, values, tuple(problems), source, options,
             (describe(parts, found),),
         )  # fmt: skip
+
+    def places(self, path: Path, options: DatasetOptions) -> list[Place]:
+        """The pairs of folders that are read; readers of one data set's layout know theirs."""
+        return find_places(path)
+
+    def assign(
+        self, path: Path, found: list[Found], options: DatasetOptions, problems: list[Problem]
+    ) -> tuple[list[Sample], str]:
+        """Groups and splits, as `assign_splits` gives them."""
+        return assign_splits(path, found, options, problems)
+
+    def decide(self, options: DatasetOptions, values: MaskValues, folders: bool) -> tuple[str, str]:
+        """The mask mode and its reason, as `decide_mode` gives them."""
+        return decide_mode(options.masks, values, folders)
 
     def image(self, root: Path, source: str, max_pixels: int) -> np.ndarray:
         return load_array(root / source, max_pixels)

@@ -63,6 +63,8 @@ class Part:
                 self.problems.append(
                     Problem(f"{folder}{shown}", "a file name that is not printable text", "rename it")
                 )
+            elif pure.stem.endswith(self.place.skip):
+                continue
             elif pure.suffix.lower() not in image_suffixes():
                 if folder:  # beside images in the dataset's own folder lie its README and its tables
                     self.problems.append(
@@ -91,7 +93,7 @@ class Part:
         found = []
         for stem, paths in sorted(images.items()):
             maps = [masks[mask] for mask in self.pairs.masks.get(stem, ())]
-            id = self.place.prefix + stem if self.place.split else stem
+            id = self.place.prefix + stem
             if len(paths) > 1:
                 self.refuse(stem, paths, "two images of one name")
             elif stem in self.pairs.ambiguous:
@@ -154,10 +156,10 @@ def describe(parts: Sequence[Part], found: Sequence[Found]) -> str:
     """What was recognised, with an example of every way in which images and masks are paired."""
     examples: dict[str, Found] = {}
     counts: Counter[str] = Counter()
-    pairs = {part.place.split: part.pairs for part in parts}
+    pairs = {part.place.prefix: part.pairs for part in parts}
     for one in found:
         objects = "objects" if one.one_object_a_file else ""
-        way = pairs[one.folder_split].mark.get(one.name, objects if one.masks else "no mask")
+        way = pairs[one.id.removesuffix(one.name)].mark.get(one.name, objects if one.masks else "no mask")
         counts[way] += 1
         if way not in examples or len(one.masks) > len(examples[way].masks):
             examples[way] = one  # the one with most masks shows best what is done with several

@@ -39,6 +39,7 @@ class Place:
         prefix: what ids of these images carry in front, as `train/`.
         split: what the name of a folder says.
         deep: folders inside count too; not where the two share the dataset's own folder, or that of a split.
+        skip: how the stems of files end that are neither images nor masks.
     """
 
     images: str
@@ -46,6 +47,7 @@ class Place:
     prefix: str = ""
     split: SplitName | None = None
     deep: bool = True
+    skip: tuple[str, ...] = ()
 
     @property
     def shared(self) -> bool:

@@ -32,7 +32,7 @@ ISIC2018/                     the folders that the archives unpack to, side by s
   ..._Validation_Input/ ..._Validation_GroundTruth/ ..._Test_Input/ ..._Test_GroundTruth/""",
         group="image: the files do not tell the patient",
         split="official, by the folders Training, Validation and Test; drawn where only one is there",
-        # reader="isic",
+        reader="isic",
         aliases=("ISIC2016", "ISIC2017", "ISIC2018"),
     ),
     Entry(
@@ -73,7 +73,7 @@ NuInsSeg/
     ...                       other folders are not read""",
         group="image",
         split="none; drawn here",
-        # reader="nuinsseg",
+        reader="nuinsseg",
     ),
     Entry(
         name="BTCV",

@@ -28,7 +28,7 @@ _KPIS = Entry(
     layout=_KPIS_LAYOUT,
     group="slide (the folder of the patches)",
     split="official, by the folders train, validation and test; drawn by slide where only one is there",
-    # reader="kpis",
+    reader="kpis",
     role="task",
 )
 
@@ -128,7 +128,7 @@ EBHI-SEG/
   High-grade IN/ Low-grade IN/ Normal/ Polyp/ Serrated adenoma/    as Adenocarcinoma""",
         group="biopsy (the first part of a name, e.g. GT2001837)",
         split="none; drawn here by biopsy",
-        # reader="ebhi-seg",
+        reader="ebhi-seg",
         role="task",
         train=1701,
         test=487,
@@ -262,7 +262,7 @@ SD-Tooth/STS-2D-Tooth/
   C-PXI/                      children; as A-PXI""",
         group="image",
         split="none; drawn here",
-        # reader="sts-2d",
+        reader="sts-2d",
         folders=("sts-2d-tooth",),
         role="task",
         train=1700,
@@ -354,7 +354,7 @@ CAMO-V.1.0-CVIU2019/
   GT/camourflage_00001.png    of both""",
         group="image",
         split="official, by the folders Train and Test",
-        # reader="camo",
+        reader="camo",
         role="unseen",
     ),
 )

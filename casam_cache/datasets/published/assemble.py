@@ -69,7 +69,7 @@ def assemble(
     groups = [
         item.group if options.group_regex is None else group_of(item.id, options.group_regex) for item in kept
     ]
-    splits, source = _splits(kept, groups, options)
+    splits, source = official_or_drawn([item.split for item in kept], groups, options)
     samples = tuple(
         Sample(item.id, item.source, split, group, item.masks, item.labelled)
         for item, group, split in zip(kept, groups, splits, strict=True)
@@ -77,12 +77,16 @@ def assemble(
     return Dataset(task, path, samples, *mode, values, tuple(problems), source, options, tuple(notes))
 
 
-def _splits(
-    items: Sequence[Item], groups: Sequence[str], options: DatasetOptions
+def official_or_drawn(
+    told: Sequence[SplitName | None], groups: Sequence[str], options: DatasetOptions
 ) -> tuple[list[SplitName], str]:
-    official = [item.split or "train" for item in items]
-    if "test" not in official or options.test_fraction >= 1:
+    """A split for each image and where it comes from: the official one if it has test images, else a drawn one.
+
+    `--split-by drawn` and `--test-fraction 1` ask for another.
+    """
+    if "test" not in told or options.split_by == "drawn" or options.test_fraction >= 1:
         return draw_splits(groups, options)
+    official = [split or "train" for split in told]
     source = "official"
     if options.val_fraction > 0 and "val" not in official:
         official = carve_validation(groups, official, options.val_fraction, options.seed)

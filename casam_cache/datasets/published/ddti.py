@@ -43,6 +43,7 @@ class Ddti(Reader):
     """Reads `7.xml` beside `7_1.jpg`, `7_2.jpg`; each polygon is a nodule."""
 
     name = "ddti"
+    precedence = 2
 
     def recognises(self, path: Path) -> bool:
         try:

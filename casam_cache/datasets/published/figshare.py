@@ -25,6 +25,7 @@ class FigshareBrainTumour(Reader):
     """Reads `1.mat`, `2.mat` and so on, in the folder or in those that the archives unpack to."""
 
     name = "figshare"
+    precedence = 2
 
     def recognises(self, path: Path) -> bool:
         try:

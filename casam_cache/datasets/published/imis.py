@@ -29,6 +29,7 @@ class Imis(Reader):
     """Reads `dataset.json`, `image/NAME.png` and `label/x___NAME.(C, H, W, 1).npz`; `imask/` is not read."""
 
     name = "imis"
+    precedence = 2
 
     def recognises(self, path: Path) -> bool:
         try:

@@ -1,0 +1,87 @@
+"""What readers of published image files have in common: folders of their own, groups by name, official splits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from casam_cache.datasets.base import FilesDone
+from casam_cache.datasets.folder import FolderReader
+from casam_cache.datasets.listing import SPLIT_CSV, entries, facts_below
+from casam_cache.datasets.parts import Found
+from casam_cache.datasets.places import Place
+from casam_cache.datasets.published.assemble import official_or_drawn
+from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
+from casam_cache.datasets.splits import group_of
+
+
+class PairedReader(FolderReader):
+    """Reads image files and mask files from the folders that `places` names."""
+
+    precedence: ClassVar[int] = 2
+
+    @abstractmethod
+    def places(self, path: Path, options: DatasetOptions) -> list[Place]:
+        """The pairs of folders; empty where the folder is not laid out so.
+
+        Raises:
+            DatasetError: it can be read in two ways.
+        """
+
+    def group(self, one: Found) -> str:
+        """What must not be parted, of an image."""
+        return one.id
+
+    def recognises(self, path: Path) -> bool:
+        try:
+            return bool(self.places(path, DatasetOptions()))
+        except OSError:
+            return False
+
+    def read(
+        self, path: Path, task: str, options: DatasetOptions, progress: FilesDone | None = None
+    ) -> Dataset:
+        """The dataset; masks of one folder may be of images in several.
+
+        Raises:
+            DatasetError: nothing in it can be used.
+        """
+        dataset = super().read(path, task, options, progress)
+        used = {mask for sample in dataset.samples for mask in sample.masks}
+        orphan = "a mask without an image"
+        kept = [one for one in dataset.problems if not (one.path in used and one.message.startswith(orphan))]
+        return replace(dataset, problems=tuple(kept))
+
+    def assign(
+        self, path: Path, found: list[Found], options: DatasetOptions, problems: list[Problem]
+    ) -> tuple[list[Sample], str]:
+        """A `split.csv` first, then the official split, else one that is drawn by group."""
+        table = (path / SPLIT_CSV).is_file() and options.split_by is None
+        if table or options.split_by == "table":
+            return super().assign(path, found, options, problems)
+        groups = [
+            self.group(one) if options.group_regex is None else group_of(one.id, options.group_regex)
+            for one in found
+        ]
+        splits, source = official_or_drawn([one.folder_split for one in found], groups, options)
+        samples = [
+            Sample(one.id, one.image, split, group, one.masks, one.labelled, one.one_object_a_file)
+            for one, split, group in zip(found, splits, groups, strict=True)
+        ]
+        return samples, source
+
+    def files(self, path: Path) -> list[tuple[str, int, int]]:
+        return facts_below(path)
+
+
+def folders_in(path: Path) -> list[str]:
+    """Names of the folders directly in a folder."""
+    return [entry.name for entry in entries(path) if entry.is_dir()] if path.is_dir() else []
+
+
+def named(path: Path, *names: str) -> str | None:
+    """The folder directly in `path` that has one of these names, whatever its case; None where there is none."""
+    found = {name.casefold(): name for name in folders_in(path)}
+    return next((found[name] for name in names if name in found), None)
