@@ -261,7 +261,7 @@ def test_busi_is_three_tasks_with_an_object_a_file(tmp_path: Path) -> None:
 
 def test_nuinsseg_has_a_number_a_nucleus(tmp_path: Path) -> None:
     dataset = read_dataset(nuinsseg(tmp_path / "NuInsSeg"))
-    assert (dataset.mask_mode, dataset.mask_reason) == ("instances", "a number is a nucleus")
+    assert (dataset.mask_mode, dataset.mask_reason) == ("instances", "as this data set has them")
     masks = list(read_masks(dataset, dataset.samples[0], (36, 44)))
     assert [(mask.class_id, mask.instance) for mask in masks] == [(1, n) for n in range(1, 71)]
     assert dataset.problems == ()

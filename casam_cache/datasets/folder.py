@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,9 +24,14 @@ from casam_cache.errors import CasamError, DatasetError
 
 
 class FolderReader(Reader):
-    """Reads a folder of image files and mask files."""
+    """Reads a folder of image files and mask files.
+
+    Attributes:
+        meant: the mask mode where the options ask for none; readers of one data set's layout know theirs.
+    """
 
     name = "folder"
+    meant: ClassVar[str | None] = None
 
     def recognises(self, path: Path) -> bool:
         try:
@@ -58,8 +64,10 @@ class FolderReader(Reader):
             progress,
         )
         folders = any(sample.one_object_a_file for sample in samples)
-        values, said = decide_values(scans, options.masks, folders)
-        mode, reason = self.decide(options, values, folders)
+        values, said = decide_values(scans, options.masks or self.meant, folders)
+        mode, reason = decide_mode(options.masks, values, folders)
+        if self.meant and options.masks is None:
+            mode, reason = self.meant, "as this data set has them"
         problems += _file_problems(path, samples, scans, headers, values)
         problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
@@ -76,10 +84,6 @@ class FolderReader(Reader):
     ) -> tuple[list[Sample], str]:
         """Groups and splits, as `assign_splits` gives them."""
         return assign_splits(path, found, options, problems)
-
-    def decide(self, options: DatasetOptions, values: MaskValues, folders: bool) -> tuple[str, str]:
-        """The mask mode and its reason, as `decide_mode` gives them."""
-        return decide_mode(options.masks, values, folders)
 
     def image(self, root: Path, source: str, max_pixels: int) -> np.ndarray:
         return load_array(root / source, max_pixels)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from casam_cache.datasets.places import Place
 from casam_cache.datasets.published.paired import PairedReader, folders_in
-from casam_cache.datasets.sample import DatasetOptions, MaskValues
+from casam_cache.datasets.sample import DatasetOptions
 
 _IMAGES, _MASKS = "tissue images", "label masks modify"
 
@@ -15,6 +15,7 @@ class NuInsSeg(PairedReader):
     """Reads all organs as one task; its other folders of masks hold the same nuclei in other ways."""
 
     name = "nuinsseg"
+    meant = "instances"
 
     def places(self, path: Path, options: DatasetOptions) -> list[Place]:
         return [
@@ -22,6 +23,3 @@ class NuInsSeg(PairedReader):
             for organ in folders_in(path)
             if {_IMAGES, _MASKS} <= set(folders_in(path / organ))
         ]
-
-    def decide(self, options: DatasetOptions, values: MaskValues, folders: bool) -> tuple[str, str]:
-        return (options.masks, "as asked") if options.masks else ("instances", "a number is a nucleus")
