@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -10,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from casam_cache.datasets.deep_colour import decode_deep_colour
 from casam_cache.datasets.pixels import (
     Header,
     Pixels,
@@ -26,6 +25,7 @@ from casam_cache.datasets.pixels import (
     upright,
 )
 from casam_cache.datasets.portion import Portion
+from casam_cache.errors import ImageError
 
 ORIENTATION_TAG = 0x0112
 # Formats that Pillow only recognises, or renders with an external program, but does not decode itself.
@@ -110,9 +110,11 @@ def read_pillow(path: Path, portion: Portion, palette: bool, max_pixels: int) ->
             image.seek(index)
         check_channels(path, header, portion)
         mode, name = image.mode, image.format or ""
-        array = _decode_deep_colour(path, image)
+        array = decode_deep_colour(path, image)
         if array is None:
             image.load()
+            if image.mode == "LAB":
+                raise ImageError(f"{path}: an image in the colour space LAB", "save it as RGB")
             array = _to_array(image, palette)
         array = take_channels(array, portion)
         # Only now: to look for the tag, Pillow may decode, after which the raw bytes are gone.
@@ -181,47 +183,3 @@ def _has_label_palette(image: Image.Image) -> bool:
     """
     entries = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
     return image.format != "GIF" and bool((entries != entries[:, :1]).any())
-
-
-def _decode_deep_colour(path: Path, image: ImageFile.ImageFile) -> np.ndarray | None:
-    """Grey with alpha, RGB or RGBA of 16 bits a channel as uint16 (H, W, C); None for any other image.
-
-    Pillow keeps only the high byte of such files, which turns 12-bit data nearly black. Its unpackers for the
-    two byte orders pick the two bytes, so decoding once with each yields both halves; for grey with alpha there is but
-    one, whose four bytes a pixel are those of RGBA.
-    """
-    rawmodes = {_rawmode(tile[3]) for tile in image.tile} if image.tile else set()
-    if len(rawmodes) != 1:
-        return None
-    base, _, order = rawmodes.pop().partition(";")
-    if base == "LA" and order == "16B":
-        four = _decoded_as(path, image, "RGBA", "RGBA").astype(np.uint16)
-        return (four[..., 0::2] << 8) | four[..., 1::2]
-    if base not in ("RGB", "RGBA") or order not in ("16B", "16L", "16N"):
-        return None
-    big = order == "16B" or (order == "16N" and sys.byteorder == "big")
-    low = _decoded_as(path, image, f"{base};{'16L' if big else '16B'}")
-    image.load()
-    high = np.asarray(image).astype(np.uint16)
-    return (high << 8) | low
-
-
-def _decoded_as(path: Path, image: ImageFile.ImageFile, rawmode: str, mode: str | None = None) -> np.ndarray:
-    """The pixels of the image, not yet loaded, as another unpacker of Pillow sees them."""
-    with path.open("rb") as file, Image.open(file) as again:
-        if image.tell():
-            again.seek(image.tell())
-        if mode is not None:
-            again._mode = mode  # what `Image.mode` shows; the unpacker is chosen by it
-        again.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode)) for tile in again.tile]
-        again.load()
-        return np.asarray(again)
-
-
-def _rawmode(args: Any) -> str:
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
-
-
-def _with_rawmode(args: Any, rawmode: str) -> Any:
-    return (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
