@@ -101,7 +101,7 @@ def test_channels_of_sixteen_bits_in_jpeg_2000(
 
 def test_lab_is_named(tmp_path: Path) -> None:
     Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match="colour space (CIE)?LAB"):
+    with pytest.raises(ImageError, match=r"colour space (CIE)?LAB"):
         load_image(tmp_path / "a.tif")
 
 

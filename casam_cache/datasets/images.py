@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
+from casam_cache.datasets.numpy_images import MAGIC, ZIP, numpy_header, read_numpy
+from casam_cache.datasets.numpy_images import SUFFIXES as NUMPY_SUFFIXES
 from casam_cache.datasets.pillow_files import pillow_header, pillow_suffixes, read_pillow
 from casam_cache.datasets.pixels import Header, Pixels, UnsaidError, check_channels, page_index, turned
 from casam_cache.datasets.portion import Portion, file_and_portion
@@ -32,7 +34,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of classic TIFF and BigTIFF,
 @cache
 def image_suffixes() -> frozenset[str]:
     """Every suffix, in lower case with its dot, of a file of images that can be decoded here."""
-    return pillow_suffixes()
+    return pillow_suffixes() | NUMPY_SUFFIXES
 
 
 def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
@@ -56,10 +58,13 @@ def _read(file: Path, portion: Portion, palette: bool, max_pixels: int) -> Pixel
         header = _read_header(file, max_pixels)
         if header.pages > 1 and header.channels == 1:
             return _pages_as_channels(file, portion, header, max_pixels)
-    if _begins(file).startswith(_TIFF):
+    head = _begins(file)
+    if head.startswith(_TIFF):
         from casam_cache.datasets.tiff import read_tiff
 
         return read_tiff(file, portion, palette, max_pixels)
+    if head.startswith((MAGIC, ZIP)):
+        return read_numpy(file, portion, max_pixels)
     return read_pillow(file, portion, palette, max_pixels)
 
 
@@ -74,10 +79,13 @@ def _pages_as_channels(file: Path, portion: Portion, header: Header, max_pixels:
 
 
 def _read_header(file: Path, max_pixels: int) -> Header:
-    if _begins(file).startswith(_TIFF):
+    head = _begins(file)
+    if head.startswith(_TIFF):
         from casam_cache.datasets.tiff import tiff_header
 
         return tiff_header(file, max_pixels)
+    if head.startswith((MAGIC, ZIP)):
+        return numpy_header(file, max_pixels)
     return pillow_header(file, max_pixels)
 
 
