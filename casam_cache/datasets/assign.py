@@ -22,9 +22,14 @@ from casam_cache.datasets.splits import (
 )
 from casam_cache.errors import DatasetError
 
+FOLDERS = "folders train/ and test/"
+
 
 class Listed(Protocol):
-    """An image before it has a split; `name` is its id without the split folder above `images/`."""
+    """An image before it has a split; `name` is its id without the split folder above `images/`.
+
+    `folder_split` is what a folder or the layout says, and `group` what it says, else empty.
+    """
 
     id: str
     name: str
@@ -33,6 +38,7 @@ class Listed(Protocol):
     masks: tuple[str, ...]
     labelled: bool
     one_object_a_file: bool
+    group: str
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def _in_folders(found: Sequence[Listed]) -> bool:
 
 def _group(one: Listed, options: DatasetOptions) -> str:
     if options.group_regex is None:
-        return one.id
+        return one.group or one.id
     return group_of(splits_of_name(one.name)[1], options.group_regex)
 
 
@@ -183,7 +189,7 @@ def _from_folders(root: Path, found: Sequence[Listed], options: DatasetOptions) 
         Problem(image, "in no folder of a split, left out", "move it into one of them") for image in outside
     ]
     if found[0].folder_split:
-        source = "folders train/ and test/"
+        source = FOLDERS
     else:
         source = f"folders {', '.join(sorted(sources)[:6])}"
         if "test" not in splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -23,21 +24,19 @@ from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValue
 from casam_cache.errors import CasamError, DatasetError
 
 
-class FolderReader(Reader):
-    """Reads a folder of image files and mask files.
+class FilesReader(Reader):
+    """Reads image files with mask files, of which a class derived from this says which belong together."""
 
-    Attributes:
-        meant: the mask mode where the options ask for none; readers of one data set's layout know theirs.
-    """
-
-    name = "folder"
     meant: ClassVar[str | None] = None
+    """The mask mode where the options ask for none; readers of one data set's layout know theirs."""
 
-    def recognises(self, path: Path) -> bool:
-        try:
-            return bool(find_places(path))
-        except DatasetError:  # it is one, and reading it says what can be read in two ways
-            return True
+    @abstractmethod
+    def find(self, path: Path, options: DatasetOptions) -> tuple[list[Found], list[Problem], str]:
+        """The images with their masks, at least one; what is wrong; and what was recognised, with an example.
+
+        Raises:
+            DatasetError: nothing in it can be used.
+        """
 
     def read(
         self, path: Path, task: str, options: DatasetOptions, progress: FilesDone | None = None
@@ -47,13 +46,7 @@ class FolderReader(Reader):
         Raises:
             DatasetError: nothing in it can be used, or its split is wrong as a whole.
         """
-        places = self.places(path, options)
-        if not places:
-            raise DatasetError(f"{path}: no images/ folder", EXPECTED)
-        parts = [Part(path, place) for place in places]
-        found = [one for part in parts for one in part.read(options.unlabelled)]
-        problems = [problem for part in parts for problem in part.problems]
-        refuse_nothing(path, parts, found, problems)
+        found, problems, note = self.find(path, options)
         found.sort(key=lambda one: one.id)
         samples, source = self.assign(path, found, options, problems)
         samples = choose_portions(path, samples, options, problems)
@@ -71,13 +64,8 @@ class FolderReader(Reader):
         problems += _file_problems(path, samples, scans, headers, values)
         problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
-            task, path, tuple(samples), mode, reason, values, tuple(problems), source, options,
-            (describe(parts, found),),
-        )  # fmt: skip
-
-    def places(self, path: Path, options: DatasetOptions) -> list[Place]:
-        """The pairs of folders that are read; readers of one data set's layout know theirs."""
-        return find_places(path)
+            task, path, tuple(samples), mode, reason, values, tuple(problems), source, options, (note,)
+        )
 
     def assign(
         self, path: Path, found: list[Found], options: DatasetOptions, problems: list[Problem]
@@ -94,13 +82,39 @@ class FolderReader(Reader):
             one_object_a_file=sample.one_object_a_file, max_pixels=dataset.options.max_pixels,
         )  # fmt: skip
 
-    def files(self, path: Path) -> list[tuple[str, int, int]]:
-        """All images and masks, and `split.csv`; whatever else lies in the folder does not matter."""
-        return listing(path)
-
     def file_of(self, source: str) -> str | None:
         file, portion = split_portion(source)
         return file if portion == WHOLE else None
+
+
+class FolderReader(FilesReader):
+    """Reads folders of images and of masks, or one folder of both, paired by their names."""
+
+    name = "folder"
+
+    def recognises(self, path: Path) -> bool:
+        try:
+            return bool(find_places(path))
+        except DatasetError:  # it is one, and reading it says what can be read in two ways
+            return True
+
+    def find(self, path: Path, options: DatasetOptions) -> tuple[list[Found], list[Problem], str]:
+        places = self.places(path, options)
+        if not places:
+            raise DatasetError(f"{path}: no images/ folder", EXPECTED)
+        parts = [Part(path, place) for place in places]
+        found = [one for part in parts for one in part.read(options.unlabelled)]
+        problems = [problem for part in parts for problem in part.problems]
+        refuse_nothing(path, parts, found, problems)
+        return found, problems, describe(parts, found)
+
+    def places(self, path: Path, options: DatasetOptions) -> list[Place]:
+        """The pairs of folders that are read; readers of one data set's layout know theirs."""
+        return find_places(path)
+
+    def files(self, path: Path) -> list[tuple[str, int, int]]:
+        """All images and masks, and `split.csv`; whatever else lies in the folder does not matter."""
+        return listing(path)
 
 
 def problem_of(error: CasamError, name: str, root: Path, sample: str = "") -> Problem:

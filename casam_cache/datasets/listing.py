@@ -42,10 +42,10 @@ def facts_below(root: Path) -> list[tuple[str, int, int]]:
     return sorted(facts(name, entry) for name, entry in walk(root))
 
 
-def facts(name: str, entry: os.DirEntry[str]) -> tuple[str, int, int]:
-    """Relative path, size in bytes and modification time in ns; size -1 for a link to nothing."""
+def facts(name: str, file: Path | os.DirEntry[str]) -> tuple[str, int, int]:
+    """Relative path, size in bytes and modification time in ns; size -1 for what is not there."""
     try:
-        status = entry.stat()
+        status = file.stat()
     except OSError:
         return name, -1, 0
     return name, status.st_size, status.st_mtime_ns

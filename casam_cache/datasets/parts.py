@@ -22,7 +22,10 @@ _SECOND = (
 
 @dataclass
 class Found:
-    """One image on its way to becoming a sample; `name` is its id without the split folder in front."""
+    """One image on its way to becoming a sample; `name` is its id without the split folder in front.
+
+    `folder_split` is its official split, and `group` what may not be parted, where the layout says so.
+    """
 
     id: str
     name: str
@@ -31,6 +34,7 @@ class Found:
     masks: tuple[str, ...] = ()
     labelled: bool = True
     one_object_a_file: bool = False
+    group: str = ""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from casam_cache.datasets.catalogue.compare import notes_of
 from casam_cache.datasets.catalogue.locate import locate
 from casam_cache.datasets.folder import FolderReader
 from casam_cache.datasets.folds import with_fold
+from casam_cache.datasets.layouts.table import TABLE, Table
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
@@ -27,8 +28,8 @@ def find_reader(path: Path, name: str | Reader | None = None, dataset: str | Non
 
     Args:
         path: the folder.
-        name: of the reader, or `FILE.py:Class`, or the reader itself. None takes the one that recognises the folder;
-            never one from a file.
+        name: of the reader, or `FILE.py:Class`, or `table:FILE.csv`, or the reader itself. None takes the one that
+            recognises the folder; never one from a file.
         dataset: a name of the catalogue, whose own reader then comes before all.
 
     Raises:
@@ -42,6 +43,8 @@ def find_reader(path: Path, name: str | Reader | None = None, dataset: str | Non
         published = READERS.get(own)()
         if published.recognises(path):
             return published
+    if isinstance(name, str) and name.startswith(TABLE):
+        return Table(Path(name.removeprefix(TABLE)))
     if name is not None:
         named = name if isinstance(name, Reader) else READERS.get(name)()
         return named if named.recognises(path) else None

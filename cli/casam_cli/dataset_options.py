@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
@@ -16,6 +17,11 @@ READER = typer.Option(
     None,
     metavar="NAME|FILE.py:CLASS",
     help="Reader of the dataset. The default is the one that recognises the folder.",
+)
+TABLE: Path | None = typer.Option(
+    None,
+    metavar="FILE",
+    help="Table (CSV with the columns image, mask, split, group) of what to read in the folder, as dataset.csv in it.",
 )
 
 
@@ -106,9 +112,23 @@ def takes_dataset_options(command: Callable[..., None]) -> Callable[..., None]:
 
         asked = {name: arguments.pop(name) for name in types}
         given = {name: value for name, value in asked.items() if value not in (None, [])}
+        table = arguments.pop("table")
+        if table is not None:
+            arguments["reader"] = _reader_of(table, arguments["reader"])
         command(**arguments, read_as=DatasetOptions(**given))
 
-    parameters[first : first + 1] = options
+    table = inspect.Parameter("table", inspect.Parameter.KEYWORD_ONLY, default=TABLE, annotation=Path | None)
+    parameters[first : first + 1] = [table, *options]
     with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
+
+
+def _reader_of(table: Path, reader: str | None) -> str:
+    """The name of the reader of a table."""
+    from casam_cache.datasets.layouts.table import TABLE as NAMED
+    from casam_cache.errors import OptionError
+
+    if reader is not None:
+        raise OptionError(f"both --table {table} and --reader {reader} are given", "leave one out")
+    return f"{NAMED}{table.absolute()}"

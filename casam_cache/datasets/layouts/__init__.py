@@ -1,0 +1,1 @@
+"""Readers of layouts that many datasets share, one a file."""
