@@ -11,6 +11,7 @@ import numpy as np
 
 from casam_cache.datasets.assign import assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
+from casam_cache.datasets.exif import fits_as_stored, orientation_warnings
 from casam_cache.datasets.images import load_array
 from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
 from casam_cache.datasets.mask_cut import refusal
@@ -62,6 +63,7 @@ class FilesReader(Reader):
         if self.meant and options.masks is None:
             mode, reason = self.meant, "as this data set has them"
         problems += _file_problems(path, samples, scans, headers, values)
+        problems += orientation_warnings(path, samples, headers, options)
         problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
             task, path, tuple(samples), mode, reason, values, tuple(problems), source, options, (note,)
@@ -135,7 +137,8 @@ def _file_problems(
             scan = next(rest)
             error = scan.error
             if error is None and header.size and scan.size and scan.size != header.size:
-                error = size_mismatch(root / name, scan.size, header.size)
+                error = fits_as_stored(root / name, scan.size, header)
+                error = error or size_mismatch(root / name, scan.size, header.size)
             if error is None:
                 error = refusal(
                     root / name, scan.lossy, scan.format, scan.coloured, scan.counts.values.tolist, values

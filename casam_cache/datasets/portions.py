@@ -30,7 +30,7 @@ def choose_portions(
         options: of the dataset.
         problems: get those of samples that are left out, since image and mask have not the same pages.
     """
-    if options.pages is None and options.channels is None and options.exif == "apply":
+    if options.pages is None and options.channels is None and options.exif != "ignore":
         return list(samples)
     names = [name for sample in samples for name in (sample.source, *sample.masks)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

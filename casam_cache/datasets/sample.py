@@ -25,6 +25,7 @@ SPLIT_SOURCES = ("folders", "table", "drawn")
 EXIF = ("apply", "ignore")
 _UNSET = (
     ("masks", "auto"), ("group_regex", ""), ("split_by", "auto"), ("pages", "auto"), ("channels", "auto"),
+    ("exif", "auto"),
 )  # fmt: skip
 DEFAULT_MAX_PIXELS = 100_000_000
 
@@ -164,7 +165,8 @@ class DatasetOptions:
             refuses such files.
         channels: one number, or three for red, green and blue, as `3,2,1`; None, also written `auto`, takes grey and
             RGB as they are and refuses files of other channels.
-        exif: `apply` the orientation that a camera noted, or `ignore` it, in images and masks.
+        exif: `apply` the orientation that a camera noted, or `ignore` it, in images and masks; None, also written
+            `auto`, applies it, with a warning where it cannot be told whether the masks are meant so.
     """
 
     masks: str | None = None
@@ -178,7 +180,7 @@ class DatasetOptions:
     dataset: str | None = None
     pages: str | None = None
     channels: str | None = None
-    exif: str = "apply"
+    exif: str | None = None
     folds: int = 0
     fold: int = 0
 
@@ -198,9 +200,9 @@ class DatasetOptions:
             check_pages(self.pages)
         if self.channels is not None:
             parse_channels(self.channels)
-        if self.exif not in EXIF:
+        if self.exif is not None and self.exif not in EXIF:
             raise OptionError(
-                f"unknown way with EXIF orientations '{self.exif}'", f"available: {', '.join(EXIF)}"
+                f"unknown way with EXIF orientations '{self.exif}'", f"available: auto, {', '.join(EXIF)}"
             )
         if self.masks is not None and self.masks not in MASK_MODES:
             raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")

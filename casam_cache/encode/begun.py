@@ -16,7 +16,7 @@ from casam_cache.store.annotations import current_version, read_version
 
 Warn = Callable[[str], None]
 _OPTIONS = {"seed": "--split-seed"}
-_UNSET = dict.fromkeys(("masks", "split_by", "pages", "channels"), "auto")
+_UNSET = dict.fromkeys(("masks", "split_by", "pages", "channels", "exif"), "auto")
 
 
 def as_begun(root: Path, stores: Path, options: EncodeOptions, warn: Warn | None = None) -> EncodeOptions:

@@ -89,7 +89,9 @@ class _Options:
     )
     exif: str | None = typer.Option(
         None,
-        help="The orientation that a camera noted is applied to images and masks: apply, or ignore (apply).",
+        metavar="auto|apply|ignore",
+        help="The orientation that a camera noted: apply it to images and masks, or ignore it. Unless said (auto) it "
+        "is applied, with a warning where it cannot be told whether the masks are meant so.",
     )
 
 
