@@ -12,11 +12,13 @@ from casam_cache.errors import OptionError, unknown_name
 from casam_cache.metrics.columns import recorded_facts
 from casam_cache.report.bench_table import BENCH, bench_table, mixed
 from casam_cache.report.claims import claims_table
+from casam_cache.report.comparison_figures import figure_1, figure_1_values, figure_2, figure_2_values
 from casam_cache.report.figures import figure_6_picture
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
 from casam_cache.report.paired import paired_table
 from casam_cache.report.paper_tables import SHAPES, paper_table
+from casam_cache.report.style import FORMS
 from casam_cache.store.files import make_directory, write_all
 
 
@@ -38,10 +40,16 @@ class Page:
         _, made = FORMATS[form]
         return "\n".join(made(table) for table in (self.table, self.tests) if table is not None)
 
-    def files(self) -> dict[str, bytes]:
-        """What is written, by name: every format, and Figure 6 as a picture.
+    def files(self, style: str = "paper") -> dict[str, bytes]:
+        """What is written, by name: every format, and the figures that its results make, with their values.
 
         The tests stand under the table, but in a file of their own as CSV, where one header has to do.
+
+        Args:
+            style: of the figures, one of `STYLES`.
+
+        Raises:
+            OptionError: no such style.
         """
         name = self.table.name
         found = {
@@ -54,6 +62,12 @@ class Page:
         files = {name: text.encode() for name, text in found.items()}
         if name == "figure6":
             files["figure6.svg"] = figure_6_picture(self.results["results"], "svg", title=self.table.title)
+        rows = self.results.get("results", ())
+        for figure, drawn, values in ((1, figure_1, figure_1_values), (2, figure_2, figure_2_values)):
+            pictures = {form: drawn(rows, form, style) for form in FORMS}
+            if all(pictures.values()):
+                files |= {f"{name}_figure{figure}.{form}": data for form, data in pictures.items() if data}
+                files[f"{name}_figure{figure}.csv"] = values(rows).encode()
         return files
 
 
@@ -111,14 +125,16 @@ def _page(name: str, results: Mapping[str, Any]) -> Page:
     )
 
 
-def write_pages(shown: Sequence[Page], out: Path, *, overwrite: bool = False) -> list[Path]:
+def write_pages(
+    shown: Sequence[Page], out: Path, *, overwrite: bool = False, style: str = "paper"
+) -> list[Path]:
     """Every page's files: each is whole or absent.
 
     Raises:
-        OptionError: a file exists and `overwrite` is not given.
+        OptionError: a file exists and `overwrite` is not given, or there is no such style.
         StoreError: the folder or a file cannot be written.
     """
-    files = {out / name: data for page in shown for name, data in page.files().items()}
+    files = {out / name: data for page in shown for name, data in page.files(style).items()}
     for path in files:
         if path.exists() and not overwrite:
             raise OptionError(f"{path} exists", "choose another --out, or give --overwrite")

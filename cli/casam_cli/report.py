@@ -20,6 +20,9 @@ def report(
     out: Path | None = typer.Option(
         None, help="The folder to write every table to, in every format, instead of printing it."
     ),
+    style: str = typer.Option(
+        "paper", help="What the figures that --out writes are for: paper, thesis or slides."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     claims: bool = typer.Option(
         False, "--claims", help="The paper's claims instead: its figure, ours, what holds."
@@ -36,7 +39,7 @@ def report(
         raise OptionError("--claims and --table exclude each other", "give one of the two")
     found = claims_pages(runs, console.show_line) if claims else pages(runs, table, console.show_line)
     if out is not None:
-        written = write_pages(found, out, overwrite=overwrite)
+        written = write_pages(found, out, overwrite=overwrite, style=style)
         if json_:
             console.print_json({"files": [str(path) for path in written]})
             return
