@@ -270,8 +270,9 @@ def test_photographs_are_refused(tmp_path: Path) -> None:
         rng = np.random.default_rng(seed)
         return smooth(rng.integers(0, 256, (SIDE, SIDE, 3)), 0.5)
 
-    dataset = read(write(tmp_path / "set", photo))
-    assert said(dataset).count("photograph") == 6
+    for name, draw in (("colour", photo), ("grey", lambda seed: photo(seed)[..., 0])):
+        dataset = read(write(tmp_path / name, draw))
+        assert said(dataset).count("photograph") == 6
 
 
 @given(st.lists(st.integers(0, 5), min_size=12, max_size=48), st.integers(2, 4))

@@ -73,6 +73,16 @@ class Reader(ABC):
             ImageError: they cannot be read. Any other error is taken for one too.
         """
 
+    def ignored(self, dataset: Dataset, sample: Sample) -> np.ndarray | None:
+        """Bool (H, W): pixels of one sample that count nowhere, of no mask's; None (the default) where all count.
+
+        A reader that heeds `DatasetOptions.ignore` sets `MaskValues.ignore`, and one that heeds `background` that.
+
+        Raises:
+            ImageError: as `masks`.
+        """
+        return None
+
     def files(self, path: Path) -> list[tuple[str, int, int]]:
         """Relative path, size in bytes and modification time in ns of every file that decides what is read, sorted.
 

@@ -15,8 +15,9 @@ from casam_cache.datasets.exif import fits_as_stored, orientation_warnings
 from casam_cache.datasets.images import load_array
 from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
 from casam_cache.datasets.mask_cut import refusal
-from casam_cache.datasets.mask_values import MANY_CLASSES, decide_mode, decide_values
-from casam_cache.datasets.masks import iter_masks, size_mismatch
+from casam_cache.datasets.mask_ground import ground_notes
+from casam_cache.datasets.mask_values import MANY_CLASSES, Asked, decide_mode, decide_values
+from casam_cache.datasets.masks import iter_masks, load_ignored, size_mismatch
 from casam_cache.datasets.parts import Found, Part, describe, refuse_nothing
 from casam_cache.datasets.places import EXPECTED, Place, find_places, listing
 from casam_cache.datasets.portion import WHOLE, split_portion
@@ -58,7 +59,8 @@ class FilesReader(Reader):
             progress,
         )
         folders = any(sample.one_object_a_file for sample in samples)
-        values, said = decide_values(scans, options.masks or self.meant, folders)
+        asked = Asked(options.masks or self.meant, folders, options.background, options.ignore)
+        values, said = decide_values(scans, asked)
         mode, reason = decide_mode(options.masks, values, folders)
         if self.meant and options.masks is None:
             mode, reason = self.meant, "as this data set has them"
@@ -66,8 +68,9 @@ class FilesReader(Reader):
         problems += orientation_warnings(path, samples, headers, options)
         problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
-            task, path, tuple(samples), mode, reason, values, tuple(problems), source, options, (note,)
-        )
+            task, path, tuple(samples), mode, reason, values, tuple(problems), source, options,
+            (note, *ground_notes(values, mode)),
+        )  # fmt: skip
 
     def assign(
         self, path: Path, found: list[Found], options: DatasetOptions, problems: list[Problem]
@@ -83,6 +86,10 @@ class FilesReader(Reader):
             [dataset.root / name for name in sample.masks], dataset.mask_mode, dataset.values, size,
             one_object_a_file=sample.one_object_a_file, max_pixels=dataset.options.max_pixels,
         )  # fmt: skip
+
+    def ignored(self, dataset: Dataset, sample: Sample) -> np.ndarray | None:
+        names = [dataset.root / name for name in sample.masks]
+        return load_ignored(names, dataset.values, max_pixels=dataset.options.max_pixels)
 
     def file_of(self, source: str) -> str | None:
         file, portion = split_portion(source)
@@ -140,9 +147,9 @@ def _file_problems(
                 error = fits_as_stored(root / name, scan.size, header)
                 error = error or size_mismatch(root / name, scan.size, header.size)
             if error is None:
-                error = refusal(
-                    root / name, scan.lossy, scan.format, scan.coloured, scan.counts.values.tolist, values
-                )
+                counts = scan.alpha if values.alpha and scan.alpha else scan.counts
+                coloured = scan.coloured and not values.alpha
+                error = refusal(root / name, scan.lossy, scan.format, coloured, counts.values.tolist, values)
             if error:
                 problems.append(problem_of(error, name, root, sample.id))
             elif scan.lossy:

@@ -17,7 +17,7 @@ from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
 from casam_cache.datasets.value_counts import ValueCounts, count_values, merge_counts
 from casam_cache.errors import ImageError
 
-GREY = 0x010101  # a grey value times this is the packed colour of equal channels
+MOST_VISIBLE = 257
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
 _CHROMA_NOISE = 48  # how far the channels of a grey picture drift apart in a lossy file
 
@@ -32,6 +32,7 @@ class LabelMap:
         lossy: stored by a lossy compression that changed the values.
         near_grey: the channels of a coloured one differ by little, as an earlier lossy compression leaves them.
         format: Pillow's name of the file's format.
+        alpha: the alpha channel, (H, W), where there is one; what is fully transparent is 0 in `labels`.
     """
 
     labels: np.ndarray
@@ -39,6 +40,7 @@ class LabelMap:
     lossy: bool
     near_grey: bool = False
     format: str = ""
+    alpha: np.ndarray | None = None
 
     @property
     def grey(self) -> np.ndarray:
@@ -56,6 +58,8 @@ class MaskScan:
         counts: of its values.
         coloured, lossy, format: as in `LabelMap`.
         grey: of a coloured file that is nearly grey, the counts of its grey values.
+        alpha: of a file with an alpha channel, its counts.
+        visible: the values or colours of pixels that are not fully transparent, sorted; `MOST_VISIBLE` at most.
         error: why the file cannot be used.
     """
 
@@ -65,6 +69,8 @@ class MaskScan:
     coloured: bool = False
     lossy: bool = False
     grey: ValueCounts | None = None
+    alpha: ValueCounts | None = None
+    visible: tuple[int, ...] = ()
     format: str = ""
     error: ImageError | None = None
 
@@ -99,9 +105,10 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
         pixels = read_pixels(path, palette=True, max_pixels=max_pixels)
     except UnsaidError as error:
         raise ImageError(error.message, error.mask_hint) from error
-    array = pixels.array
+    array, alpha = pixels.array, None
     if array.ndim == 3 and array.shape[2] in (2, 4):
-        array = np.where(array[..., -1:] == 0, array.dtype.type(0), array[..., :-1])
+        alpha = array[..., -1]
+        array = np.where(alpha[..., None] == 0, array.dtype.type(0), array[..., :-1])
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     coloured = near_grey = False
@@ -120,7 +127,7 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
     if lossy and pixels.format == "AVIF":  # its header does not say
         counts = count_values(array)
         lossy = len(counts.values) > 16 or bool((counts.solid_share < 0.5).any())
-    return LabelMap(array, coloured, lossy, near_grey, pixels.format)
+    return LabelMap(array, coloured, lossy, near_grey, pixels.format, alpha)
 
 
 def _pack(array: np.ndarray, pixels: Pixels, path: Path, lossless: bool) -> tuple[np.ndarray, bool, bool]:
@@ -169,7 +176,13 @@ def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
     height, width = found.labels.shape
     counts = count_values(found.labels, coloured=found.coloured, lossy=found.lossy)
     grey = count_values(found.grey) if found.near_grey else None
-    return MaskScan(path, (height, width), counts, found.coloured, found.lossy, grey, found.format)
+    alpha, visible = None, ()
+    if found.alpha is not None:
+        alpha = count_values(found.alpha)
+        visible = tuple(distinct(found.labels[found.alpha > 0])[:MOST_VISIBLE].tolist())
+    return MaskScan(
+        path, (height, width), counts, found.coloured, found.lossy, grey, alpha, visible, found.format
+    )
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from casam_cache.datasets.labels import GREY, LabelMap, distinct
+from casam_cache.datasets.labels import LabelMap, distinct
+from casam_cache.datasets.named_values import GREY
 from casam_cache.datasets.sample import MaskValues
 from casam_cache.errors import ImageError
 
 
 def as_read(found: LabelMap, values: MaskValues, path: Path) -> np.ndarray:
-    """The labels (H, W) of a file in the values of its dataset.
+    """The labels (H, W) of a file in the values of its dataset, where background is 0 whatever it was in the file.
 
     Raises:
         ImageError: the file holds what the dataset's reading refuses, or what was not there when it was read.
     """
+    if values.alpha and found.alpha is not None:
+        found = replace(found, labels=found.alpha, coloured=False, near_grey=False)
     error = refusal(
         path, found.lossy, found.format, found.coloured, lambda: distinct(found.labels).tolist(), values
     )
     if error is not None:
         raise error
-    if values.soft or found.lossy:
-        return _cut(found, values)
+    ignored = ignored_in(found, values)
     labels = found.labels
     if values.coloured and not found.coloured:
         labels = labels.astype(np.int32) * GREY
-    if values.coloured and not set(distinct(labels).tolist()) <= {0, *values.values}:
+    background = values.background or 0
+    if values.soft or found.lossy:
+        labels = _cut(found, values)
+    elif values.coloured and not set(distinct(labels).tolist()) <= {
+        background,
+        *values.values,
+        values.ignore,
+    }:
         raise ImageError(
             f"{path}: holds colours that were not there when the dataset was read", "run it again"
         )
-    return labels
+    if ignored is not None:
+        labels = np.where(ignored, labels.dtype.type(background), labels)
+    return labels if background == 0 else swapped(labels, background)
+
+
+def ignored_in(found: LabelMap, values: MaskValues) -> np.ndarray | None:
+    """Bool (H, W): pixels that count nowhere; None where none of the file does."""
+    if values.ignore is None:
+        return None
+    labels = found.alpha if values.alpha and found.alpha is not None else found.labels
+    if values.coloured and not found.coloured:
+        labels = labels.astype(np.int32) * GREY
+    chosen: np.ndarray = labels == values.ignore
+    return chosen if chosen.any() else None
+
+
+def swapped(labels: np.ndarray, background: int) -> np.ndarray:
+    """Labels with 0 for background, and the background's number, which is free then, for what was 0."""
+    wide = (
+        labels
+        if labels.dtype.kind != "u" or background <= np.iinfo(labels.dtype).max
+        else labels.astype(np.int64)
+    )
+    other = wide.dtype.type(background)
+    return np.where(wide == other, wide.dtype.type(0), np.where(wide == 0, other, wide))
 
 
 def refusal(
@@ -53,7 +87,7 @@ def refusal(
     if values.refused:
         if values.coloured and not coloured:
             present = [value * GREY for value in present]
-        others = [value for value in present if value not in values.values]
+        others = [value for value in present if value not in (*values.values, values.ignore)]
         if others:
             kind = "colours" if values.coloured else "values"
             return ImageError(
@@ -66,13 +100,17 @@ def refusal(
 
 def _cut(found: LabelMap, values: MaskValues) -> np.ndarray:
     """Background and white, int32 (H, W): what is nearer to which."""
+    background, white = values.background or 0, values.white
     if values.coloured:
         packed = found.labels if found.coloured else found.labels.astype(np.int32) * GREY
-        return np.where(_share(packed, 0, values.white) > 0.5, np.int32(values.white), np.int32(0))
-    grey, white = found.grey, values.white
+        nearer = _share(packed, background, white) > 0.5
+        return np.where(nearer, np.int32(white), np.int32(background))
+    grey, scale = found.grey, max(background, white)
     top = int(grey.max(initial=0))
-    own = 1 if top <= 1 and 1 in values.codings else 65535 if top > 255 >= white else white
-    return np.where(grey > own // 2, np.int32(white), np.int32(0))
+    own = 1 if top <= 1 and 1 in values.codings else 65535 if top > 255 >= scale else scale
+    ends = background * own / scale, white * own / scale
+    nearer = grey > sum(ends) / 2 if ends[1] > ends[0] else grey < sum(ends) / 2
+    return np.where(nearer, np.int32(white), np.int32(background))
 
 
 def _share(packed: np.ndarray, background: int, thing: int) -> np.ndarray:

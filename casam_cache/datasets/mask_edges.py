@@ -21,6 +21,7 @@ _ALONG_EDGES = (
 _FEW = 0.5  # of all pixels: edges take less
 _MOST = 5  # times the pixels of the thing: its edges take less
 _WANDER = 12  # calm values that are nearer than this belong to one level of a lossy file
+_GREYS = 100  # values of a grey photograph; labels of areas are seldom as many
 _SPREAD = 64  # a level that runs over more values is that of several labels
 _PHOTO = 256  # colours; labels are fewer
 _DARK, _BRIGHT = 32, 191
@@ -49,11 +50,24 @@ class Edges:
 
 def judge_values(counts: ValueCounts, background: int = 0) -> Edges:
     """What the exact values of grey masks are: labels, smoothed ones, or what an earlier lossy compression left."""
+    if _is_photo(counts, background):
+        return Edges("unclear", (background,), len(counts.values))
     edges = _judge_exact(counts, background)
     if not _wandered(counts, background):
         return edges
     calm = judge_lossy(counts, background, peaks=False)
     return calm if calm.kind == "several" or edges.kind == "labels" else edges
+
+
+def _is_photo(counts: ValueCounts, background: int) -> bool:
+    """Whether many values change from pixel to pixel, up and down as along no edge, outside a plain background."""
+    outside = counts.part(counts.values != background)
+    shown, solid = int(outside.pixels.sum()), int(outside.solid.sum())
+    if len(outside.values) < _GREYS or shown < 0.2 * counts.pixels.sum():
+        return False
+    bright = int(outside.pixels[outside.values >= _BRIGHT].sum()) > 0.5 * shown
+    along = int(outside.between.sum()) >= _ALONG_EDGES * (shown - solid)
+    return not bright and not along and solid < 0.25 * shown and int(outside.calm.sum()) < 0.5 * shown
 
 
 def _wandered(counts: ValueCounts, background: int) -> bool:
@@ -181,14 +195,14 @@ def _centres(counts: ValueCounts, part: np.ndarray) -> list[int]:
     return [int(values[np.searchsorted(np.cumsum(calm), 0.02 * calm.sum())]), most]
 
 
-def judge_colours(counts: ValueCounts) -> Edges:
-    """What the colours of coloured masks are; black is the background. `unclear` where hardly any pixel has a label."""
+def judge_colours(counts: ValueCounts, background: int = 0) -> Edges:
+    """What the colours of coloured masks are; `unclear` where hardly any pixel has that of an area."""
     values, pixels = counts.values, counts.pixels
-    level = _levels(counts, 0) | (values == 0)
+    level = _levels(counts, background) | (values == background)
     soft = ~level
     levels = tuple(values[level].tolist())
-    if len(values) > _PHOTO and pixels[soft].sum() > _FEW * pixels[values != 0].sum():
-        return Edges("unclear", levels if len(levels) <= 64 else (0,), int(soft.sum()))
+    if len(values) > _PHOTO and pixels[soft].sum() > _FEW * pixels[values != background].sum():
+        return Edges("unclear", levels if len(levels) <= 64 else (background,), int(soft.sum()))
     if soft.sum() > 2 and _lie_along(counts, soft):
         if len(levels) == 2:
             return Edges("one", levels, int(soft.sum()))

@@ -3,99 +3,161 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from casam_cache.datasets.labels import GREY, MaskScan
+from casam_cache.datasets.labels import MaskScan
 from casam_cache.datasets.mask_edges import Edges, judge_colours, judge_lossy, judge_values
+from casam_cache.datasets.mask_ground import hidden_background, in_alpha, unfound
+from casam_cache.datasets.named_values import GREY, shown_value, value_in
 from casam_cache.datasets.sample import MaskValues, Problem
-from casam_cache.datasets.value_counts import ValueCounts, merge_counts
+from casam_cache.datasets.value_counts import ValueCounts, as_colours, merge_counts
 
 Lossy = Literal["", "cut", "refused"]
 MANY_CLASSES = 64
 CODINGS = (1, 255, 65535)  # what stands for white in masks of 1, 8 and 16 bits
 _FEW_PIXELS = 20
 _FAINT_LABEL = 96  # of lossy labels as one thing: where no fainter one is known, all above half of it counts
+_SMOOTHED = "lie between labels along edges, as smoothing leaves them"
+_NO_AREAS = "fill no areas, as labels would: a photograph, or labels that were smoothed or compressed"
 _AS_CLASSES = "--masks classes reads every value as a class"
 
 
-def gather_values(scans: Sequence[MaskScan], asked: str | None = None, folders: bool = False) -> MaskValues:
+@dataclass(frozen=True)
+class Asked:
+    """What the user said of a dataset's masks.
+
+    Attributes:
+        masks: the mask mode, which always holds. `classes`, and `instances` of label maps, take exact values as they
+            are.
+        folders: some sample has its masks as a folder with one file an object.
+        background, ignore: as in `DatasetOptions`.
+    """
+
+    masks: str | None = None
+    folders: bool = False
+    background: str | None = None
+    ignore: str | None = None
+
+    @property
+    def exactly(self) -> bool:
+        return self.masks == "classes" or (self.masks == "instances" and not self.folders)
+
+
+def gather_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> MaskValues:
     """As `decide_values`, without what is to be said."""
-    return decide_values(scans, asked, folders)[0]
+    return decide_values(scans, asked)[0]
 
 
-def decide_values(
-    scans: Sequence[MaskScan], asked: str | None = None, folders: bool = False
-) -> tuple[MaskValues, list[Problem]]:
+def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[MaskValues, list[Problem]]:
     """How the values of a dataset's masks are to be read.
 
     Args:
         scans: of all mask files; what cannot be read is left out.
-        asked: the mask mode the user gave. `classes`, and `instances` of label maps, take exact values as they are.
-        folders: some sample has its masks as a folder with one file an object.
+        asked: what the user said of them.
 
     Returns:
         The reading, and what is to be said about it.
+
+    Raises:
+        OptionError: the background, or what is to be ignored, cannot be in such masks.
     """
     usable = [scan for scan in scans if scan.error is None]
-    exactly = asked == "classes" or (asked == "instances" and not folders)
+    alpha, problems = in_alpha(usable)
+    if alpha:
+        usable = [
+            replace(scan, counts=scan.alpha, coloured=False, grey=None) for scan in usable if scan.alpha
+        ]
     colours = [scan for scan in usable if scan.coloured]
-    if colours and not _are_grey(usable, colours):
-        return _colours(usable, asked, exactly)
-    return _greys(usable, asked, exactly)
+    coloured = bool(colours) and not _are_grey(usable, colours, asked)
+    background, ignore = (
+        None if text is None else value_in(text, option, coloured)
+        for text, option in ((asked.background, "--background"), (asked.ignore, "--ignore"))
+    )
+    absent = unfound(usable, coloured, {"--background": background, "--ignore": ignore})
+    if any(problem.message.startswith("--background") for problem in absent):
+        background = 0
+    if ignore is not None:
+        usable = [_without(scan, ignore, coloured) for scan in usable]
+    decide = _colours if coloured else _greys
+    values, said = decide(usable, asked, background or 0)
+    if ignore is not None and values.lossy:
+        values = replace(values, lossy="refused")
+    values = replace(values, background=background, ignore=ignore, alpha=alpha)
+    return values, problems + absent + hidden_background(usable, values) + said
 
 
-def _are_grey(usable: Sequence[MaskScan], colours: Sequence[MaskScan]) -> bool:
+def _without(scan: MaskScan, ignore: int, coloured: bool) -> MaskScan:
+    own = ignore // GREY if coloured and not scan.coloured else ignore
+    grey = None if scan.grey is None else scan.grey.without(ignore)
+    return replace(scan, counts=scan.counts.without(own), grey=grey)
+
+
+def _are_grey(usable: Sequence[MaskScan], colours: Sequence[MaskScan], asked: Asked) -> bool:
     """Whether colours are those of a black and white picture that went through a lossy compression."""
     if any(scan.grey is None for scan in colours):
         return False
+    background = 0 if asked.background is None else value_in(asked.background, "--background", False)
     many = len(merge_counts([scan.counts for scan in colours]).values)
-    return many > 16 and judge_values(merge_counts([_grey(scan) for scan in usable])).kind == "one"
+    return (
+        many > 16 and judge_values(merge_counts([_grey(scan) for scan in usable]), background).kind == "one"
+    )
 
 
 def _grey(scan: MaskScan) -> ValueCounts:
     return scan.counts if scan.grey is None else scan.grey
 
 
-def _greys(usable: Sequence[MaskScan], asked: str | None, exactly: bool) -> tuple[MaskValues, list[Problem]]:
+def _greys(usable: Sequence[MaskScan], asked: Asked, background: int) -> tuple[MaskValues, list[Problem]]:
     exact = [scan for scan in usable if not scan.lossy]
     smeared = [scan for scan in usable if scan.lossy]
     coded = {scan.path: _coding(scan) for scan in exact}
     used = sorted({white for white in coded.values() if white})
     # The files of another coding than most would look like a label of their own.
-    main = [scan for scan in exact if coded[scan.path] not in CODINGS or coded[scan.path] == max(used)]
-    edges = judge_values(merge_counts([_grey(scan) for scan in main]))
-    faded = judge_lossy(merge_counts([scan.counts for scan in smeared])) if smeared else Edges("labels")
-    soft = edges.kind == "one" or (asked == "binary" and edges.kind in ("several", "unclear", "unsure"))
+    highest = max((scan.values[-1] for scan in exact if scan.values), default=0)
+    scale = next((white for white in CODINGS if highest <= white), highest)
+    main = [scan for scan in exact if coded[scan.path] in (None, 0, scale)]
+    edges = judge_values(merge_counts([_grey(scan) for scan in main]), background)
+    faded = (
+        judge_lossy(merge_counts([scan.counts for scan in smeared]), background)
+        if smeared
+        else Edges("labels")
+    )
+    binary = asked.masks == "binary"
+    soft = edges.kind == "one" or (binary and edges.kind in ("several", "unclear", "unsure"))
     lossy: Lossy = "" if not smeared else "cut" if faded.kind == "one" else "refused"
-    white = edges.white(0) if soft else faded.white(0) if lossy == "cut" else 255
-    if asked == "binary" and faded.kind == "several":
-        lossy, white = "cut", min(faded.white(0), _FAINT_LABEL)
-    whites = sorted({*used, *([white] if soft or lossy == "cut" else [])})
+    white = edges.white(background) if soft else faded.white(background) if lossy == "cut" else 255
+    if binary and faded.kind == "several":
+        lossy, white = (
+            "cut",
+            min(faded.white(background), _FAINT_LABEL) if background == 0 else faded.white(background),
+        )
+    whites = sorted({*used, *([max(white, background)] if soft or lossy == "cut" else [])})
     hard = not soft and all(coded[scan.path] is not None for scan in exact)
-    if hard and len(whites) > 1 and set(whites) <= {*CODINGS, white}:
+    if hard and len(whites) > 1 and set(whites) <= {*CODINGS, white, background}:
         soft = True
         white = max(255 if 255 in whites or lossy == "cut" else 65535, white)
-    problems = [] if exactly else _said_of_edges(edges, asked, main, white)
-    if exactly:
-        problems += _said_of_ignored(edges, soft and hard, asked or "")
+        if background:
+            white = 0
+    problems = [] if asked.exactly else _said_of_edges(edges, asked.masks, main, (background, white))
+    if asked.exactly:
+        problems += _said_of_ignored(edges, soft and hard, asked.masks or "")
         soft = False
     elif soft and len(whites) > 1:
         problems.append(_mixed_codings(exact, coded, smeared if lossy == "cut" else []))
     refused = ""
-    values: set[int] = {0, white} if (soft and exact) or lossy == "cut" else set()
-    if not soft and not exactly and edges.kind in ("several", "unclear"):
-        refused = "lie between labels along edges, as smoothing leaves them"
+    values = {background, white} if (soft and exact) or lossy == "cut" else set()
+    if not soft and not asked.exactly and edges.kind in ("several", "unclear"):
+        refused = _SMOOTHED if edges.kind == "several" else _NO_AREAS
         values |= set(edges.levels)
     elif not soft:
         for scan in exact:
             values.update(scan.values)
-    if not soft:
-        problems += _stray(exact, asked)
-    codings = _codings(exact, coded, white) if soft else ()
-    return MaskValues(
-        tuple(sorted(values)), False, soft, lossy, white, codings, refused
-    ), problems  # fmt: skip
+    if not soft and not refused:
+        problems += _stray(exact, asked.masks, background)
+    codings = _codings(exact, coded, max(white, background)) if soft else ()
+    return MaskValues(tuple(sorted(values)), False, soft, lossy, white, codings, refused), problems
 
 
 def _coding(scan: MaskScan) -> int | None:
@@ -113,20 +175,22 @@ def _codings(exact: Sequence[MaskScan], coded: dict[Path, int | None], white: in
     others = [_grey(scan) for scan in exact if coded[scan.path] != 1]
     total = merge_counts(others)
     ones = int(total.pixels[total.values == 1].sum())
-    if ones > 0.01 * int(total.pixels.sum()):
+    if ones > 0.1 * int(total.pixels.sum()):
         found -= {1}
     if any(scan.counts.values[-1] > 255 >= white for scan in exact if len(scan.counts.values)):
         found.add(65535)
     return tuple(sorted(found))
 
 
-def _said_of_edges(edges: Edges, asked: str | None, files: Sequence[MaskScan], white: int) -> list[Problem]:
+def _said_of_edges(
+    edges: Edges, asked: str | None, files: Sequence[MaskScan], ends: tuple[int, int]
+) -> list[Problem]:
     if edges.kind == "labels" or (edges.kind == "unsure" and asked not in (None, "binary", "components")):
         return []
     held = sum(len(_grey(scan).values) > 2 for scan in files)
     some = f"{held} of {len(files)} masks hold {edges.soft} value{'s' if edges.soft > 1 else ''}"
     if edges.kind == "one" or asked == "binary":
-        between = f"{some} that soft edges leave between 0 and {white}"
+        between = f"{some} that soft edges leave between {min(ends)} and {max(ends)}"
         return [
             Problem(
                 "masks", f"{between}: one thing, cut in the middle", _AS_CLASSES, "warning"
@@ -173,12 +237,14 @@ def _mixed_codings(
     return Problem("masks", message, f"{_AS_CLASSES} of its own", "warning")
 
 
-def _stray(exact: Sequence[MaskScan], asked: str | None, coloured: bool = False) -> list[Problem]:
+def _stray(
+    exact: Sequence[MaskScan], asked: str | None, background: int, coloured: bool = False
+) -> list[Problem]:
     """Values that hardly any pixel has, though others fill areas: likely mistakes, and classes nevertheless."""
     if asked in ("instances", "binary"):
         return []
     total = merge_counts([scan.counts for scan in exact])
-    outside = total.values != 0
+    outside = total.values != background
     most = int(total.pixels[outside].max(initial=0))
     if not 1 < outside.sum() <= MANY_CLASSES or most < 50 * _FEW_PIXELS:
         return []
@@ -186,7 +252,7 @@ def _stray(exact: Sequence[MaskScan], asked: str | None, coloured: bool = False)
     for value in total.values[outside & (total.pixels <= _FEW_PIXELS)].tolist():
         holders = [scan for scan in exact if value in scan.counts.values]
         pixels = int(total.pixels[total.values == value].sum())
-        shown = f"#{value:06x}" if coloured else str(value)
+        shown = shown_value(value, coloured)
         message = (
             f"the value {shown} is in {pixels} pixel{'s' if pixels > 1 else ''} of {len(holders)} "
             f"mask{'s' if len(holders) > 1 else ''} alone ({holders[0].path.name}), and a class of its own"
@@ -195,46 +261,36 @@ def _stray(exact: Sequence[MaskScan], asked: str | None, coloured: bool = False)
     return problems[:8]
 
 
-def _colours(
-    usable: Sequence[MaskScan], asked: str | None, exactly: bool
-) -> tuple[MaskValues, list[Problem]]:
+def _colours(usable: Sequence[MaskScan], asked: Asked, background: int) -> tuple[MaskValues, list[Problem]]:
     smeared = [scan.counts for scan in usable if scan.lossy]
-    parts = [scan.counts if scan.coloured else _as_colours(scan.counts) for scan in usable if not scan.lossy]
-    total = merge_counts(parts)
-    edges = judge_colours(total)
-    values, problems, refused = tuple(total.values.tolist()), [], ""
-    soft = edges.kind == "one" and not exactly
-    white = edges.white(0)
+    total = merge_counts([_in_colours(scan) for scan in usable if not scan.lossy])
+    edges = judge_colours(total, background)
+    values, refused = tuple(total.values.tolist()), ""
+    problems: list[Problem] = []
+    soft = edges.kind == "one" and not asked.exactly
+    white = edges.white(background)
     if soft:
         values = edges.levels
         message = (
-            f"{edges.soft} colours that soft edges leave between #000000 and #{white:06x}: "
+            f"{edges.soft} colours that soft edges leave between #{background:06x} and #{white:06x}: "
             "one thing, cut in the middle"
         )
         problems.append(Problem("masks", message, _AS_CLASSES, "warning"))
-    elif (edges.kind == "several" and asked is None) or (asked == "components" and edges.kind == "several"):
-        values, refused = edges.levels, "lie between labels along edges, as smoothing leaves them"
-    elif edges.kind == "unclear" and asked is None:
-        values, refused = (
-            edges.levels,
-            "are those of a photograph, or of labels that a lossy compression changed",
-        )
+    elif edges.kind in ("several", "unclear") and asked.masks in (None, "components"):
+        values, refused = edges.levels, _SMOOTHED if edges.kind == "several" else _NO_AREAS
     elif edges.kind != "labels":
-        problems += _said_of_ignored(edges, False, asked or "")
-    if not soft:
-        problems += _stray([scan for scan in usable if scan.coloured], asked, coloured=True)
+        problems += _said_of_ignored(edges, False, asked.masks or "")
+    if not soft and not refused:
+        problems += _stray([scan for scan in usable if scan.coloured], asked.masks, background, coloured=True)
     lossy: Lossy = "" if not smeared else "refused"
-    if smeared and not soft and judge_lossy(merge_counts(smeared)).kind == "one":
+    if smeared and not soft and background == 0 and judge_lossy(merge_counts(smeared)).kind == "one":
         lossy, white = "cut", 255 * GREY
         values = tuple(sorted({0, white, *values}))
     return MaskValues(values, True, soft, lossy, white, (), refused), problems
 
 
-def _as_colours(counts: ValueCounts) -> ValueCounts:
-    kept = counts.part(counts.values <= 255)
-    return ValueCounts(
-        kept.values * GREY, kept.pixels, kept.solid, kept.between, kept.calm, kept.border, kept.tops
-    )
+def _in_colours(scan: MaskScan) -> ValueCounts:
+    return scan.counts if scan.coloured else as_colours(scan.counts)
 
 
 def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[str, str]:
@@ -255,12 +311,12 @@ def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[s
     held = f"the masks hold {count} {kind}{'s' if count > 1 else ''}: {shown}"
     if values.soft:
         held = f"the masks are one thing in {shown}, cut in the middle"
-    two = count <= 2 and 0 in values.values
+    two = count <= 2 and (values.background or 0) in values.values
     if two and folders:
         return "instances", "the masks of an image are one file an object"
     return ("binary" if two else "classes"), held
 
 
 def describe_values(values: MaskValues, most: int = 8) -> str:
-    listed = [f"#{value:06x}" if values.coloured else str(value) for value in values.values[:most]]
+    listed = [shown_value(value, values.coloured) for value in values.values[:most]]
     return ", ".join(listed) + (", ..." if len(values.values) > most else "")

@@ -9,7 +9,7 @@ import numpy as np
 
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.labels import distinct, read_labels
-from casam_cache.datasets.mask_cut import as_read
+from casam_cache.datasets.mask_cut import as_read, ignored_in
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MASK_MODES, Mask, MaskValues
 from casam_cache.errors import ImageError, unknown_name
 
@@ -98,6 +98,8 @@ def load_labels(
 ) -> np.ndarray:
     """One mask file as the integers (H, W) that `values` lists: 0 is background, colours are 0xRRGGBB.
 
+    Where `values` names another background, 0 and its value have changed places.
+
     Raises:
         ImageError: it cannot be read, has another size than its image, or has values that `values` does not
             know.
@@ -106,6 +108,24 @@ def load_labels(
     if size is not None and found.labels.shape != tuple(size):
         raise size_mismatch(path, found.labels.shape, size)
     return as_read(found, values, path)
+
+
+def load_ignored(
+    paths: Sequence[Path], values: MaskValues, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> np.ndarray | None:
+    """Bool (H, W): pixels that some of the mask files of an image say are to count nowhere; None where there are none.
+
+    Raises:
+        ImageError: a file cannot be read, or they are of different sizes.
+    """
+    found: np.ndarray | None = None
+    for path in paths:
+        ignored = ignored_in(read_labels(path, max_pixels), values)
+        if ignored is not None and found is not None and ignored.shape != found.shape:
+            raise size_mismatch(path, ignored.shape, found.shape)
+        if ignored is not None:
+            found = ignored if found is None else found | ignored
+    return found
 
 
 def size_mismatch(path: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> ImageError:
@@ -118,7 +138,9 @@ def size_mismatch(path: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> 
 
 def _numbered(labels: np.ndarray, values: MaskValues) -> Iterator[tuple[int, Cutout]]:
     """Each value in a label map as its number (itself, or the 1-based rank of its colour) and where it is."""
-    ranks = {value: rank for rank, value in enumerate(values.foreground, 1)} if values.coloured else {}
+    # What was 0 goes by the background's number, see `swapped`.
+    foreground = [value or values.background or 0 for value in values.foreground]
+    ranks = {value: rank for rank, value in enumerate(foreground, 1)} if values.coloured else {}
     for value, cutout in _places(labels):
         yield (ranks[value] if values.coloured else value), cutout
 

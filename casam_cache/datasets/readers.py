@@ -19,7 +19,7 @@ from casam_cache.datasets.listing import entries
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
 from casam_cache.datasets.splits import refuse_parted_groups
-from casam_cache.errors import DatasetError
+from casam_cache.errors import DatasetError, OptionError
 from casam_cache.references import file_sha256
 
 
@@ -172,9 +172,19 @@ def read_dataset(
             f"{error.filename or path}: {error.strerror or error}", "check that it can be read"
         ) from None
     _refuse_unsound(dataset, found)
+    _refuse_unheeded(dataset, found)
     entry = None if options.dataset is None else get_entry(options.dataset)
     notes = (*notes_of(dataset, found.name, entry, ENTRIES), *dataset.notes)
     return with_fold(replace(dataset, read_by=found, notes=notes))
+
+
+def _refuse_unheeded(dataset: Dataset, reader: Reader) -> None:
+    """Options on mask values that a reader would pass over in silence."""
+    for name in ("background", "ignore"):
+        if getattr(dataset.options, name) is not None and getattr(dataset.values, name) is None:
+            raise OptionError(
+                f"{dataset.root}: the reader '{reader.name}' does not know --{name}", "leave it out"
+            )
 
 
 def _refuse_unsound(dataset: Dataset, reader: Reader) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.catalogue import get_entry
+from casam_cache.datasets.named_values import parse_value
 from casam_cache.datasets.portion import check_pages, parse_channels
 from casam_cache.errors import OptionError
 
@@ -25,7 +26,7 @@ SPLIT_SOURCES = ("folders", "table", "drawn")
 EXIF = ("apply", "ignore")
 _UNSET = (
     ("masks", "auto"), ("group_regex", ""), ("split_by", "auto"), ("pages", "auto"), ("channels", "auto"),
-    ("exif", "auto"),
+    ("exif", "auto"), ("background", "auto"), ("ignore", "none"),
 )  # fmt: skip
 DEFAULT_MAX_PIXELS = 100_000_000
 
@@ -99,6 +100,10 @@ class MaskValues:
         white: value of the thing that is cut out.
         codings: what stands for white in files that are cut: 1, 255 or 65535, where not only `white` does.
         refused: why files that hold other values than `values` are refused; empty: they are not.
+        background: the value that is no class; None is 0. Where it is another, 0 is a class as others are, and takes
+            the number of the background, which nothing else has.
+        ignore: the value of pixels that count nowhere.
+        alpha: the labels are in the alpha channel.
     """
 
     values: tuple[int, ...] = ()
@@ -108,11 +113,14 @@ class MaskValues:
     white: int = 255
     codings: tuple[int, ...] = ()
     refused: str = ""
+    background: int | None = None
+    ignore: int | None = None
+    alpha: bool = False
 
     @property
     def foreground(self) -> tuple[int, ...]:
-        """Background is 0, which in coloured masks is black."""
-        return tuple(value for value in self.values if value != 0)
+        """All values but the background's, which in coloured masks is black unless another was named."""
+        return tuple(value for value in self.values if value not in (self.background or 0, self.ignore))
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,8 @@ class DatasetOptions:
             one there is, and a draw where there is none.
         folds, fold: the images are divided into so many folds by group, and this one, from 1, is the test split, or the
             validation split where the dataset has a test split of its own. 0 is none.
+        background: the value or colour (`#rrggbb`) of masks that is background; None is 0 or black.
+        ignore: the value or colour of masks whose pixels count nowhere, neither in training nor in any score.
         max_pixels: larger images and masks are refused before they are decoded.
         dataset: which of `casam_cache.datasets.catalogue` it is; names the task and chooses the reader.
         pages: what counts of files with several pages: `first`, the number of one from 1, `all` (each is an image, of
@@ -183,6 +193,8 @@ class DatasetOptions:
     exif: str | None = None
     folds: int = 0
     fold: int = 0
+    background: str | None = None
+    ignore: str | None = None
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -204,6 +216,9 @@ class DatasetOptions:
             raise OptionError(
                 f"unknown way with EXIF orientations '{self.exif}'", f"available: auto, {', '.join(EXIF)}"
             )
+        for name in ("background", "ignore"):
+            if getattr(self, name) is not None:
+                parse_value(getattr(self, name), f"--{name}")
         if self.masks is not None and self.masks not in MASK_MODES:
             raise OptionError(f"unknown mask mode '{self.masks}'", f"available: {', '.join(MASK_MODES)}")
         if self.split_by is not None and self.split_by not in SPLIT_SOURCES:

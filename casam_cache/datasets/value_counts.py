@@ -7,9 +7,11 @@ files of a dataset, so that what values mean is decided once for all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+
+from casam_cache.datasets.named_values import GREY
 
 CALM = 10  # a lossy file's values wander so far inside an area of one label
 FAINT = 32  # values up to here may be a background that wandered
@@ -137,6 +139,12 @@ def merge_counts(parts: Sequence[ValueCounts]) -> ValueCounts:
     return ValueCounts(
         values, *(added(entry.name) for entry in fields(ValueCounts) if entry.name != "values")
     )
+
+
+def as_colours(counts: ValueCounts) -> ValueCounts:
+    """The counts of 8-bit grey values as those of the colours that have them in every channel."""
+    kept = counts.part(counts.values <= 255)
+    return replace(kept, values=kept.values * GREY)
 
 
 def _ranked(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -72,6 +72,17 @@ class _Options:
         None,
         help="The fold, from 1, that is the test split, or the validation split where the dataset has a test split.",
     )
+    background: str | None = typer.Option(
+        None,
+        metavar="VALUE",
+        help="Value or colour ('#rrggbb') of masks that is background, where it is not 0 or black; auto: it is.",
+    )
+    ignore: str | None = typer.Option(
+        None,
+        metavar="VALUE",
+        help="Value or colour ('#rrggbb') of masks whose pixels count nowhere, neither in training nor in any score; "
+        "none: all count.",
+    )
     max_pixels: int | None = typer.Option(
         None, help="Images of more pixels are refused before they are decoded (100000000)."
     )
