@@ -10,7 +10,10 @@ import numpy as np
 from casam_cache.datasets.base import Reader, check_inside
 from casam_cache.datasets.images import parse_intensity, to_rgb
 from casam_cache.datasets.masks import size_mismatch
+from casam_cache.datasets.portion import split_portion
+from casam_cache.datasets.regular_files import check_regular
 from casam_cache.datasets.sample import Dataset, Mask, Sample
+from casam_cache.datasets.time_limit import within_limit
 from casam_cache.errors import ImageError, OptionError
 from casam_cache.fingerprint import digest_arrays
 
@@ -25,7 +28,8 @@ def read_array(reader: Reader, root: Path, source: str, max_pixels: int) -> np.n
     check_inside(source)
     path = root / source
     try:
-        array = reader.image(root, source, max_pixels)
+        _check_regular(root, source)
+        array = within_limit(path, lambda: reader.image(root, source, max_pixels))
     except ImageError:
         raise
     except Exception as error:  # a reader meets damaged files in ways of its own
@@ -73,7 +77,9 @@ def read_masks(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = 
     """
     path, reader = dataset.root / sample.source, dataset.reader
     try:
-        for mask in reader.masks(dataset, sample, size):
+        for name in sample.masks:
+            _check_regular(dataset.root, name)
+        for mask in _begun(path, reader, dataset, sample, size):
             cutout = mask.cutout
             if size is not None and cutout.size != tuple(size):
                 raise size_mismatch(path, cutout.size, size)
@@ -87,6 +93,25 @@ def read_masks(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = 
         raise
     except Exception as error:
         raise _unreadable(path, reader, error) from error
+
+
+def _check_regular(root: Path, name: str) -> None:
+    """Refuse a pipe, socket or device before a reader opens it; folders, and names of no file, are its matter."""
+    for file in (split_portion(name)[0], name.partition("#")[0]):
+        path = root / file
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+
+
+def _begun(
+    path: Path, reader: Reader, dataset: Dataset, sample: Sample, size: tuple[int, int] | None
+) -> Iterator[Mask]:
+    """The reader's masks, the first within the limit of time: that is when files are decoded."""
+    masks = within_limit(path, lambda: iter(reader.masks(dataset, sample, size)))
+    first = within_limit(path, lambda: next(masks, None))
+    if first is not None:
+        yield first
+        yield from masks
 
 
 def pixels_sha256(array: np.ndarray) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.images import check_header, read_pixels
 from casam_cache.datasets.pixels import Pixels, UnsaidError
+from casam_cache.datasets.portion import file_and_portion
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
 from casam_cache.datasets.value_counts import ValueCounts, count_values, merge_counts
 from casam_cache.errors import ImageError
@@ -157,7 +158,7 @@ def is_lossless(path: Path, name: str) -> bool:
     WebP names its coding, JPEG 2000 its transform: the reversible one is lossless unless the file was cut short on
     purpose, which nothing tells. AVIF does not say it.
     """
-    with path.open("rb") as file:
+    with file_and_portion(path)[0].open("rb") as file:
         head = file.read(1 << 16)
     if name == "WEBP":
         return b"VP8L" in head[:64] or (head[12:16] == b"VP8X" and b"VP8L" in head and b"VP8 " not in head)

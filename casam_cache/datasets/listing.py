@@ -21,6 +21,14 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         return sorted((entry for entry in found if not is_ignored(entry.name)), key=lambda entry: entry.name)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Every file below `folder` with its relative posix path; sorted in each folder, loops of links cut."""
     yield from _walk(folder, prefix, ())
@@ -31,7 +39,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[s
     if real in above:
         return
     for entry in entries(folder):
-        if entry.is_dir():
+        if is_folder(entry):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real))
         else:
             yield f"{prefix}{entry.name}", entry

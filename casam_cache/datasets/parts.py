@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from casam_cache.datasets.images import image_suffixes
-from casam_cache.datasets.listing import entries, walk
+from casam_cache.datasets.listing import entries, is_folder, walk
 from casam_cache.datasets.pairing import Neighbours, Pairs, nearest_pair, pair, split_marked, what_parts
 from casam_cache.datasets.places import EXPECTED, Place
 from casam_cache.datasets.sample import Problem, SplitName
 from casam_cache.errors import DatasetError
+from casam_cache.printable import printable
 
 _SECOND = (
     "a second mask of an image is named as its first with _1 behind, or both lie in a folder of its name"
@@ -57,15 +58,16 @@ class Part:
             names = (
                 [name for name, _ in walk(whole)]
                 if self.place.deep
-                else [entry.name for entry in entries(whole) if not entry.is_dir()]
+                else [entry.name for entry in entries(whole) if not is_folder(entry)]
             )
         for name in names:
             path = f"{folder}{name}"
             pure = PurePosixPath(name)
             if not name.isprintable():  # also true for bytes that are no UTF-8, which no store could keep
-                shown = name.encode("utf-8", "backslashreplace").decode()
                 self.problems.append(
-                    Problem(f"{folder}{shown}", "a file name that is not printable text", "rename it")
+                    Problem(
+                        f"{folder}{printable(name)}", "a file name that is not printable text", "rename it"
+                    )
                 )
             elif pure.stem.endswith(self.place.skip):
                 continue

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from casam_cache.datasets.images import image_suffixes
-from casam_cache.datasets.listing import SPLIT_CSV, entries, facts, walk
+from casam_cache.datasets.listing import SPLIT_CSV, entries, facts, is_folder, walk
 from casam_cache.datasets.pairing import split_marked
 from casam_cache.datasets.sample import SPLITS, SplitName
 from casam_cache.datasets.splits import SPLIT_FOLDERS
@@ -136,7 +136,7 @@ def listing(root: Path | str) -> list[tuple[str, int, int]]:
 
 def _direct(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     for entry in entries(folder):
-        if not entry.is_dir():
+        if not is_folder(entry):
             yield f"{prefix}{entry.name}", entry
 
 
@@ -152,7 +152,7 @@ def image_files(folder: Path, *, deep: bool = True) -> Iterator[str]:
 def _named(root: Path) -> list[_Named]:
     found = []
     for entry in entries(root):
-        if not entry.is_dir():
+        if not is_folder(entry):
             continue
         words = re.sub(r"[ _.-]+", " ", entry.name).strip().casefold()
         split: SplitName | None = None

@@ -15,7 +15,7 @@ from casam_cache.datasets.catalogue.locate import locate
 from casam_cache.datasets.folder import FolderReader
 from casam_cache.datasets.folds import with_fold
 from casam_cache.datasets.layouts.table import TABLE, Table
-from casam_cache.datasets.listing import entries
+from casam_cache.datasets.listing import entries, is_folder
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
 from casam_cache.datasets.splits import refuse_parted_groups
@@ -114,7 +114,7 @@ def find_tasks(
         if find_reader(path, reader):
             task_name(path)
             return [path]
-        inside = [Path(entry.path) for entry in entries(path) if entry.is_dir()]
+        inside = [Path(entry.path) for entry in entries(path) if is_folder(entry)]
         tasks = [folder for folder in inside if find_reader(folder, reader)]
     except PermissionError as error:
         raise DatasetError(

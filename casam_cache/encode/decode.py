@@ -16,6 +16,7 @@ from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.datasets import Reader, pixels_sha256, read_array
 from casam_cache.datasets.base import check_inside
 from casam_cache.datasets.images import parse_intensity, to_rgb
+from casam_cache.datasets.regular_files import check_regular
 from casam_cache.errors import ImageError
 from casam_cache.geometry import Geometry
 from casam_cache.views import View
@@ -100,6 +101,12 @@ def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
 
 
 def file_sha256(path: Path) -> bytes:
+    """SHA-256 of a regular file.
+
+    Raises:
+        ImageError: it is none, such as a pipe that could be read for ever, or not there.
+    """
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from casam_cache.errors import CasamError, OptionError
+from casam_cache.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -48,12 +49,12 @@ def changed(recompute: bool, keep: bool) -> Changed:
 
 
 def show_line(text: str, style: str = "") -> None:
-    err.print(Text(text, style=style), soft_wrap=True)
+    err.print(Text(printable(text, "\n\t"), style=style), soft_wrap=True)
 
 
 def show_result(text: str) -> None:
     """One line of a result, on stdout, never wrapped: a table stays one also in a file or a narrow window."""
-    out.print(Text(text), soft_wrap=True)
+    out.print(Text(printable(text, "\n\t")), soft_wrap=True)
 
 
 def show_table(table: Table) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from casam_cache.datasets.folder import FilesReader
 from casam_cache.datasets.images import image_suffixes
-from casam_cache.datasets.listing import entries
+from casam_cache.datasets.listing import entries, is_folder
 from casam_cache.datasets.pairing import IMAGE_MARKS, MASK_MARKS
 from casam_cache.datasets.parts import Found
 from casam_cache.datasets.places import IMAGE_FOLDERS, MASK_FOLDERS
@@ -26,7 +26,7 @@ class FolderAnImage(FilesReader):
 
     def recognises(self, path: Path) -> bool:
         try:
-            folders = list(islice((entry.name for entry in entries(path) if entry.is_dir()), _LOOKED_AT))
+            folders = list(islice((entry.name for entry in entries(path) if is_folder(entry)), _LOOKED_AT))
             looks = [_look(path, name) for name in folders]
         except OSError:
             return False
@@ -43,7 +43,7 @@ class FolderAnImage(FilesReader):
         found: list[Found] = []
         problems: list[Problem] = []
         for entry in entries(path):
-            if not entry.is_dir():
+            if not is_folder(entry):
                 continue
             images, masks = _look(path, entry.name)
             id = unicodedata.normalize("NFC", entry.name)
@@ -73,8 +73,8 @@ class FolderAnImage(FilesReader):
 def _look(root: Path, name: str) -> tuple[list[str], list[str] | None]:
     """The images and the masks of one folder; None for masks where there is neither a file nor a folder of them."""
     inside = entries(root / name)
-    folders = [entry.name for entry in inside if entry.is_dir()]
-    files = [entry.name for entry in inside if not entry.is_dir() and _is_image(entry.name)]
+    folders = [entry.name for entry in inside if is_folder(entry)]
+    files = [entry.name for entry in inside if not is_folder(entry) and _is_image(entry.name)]
     image_folders = [one for one in folders if one.casefold() in IMAGE_FOLDERS]
     mask_folders = [one for one in folders if one.casefold() in MASK_FOLDERS]
     if image_folders:
@@ -92,7 +92,7 @@ def _files(root: Path, folder: str) -> list[str]:
     return [
         f"{folder}/{entry.name}"
         for entry in entries(root / folder)
-        if not entry.is_dir() and _is_image(entry.name)
+        if not is_folder(entry) and _is_image(entry.name)
     ]
 
 

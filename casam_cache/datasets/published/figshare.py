@@ -11,7 +11,7 @@ import numpy as np
 
 from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.extras import extra
-from casam_cache.datasets.listing import entries, walk
+from casam_cache.datasets.listing import entries, is_folder, walk
 from casam_cache.datasets.masks import split_labels
 from casam_cache.datasets.published.assemble import Item, assemble
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample
@@ -30,7 +30,7 @@ class FigshareBrainTumour(Reader):
     def recognises(self, path: Path) -> bool:
         try:
             inside = entries(path)
-            folders = [path, *(Path(entry.path) for entry in inside if entry.is_dir())]
+            folders = [path, *(Path(entry.path) for entry in inside if is_folder(entry))]
             return any(_is_one(Path(entry.path)) for folder in folders for entry in _first(folder))
         except OSError:
             return False

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.folder import FolderReader
-from casam_cache.datasets.listing import SPLIT_CSV, entries, facts_below
+from casam_cache.datasets.listing import SPLIT_CSV, entries, facts_below, is_folder
 from casam_cache.datasets.parts import Found
 from casam_cache.datasets.places import Place
 from casam_cache.datasets.published.assemble import official_or_drawn
@@ -78,7 +78,7 @@ class PairedReader(FolderReader):
 
 def folders_in(path: Path) -> list[str]:
     """Names of the folders directly in a folder."""
-    return [entry.name for entry in entries(path) if entry.is_dir()] if path.is_dir() else []
+    return [entry.name for entry in entries(path) if is_folder(entry)] if path.is_dir() else []
 
 
 def named(path: Path, *names: str) -> str | None:
