@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from casam_cache.datasets.arrays import pixels_sha256, read_array, read_masks
+from casam_cache.datasets.arrays import read_array, read_masks
+from casam_cache.datasets.duplicates import Look, across_splits, look_of
 from casam_cache.datasets.folder import problem_of
 from casam_cache.datasets.images import to_rgb
 from casam_cache.datasets.readers import find_tasks, read_dataset, task_name
@@ -112,6 +113,7 @@ class _Look:
     size: tuple[int, int] | None = None
     kind: str = ""
     digest: str = ""
+    look: Look | None = None
     areas: tuple[tuple[int, float], ...] = ()  # class and share of the image, one an object
     problems: tuple[Problem, ...] = ()
     masks_read: bool = False
@@ -160,7 +162,7 @@ def check_dataset(dataset: Dataset, progress: ImagesDone | None = None) -> TaskR
             if progress:
                 progress(len(looks), len(dataset.samples))
     found = [one for look in looks for one in look.problems if (one.sample, one.path) not in known]
-    problems = (*dataset.problems, *found, *_twins(dataset, looks), *_odd_splits(dataset, looks))
+    problems = (*dataset.problems, *found, *_duplicates(dataset, looks), *_odd_splits(dataset, looks))
     sizes = Counter(look.size for look in looks if look.size)
     shares: dict[int, list[tuple[int, float]]] = {}
     for number, look in enumerate(looks):
@@ -194,7 +196,7 @@ def _look(sample: Sample, dataset: Dataset) -> _Look:
     problems: list[Problem] = []
     try:
         array = read_array(reader, root, name, dataset.options.max_pixels)
-        to_rgb(array, root / name)
+        image = to_rgb(array, root / name)
     except ImageError as error:
         return _Look(problems=(problem_of(error, name, root, sample.id),))
     bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize
@@ -205,32 +207,21 @@ def _look(sample: Sample, dataset: Dataset) -> _Look:
     size = (array.shape[0], array.shape[1])
     kind = f"{'grey' if array.ndim == 2 else 'RGB'} {bits} bit"
     file = reader.file_of(name)
-    digest = pixels_sha256(array).hex() if file is None else digest_file(root / file)
+    digest = "" if file is None else digest_file(root / file)
+    look = look_of(image)
     try:
         masks = read_masks(dataset, sample, size)
         areas = tuple((mask.class_id, mask.cutout.area / (size[0] * size[1])) for mask in masks)
     except ImageError as error:
         named = (mask for mask in sample.masks if error.message.startswith(f"{root / mask}:"))
         problems.append(problem_of(error, next(named, [*sample.masks, name][0]), root, sample.id))
-        return _Look(size, kind, digest, (), tuple(problems))
-    return _Look(size, kind, digest, areas, tuple(problems), True)
+        return _Look(size, kind, digest, look, (), tuple(problems))
+    return _Look(size, kind, digest, look, areas, tuple(problems), True)
 
 
-def _twins(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
-    """Images of equal content in two splits: the test would have been seen in training."""
-    first: dict[str, Sample] = {}
-    problems = []
-    for sample, look in zip(dataset.samples, looks, strict=True):
-        other = first.setdefault(look.digest, sample) if look.digest else sample
-        if other.split != sample.split:
-            what = "pixels" if dataset.reader.file_of(sample.source) is None else "file"
-            message = (
-                f"the same {what} as '{other.id}', which is in {other.split}; this one is in {sample.split}"
-            )
-            problems.append(
-                Problem(sample.source, message, "keep one, or put both in a group", "warning", sample.id)
-            )
-    return problems
+def _duplicates(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
+    """Images that are in two splits: the test would have been seen in training."""
+    return across_splits(dataset.samples, [look.look for look in looks], [look.digest for look in looks])
 
 
 def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:

@@ -15,6 +15,7 @@ import numpy as np
 from casam_cache.backbones.preprocess import resize_for_encoder
 from casam_cache.datasets import Reader, pixels_sha256, read_array
 from casam_cache.datasets.base import check_inside
+from casam_cache.datasets.duplicates import Look, look_of
 from casam_cache.datasets.images import parse_intensity, to_rgb
 from casam_cache.datasets.regular_files import check_regular
 from casam_cache.errors import ImageError
@@ -55,12 +56,14 @@ class Decoded:
         pixels: uint8 (h, w, 3), the valid part of the input; None for a bad image.
         geometry: None for a bad image.
         failure: one line that names the file and what to do; empty for a good image.
+        look: of the image; None for a view of it, or a bad image.
     """
 
     sha256: bytes
     pixels: np.ndarray | None = None
     geometry: Geometry | None = None
     failure: str = ""
+    look: Look | None = None
 
 
 def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
@@ -95,9 +98,10 @@ def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
     geometry = Geometry.fit(
         height, width, preprocessing.image_size, preprocessing.patch_size, preprocessing.resize
     )
+    look = look_of(image) if preprocessing.view is None else None
     if preprocessing.view is not None:
         image, geometry = preprocessing.view.image(image), preprocessing.view.geometry(geometry)
-    return Decoded(sha256, preprocessing.prepare(image, geometry), geometry)
+    return Decoded(sha256, preprocessing.prepare(image, geometry), geometry, look=look)
 
 
 def file_sha256(path: Path) -> bytes:

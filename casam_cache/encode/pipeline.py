@@ -16,6 +16,7 @@ import torch
 
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
+from casam_cache.encode.looks import LooksFile
 from casam_cache.encode.team import EncoderTeam, Pending
 from casam_cache.errors import CasamError, ImageError
 from casam_cache.store import Batch, StoreWriter
@@ -93,7 +94,9 @@ def run_pipeline(
     team = EncoderTeam(encoders)
     sink = _Sink(writer, arrays, result.timing, ahead=max(4, 2 * len(encoders)))
     pool = decoding_pool(workers)
+    looks = LooksFile(writer.path)
     try:
+        looks.open()
         done = 0
         for batch, decoded in _decoded(pool, batches, root, names, preprocessing, result.timing):
             for index, item in enumerate(decoded):
@@ -106,12 +109,14 @@ def run_pipeline(
             with _clock(result.timing, "encode"):
                 pending = _started(team, decoded, arrays, preprocessing.image_size)
             sink.put(batch, pending)
+            looks.add(batch.start, [item.sha256 for item in decoded], [item.look for item in decoded])
             done += len(batch)
             result.encoded += sum(not item.failure for item in decoded)
             if progress is not None:
                 progress(done, total, _limits(result.timing), done / (time.monotonic() - start))
         sink.finish()
     finally:
+        looks.close()
         sink.stop()
         pool.shutdown(wait=True, cancel_futures=True)
         result.timing.total = time.monotonic() - start

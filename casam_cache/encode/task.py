@@ -20,6 +20,7 @@ from casam_cache.encode.annotate import Annotated, annotate, described_reader, r
 from casam_cache.encode.begun import recorded_attributes, say_what_changed
 from casam_cache.encode.decode import Preprocessing, source_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
+from casam_cache.encode.looks import duplicates
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
 from casam_cache.encode.preprocessing import as_in_store, resize_of, with_preprocessing
@@ -348,6 +349,7 @@ def _report(path: Path, dataset: Dataset, encoded: PipelineResult, annotated: An
     lines = [f"{name}: {reason}" for name, reason in failures.items()]
     lines += [str(problem) for problem in dataset.problems if problem.sample not in failures]
     lines += annotated.problems
+    lines += [str(problem) for problem in duplicates(dataset, store)]
     if gone:
         lines.append(f"{gone} encoded images are no longer in the dataset; they stay in the store, unused")
     unusable = {problem.sample or problem.path for problem in dataset.problems if problem.severity == "error"}
