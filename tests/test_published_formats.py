@@ -254,6 +254,8 @@ def test_imis_has_its_split_and_a_mask_a_class(tmp_path: Path) -> None:
     binary = read_dataset(root, DatasetOptions(masks="binary"))
     (union,) = read_masks(binary, binary.samples[0])
     np.testing.assert_array_equal(union.bitmap, disc(0) | disc(100))
+    named = read_dataset(root, DatasetOptions(dataset="acdc"))
+    assert (named.task, named.notes[0]) == ("ACDC", "ACDC, as IMIS-Bench exports it")
 
 
 def test_imis_of_one_class_is_binary_and_parts_no_patient(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from casam_cache.datasets import Dataset, DatasetOptions, find_reader, find_tasks, read_dataset, read_masks
 from casam_cache.datasets.registry import READERS
+from casam_cache.datasets.testing import ReaderContract
 from casam_cache.errors import DatasetError
 
 Write = Callable[[Path], Path]
@@ -112,6 +113,56 @@ def errors(dataset: Dataset) -> list[str]:
     return [str(problem) for problem in dataset.problems if problem.severity == "error"]
 
 
+class PairContract(ReaderContract):
+    """Images and masks by the paths that a set gives them."""
+
+    image: str
+    mask: str
+
+    def write(self, folder: Path, name: str, seed: int) -> Path:
+        # The folder of a class is known by two of them.
+        for image, mask in ((self.image, self.mask), *self.beside):
+            picture(folder / image.format(name), seed)
+            square(folder / mask.format(name), 4 + seed % 8)
+        return folder / self.image.format(name)
+
+    beside: tuple[tuple[str, str], ...] = ()
+
+
+class TestKpis(PairContract):
+    reader = "kpis"
+    image = "12_11{0}/img/56Nx_12_11{0}_4_4096_0_img.png"
+    mask = "12_11{0}/mask/56Nx_12_11{0}_4_4096_0_mask.png"
+
+
+class TestEbhi(PairContract):
+    reader = "ebhi-seg"
+    image, mask = "Polyp/image/GT{0}1-1.png", "Polyp/label/GT{0}1-1.png"
+    beside = (("Normal/image/GT{0}2-1.png", "Normal/label/GT{0}2-1.png"),)
+
+
+class TestCamo(PairContract):
+    reader = "camo"
+    image, mask = "Images/Train/a{0}.png", "GT/a{0}.png"
+    beside = (("Images/Test/b{0}.png", "GT/b{0}.png"),)
+
+
+class TestIsic(PairContract):
+    reader = "isic"
+    image = "ISIC2018_Task1-2_Training_Input/ISIC_{0}.png"
+    mask = "ISIC2018_Task1_Training_GroundTruth/ISIC_{0}_segmentation.png"
+
+
+class TestSts(PairContract):
+    reader = "sts-2d"
+    image, mask = "A-PXI/Labeled/Image/A_L_{0}.png", "A-PXI/Labeled/Mask/A_L_{0}.png"
+
+
+class TestNuInsSeg(PairContract):
+    reader = "nuinsseg"
+    image, mask = "human liver/tissue images/h_{0}.png", "human liver/label masks modify/h_{0}.png"
+
+
 @pytest.mark.parametrize(
     ("write", "reader", "images", "said"),
     [
@@ -195,6 +246,11 @@ def test_ebhi_keeps_biopsies_together(tmp_path: Path) -> None:
     assert (first.id, first.group) == ("Adenocarcinoma/GT2000000-1-400-001", "GT2000000")
     assert len({sample.group for sample in dataset.samples}) == 7
     assert any("the paper has 1,701 / 487" in note for note in dataset.notes), "the folder has the set's name"
+
+
+def test_a_folder_that_goes_by_another_of_its_names_is_the_set(tmp_path: Path) -> None:
+    assert read_dataset(isic(tmp_path / "ISIC2018")).notes[0] == "laid out as ISIC is distributed"
+    assert "--dataset ISIC names it so" in read_dataset(isic(tmp_path / "skin")).notes[0]
 
 
 def test_camo_has_its_split_and_masks_of_both_folders(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from casam_cache.datasets.catalogue import find_entry
 from casam_cache.datasets.catalogue.entry import Entry
 from casam_cache.datasets.sample import Dataset
 
@@ -24,7 +25,7 @@ def notes_of(
     entry = _by_layout(dataset, reader, entries)
     if entry is None:
         return ()
-    if dataset.task == entry.name:
+    if find_entry(dataset.task) is entry:
         return (f"laid out as {entry.name} is distributed", *_counts(dataset, entry))
     return (
         f"laid out as {entry.name} is distributed; --dataset {entry.name} names it so"
@@ -37,6 +38,8 @@ def _layout(entry: Entry, reader: str) -> tuple[str, ...]:
         return (f"{entry.name}, read by 'folder'",)
     if reader == entry.reader:
         return (f"{entry.name}, in the layout in which it is distributed",)
+    if reader == "imis":
+        return (f"{entry.name}, as IMIS-Bench exports it",)
     return (f"{entry.name}, not in the layout in which it is distributed: read by '{reader}'",)
 
 
@@ -46,7 +49,7 @@ def _by_layout(dataset: Dataset, reader: str, entries: tuple[Entry, ...]) -> Ent
         return None
     found = [entry for entry in entries if entry.reader == reader]
     folder = os.path.basename(os.path.abspath(dataset.root)).casefold()
-    by_name = [entry for entry in found if folder in entry.folders or dataset.task == entry.name]
+    by_name = [entry for entry in found if folder in entry.folders or find_entry(dataset.task) is entry]
     if by_name:
         return by_name[0]
     return found[0] if len(found) == 1 else None

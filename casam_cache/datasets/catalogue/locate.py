@@ -30,14 +30,14 @@ def locate(path: Path, entry: Entry, recognised: Callable[[Path], bool]) -> Path
         return path
     below = list(_below(path))
     if entry.folders:
-        named = [folder for folder in below if _plain(folder) in entry.folders and recognised(folder)]
+        named = _nearest(below, lambda folder: _plain(folder) in entry.folders and recognised(folder))
         if len(named) == 1:
             return named[0]
         if not whole and named:
             raise _several(path, entry, named)
     if whole:
         return path
-    found = [folder for folder in below if recognised(folder)] if not entry.folders else []
+    found = [] if entry.folders else _nearest(below, recognised)
     if len(found) == 1:
         return found[0]
     if found:
@@ -48,10 +48,10 @@ def locate(path: Path, entry: Entry, recognised: Callable[[Path], bool]) -> Path
     )
 
 
-def _below(path: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Folders below, the nearer ones first, links not followed; at most `_LOOKED_AT` of each level."""
+def _below(path: Path) -> Iterator[list[Path]]:
+    """Folders below, level by level, links not followed; at most `_LOOKED_AT` of each."""
     level = [path]
-    for _ in range(depth):
+    for _ in range(_DEPTH):
         level = [
             Path(entry.path)
             for folder in level
@@ -59,7 +59,13 @@ def _below(path: Path, depth: int = _DEPTH) -> Iterator[Path]:
             for entry in entries(folder)
             if entry.is_dir(follow_symlinks=False)
         ][:_LOOKED_AT]
-        yield from level
+        yield level
+
+
+def _nearest(levels: list[list[Path]], fits: Callable[[Path], bool]) -> list[Path]:
+    """Those of the first level that has any."""
+    found = ([folder for folder in level if fits(folder)] for level in levels)
+    return next((folders for folders in found if folders), [])
 
 
 def _plain(folder: Path) -> str:

@@ -52,8 +52,8 @@ stage1_train/
     masks/07a9bf1d7594af2763c86e93f05d22c4d5181353c6d3ab30a345b908ffe5aadc.png    one a nucleus""",
         group="image",
         split="none; drawn here",
+        reader="folder-an-image",
         aliases=("BBBC038",),
-        notes=("a folder an image is a layout that casam encode recognises by itself, without --dataset",),
     ),
     Entry(
         name="NuInsSeg",
@@ -131,8 +131,8 @@ amos22/
   labelsTr/amos_0001.nii.gz   labelsVa/
   imagesTs/                   has no masks; not read""",
         group="patient (a volume)",
-        split="official, training and validation; test is drawn here from both by patient",
-        # reader="msd",
+        split="drawn here by patient over training and validation: the masks of test are not public",
+        # reader="amos",
     ),
     Entry(
         name="LIDC",
@@ -151,11 +151,13 @@ LIDC-IDRI/
       1-001.dcm ...
       069.xml                 contours of four readers""",
         group="patient",
-        split="none",
+        split="none; drawn here by patient",
+        # reader="lidc",
         aliases=("LIDC-IDRI",),
         notes=(
-            "its XML contours are not read yet. TCIA also publishes them as DICOM-SEG "
-            "(DICOM-LIDC-IDRI-Nodules); or make masks with pylidc and give those",
+            "a nodule is what at least half of the radiologists of a scan drew; of nodules below 3 mm only the middle "
+            "is marked, and they are not read",
+            "--masks components takes the nodules of a slice one by one",
         ),
     ),
 )

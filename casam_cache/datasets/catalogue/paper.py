@@ -199,7 +199,7 @@ Task05_Prostate/
         test=53,
         paper="MR T2; peripheral zone and transition zone; it cites IMIS-Bench for it",
         aliases=("Prostate", "Task05_Prostate"),
-        notes=("T2, the channel that the paper uses, is read; --channel ADC reads the other",),
+        notes=("T2, the channel that the paper uses, is read; --channels 2 reads ADC",),
     ),
     replace(
         _MSD,
