@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from casam_cache.datasets.file_kinds import kind_of
 from casam_cache.datasets.images import image_suffixes
 from casam_cache.datasets.listing import entries, is_folder, walk
 from casam_cache.datasets.pairing import Neighbours, Pairs, nearest_pair, pair, split_marked, what_parts
@@ -72,7 +73,10 @@ class Part:
             elif pure.stem.endswith(self.place.skip):
                 continue
             elif pure.suffix.lower() not in image_suffixes():
-                if folder:  # beside images in the dataset's own folder lie its README and its tables
+                kind = kind_of(whole / name)
+                if kind is not None:
+                    self.problems.append(Problem(path, f"{kind.name}, not read among image files", kind.hint))
+                elif folder:  # beside images in the dataset's own folder lie its README and its tables
                     self.problems.append(
                         Problem(path, "not an image by its suffix, ignored", "move it elsewhere", "warning")
                     )

@@ -199,6 +199,8 @@ def _delimiter(header: str) -> str:
 
 
 def _header(file: Path) -> list[str]:
+    if not file.is_file():
+        raise FileNotFoundError(file)
     with file.open(encoding="utf-8-sig") as opened:
         line = opened.readline(10_000)
     return [name.strip().strip('"').lower() for name in line.split(_delimiter(line))]
