@@ -23,9 +23,10 @@ from volume_files import (
     write_series,
 )
 
+from casam_cache.datasets.sample import AXES
 from casam_cache.datasets.volumes import Volume, layout_of, read_volume
 from casam_cache.datasets.volumes.held import HELD
-from casam_cache.datasets.volumes.layout import AXES, picture
+from casam_cache.datasets.volumes.layout import picture
 from casam_cache.datasets.volumes.orientation import axis_codes
 from casam_cache.errors import ImageError, OptionError
 
@@ -102,9 +103,9 @@ def test_units_become_mm(tmp_path: Path) -> None:
 def test_of_several_channels_one_is_chosen(tmp_path: Path, suffix: str) -> None:
     both = np.stack([IMAGE, -IMAGE], axis=3)
     path = write_nifti(tmp_path / f"a{suffix}", both, oblique())
-    with says(ImageError, "2 volumes", "--channel 0 to --channel 1"):
+    with says(ImageError, "2 volumes", "--channels 1 to --channels 2"):
         read_volume(path)
-    with says(ImageError, "no channel 2"):
+    with says(ImageError, "no channel 3"):
         read_volume(path, channel=2)
     for channel in (0, 1):
         assert np.array_equal(slices(read_volume(path, channel=channel)), both[..., channel])
@@ -253,7 +254,7 @@ def test_several_pictures_at_one_position(tmp_path: Path) -> None:
     uid = pydicom.uid.generate_uid()
     write_series(tmp_path / "s" / "a", IMAGE, series=uid, EchoNumbers=1)
     write_series(tmp_path / "s" / "b", -IMAGE, series=uid, EchoNumbers=2)
-    with says(ImageError, "2 pictures at each of 7 positions", "--channel 0 to --channel 1"):
+    with says(ImageError, "2 pictures at each of 7 positions", "--channels 1 to --channels 2"):
         read_volume(tmp_path / "s")
     assert np.array_equal(slices(read_volume(tmp_path / "s", channel=1)), -IMAGE)
     (tmp_path / "s" / "b" / "IM 00-é.dcm").unlink()

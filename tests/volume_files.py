@@ -198,3 +198,43 @@ def write_enhanced(
         SOPClassUID=ENHANCED_CT,
     )  # fmt: skip
     return path
+
+
+def write_segmentation(
+    path: Path, series: Sequence[Path], labels: np.ndarray, names: Sequence[str], *, kind: str = "BINARY"
+) -> Path:
+    """A DICOM-SEG by highdicom of labels (I, J, K), or bool (I, J, K, S), of the slices in the order of `series`."""
+    import highdicom
+    from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    sources = [pydicom.dcmread(file) for file in series]
+    described = [
+        SegmentDescription(
+            segment_number=number, segment_label=name, segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Liver, algorithm_type=SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for number, name in enumerate(names, 1)
+    ]  # fmt: skip
+    if labels.ndim == 3:
+        labels = np.stack([labels == number for number in range(1, len(names) + 1)], axis=-1)
+    pixels = np.ascontiguousarray(labels.transpose(2, 1, 0, 3))
+    made = highdicom.seg.Segmentation(
+        source_images=sources, pixel_array=pixels.astype(np.uint8 if kind == "BINARY" else np.float32),
+        segmentation_type=SegmentationTypeValues[kind], segment_descriptions=described,
+        series_instance_uid=generate_uid(), series_number=9, sop_instance_uid=generate_uid(), instance_number=1,
+        manufacturer="none", manufacturer_model_name="none", software_versions="1", device_serial_number="1",
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path)
+    return path
+
+
+def write_patient(
+    folder: Path, seed: int, *, names: Sequence[str] = ("liver", "tumour"), **more: Any
+) -> list[Path]:
+    """A folder of a series and a DICOM-SEG on it, as an archive exports a patient."""
+    image, labels = phantom(seed)
+    paths = write_series(folder / "CT 1", image, oblique(), patient=folder.name, **more)
+    write_segmentation(folder / "SEG" / "seg.dcm", paths, labels, names)
+    return paths

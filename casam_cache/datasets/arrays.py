@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.datasets.base import Reader, check_inside
-from casam_cache.datasets.images import parse_intensity, to_rgb
+from casam_cache.datasets.images import to_rgb
+from casam_cache.datasets.intensity import parse_intensity
 from casam_cache.datasets.masks import size_mismatch
 from casam_cache.datasets.portion import split_portion
 from casam_cache.datasets.regular_files import check_regular
@@ -53,18 +54,36 @@ def read_array(reader: Reader, root: Path, source: str, max_pixels: int) -> np.n
     return array
 
 
+def read_window(reader: Reader, root: Path, source: str, intensity: str) -> tuple[float, float] | None:
+    """The window of one image, as `Reader.window` gives it.
+
+    Raises:
+        ImageError: it is of the pixels, and they cannot be read.
+        OptionError: for a malformed `intensity`.
+    """
+    check_inside(source)
+    parse_intensity(intensity)
+    try:
+        return reader.window(root, source, intensity)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _unreadable(root / source, reader, error) from error
+
+
 def read_image(dataset: Dataset, sample: Sample, intensity: str = "auto") -> np.ndarray:
     """One image as uint8 RGB (H, W, 3).
 
     Args:
         dataset: from `read_dataset`.
         sample: one of its samples.
-        intensity: `auto` maps images deeper than 8 bit by their own 0.5-99.5 percentiles, `LOW,HIGH` by that window.
+        intensity: `auto` maps images deeper than 8 bit by their own 0.5-99.5 percentiles (the slices of a volume
+            by those of the volume), `LOW,HIGH` by that window; see `parse_intensity`.
 
     Raises:
         ImageError: names the file and what is wrong with it.
     """
-    window = parse_intensity(intensity)
+    window = read_window(dataset.reader, dataset.root, sample.source, intensity)
     array = read_array(dataset.reader, dataset.root, sample.source, dataset.options.max_pixels)
     return to_rgb(array, dataset.root / sample.source, window)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from casam_cache.datasets.intensity import parse_intensity
 from casam_cache.datasets.listing import facts_below
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, Sample
 from casam_cache.errors import DatasetError
@@ -82,6 +83,18 @@ class Reader(ABC):
             ImageError: as `masks`.
         """
         return None
+
+    def window(self, root: Path, source: str, intensity: str) -> tuple[float, float] | None:
+        """The window that brings the values of an image deeper than 8 bits to 8 bits.
+
+        By default it is what `parse_intensity` gives: None takes the percentiles of each image alone. A reader whose
+        images belong together, as the slices of a volume do, gives all of them one.
+
+        Raises:
+            ImageError: it is of the pixels, and they cannot be read.
+            OptionError: for a malformed `intensity`.
+        """
+        return parse_intensity(intensity)
 
     def files(self, path: Path) -> list[tuple[str, int, int]]:
         """Relative path, size in bytes and modification time in ns of every file that decides what is read, sorted.

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 
+from casam_cache.datasets.intensity import parse_intensity
 from casam_cache.datasets.numpy_images import MAGIC, ZIP, numpy_header, read_numpy
 from casam_cache.datasets.numpy_images import SUFFIXES as NUMPY_SUFFIXES
 from casam_cache.datasets.pillow_files import pillow_header, pillow_suffixes, read_pillow
@@ -24,7 +25,7 @@ from casam_cache.datasets.portion import Portion, file_and_portion
 from casam_cache.datasets.regular_files import check_regular
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
 from casam_cache.datasets.time_limit import within_limit
-from casam_cache.errors import ImageError, OptionError
+from casam_cache.errors import ImageError
 
 PERCENTILES = (0.5, 99.5)
 _WIDER = {"i1": np.int32, "i2": np.int32, "i4": np.int64, "f2": np.float32}
@@ -177,26 +178,6 @@ def _not_an_image(path: Path) -> ImageError:
     )
 
 
-def parse_intensity(intensity: str) -> tuple[float, float] | None:
-    """The window `LOW,HIGH` in pixel values of the file, or None for `auto` (percentiles of each image).
-
-    Raises:
-        OptionError: for anything else.
-    """
-    if intensity == "auto":
-        return None
-    try:
-        low, high = (float(part) for part in intensity.split(","))
-    except ValueError:
-        low = high = float("nan")
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise OptionError(
-            f"the intensity '{intensity}' is neither 'auto' nor a window LOW,HIGH with LOW below HIGH",
-            "for example --intensity=-160,240",
-        )
-    return low, high
-
-
 def window_of(array: np.ndarray) -> tuple[float, float]:
     """The 0.5 and 99.5 percentiles of all values; their extremes where the percentiles coincide."""
     # NumPy interpolates in the type of the array, where the difference of two values may not fit.
@@ -208,11 +189,16 @@ def window_of(array: np.ndarray) -> tuple[float, float]:
 def to_uint8(array: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
     """Finite values of any depth -> uint8 of the same shape; uint8 comes back as it is.
 
-    `window` maps to 0..255, by default `window_of` the array. A constant array becomes all zeros.
+    `window` maps to 0..255, by default `window_of` the array; an infinite end is the array's own. A
+    constant array becomes all zeros.
     """
     if array.dtype == np.uint8:
         return array
     low, high = window or window_of(array)
+    low, high = (
+        (low if np.isfinite(low) else float(array.min())),
+        (high if np.isfinite(high) else float(array.max())),
+    )
     if not low < high:
         return np.zeros(array.shape, np.uint8)
     scaled = (np.clip(array.astype(np.float64), low, high) - low) * (255.0 / (high - low))

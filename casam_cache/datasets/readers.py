@@ -19,6 +19,8 @@ from casam_cache.datasets.listing import entries, is_folder
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
 from casam_cache.datasets.splits import refuse_parted_groups
+from casam_cache.datasets.volumes.folder_reader import VolumeFolderReader
+from casam_cache.datasets.volumes.read import volume_stem, volume_suffix
 from casam_cache.errors import DatasetError, OptionError
 from casam_cache.references import file_sha256
 
@@ -39,6 +41,9 @@ def find_reader(path: Path, name: str | Reader | None = None, dataset: str | Non
     """
     from casam_cache.datasets.registry import READERS  # pydantic: decoding processes do without
 
+    if path.is_file():  # a single volume
+        alone = VolumeFolderReader()
+        return alone if name in (None, alone.name) and alone.recognises(path) else None
     if name is None and dataset is not None and (own := get_entry(dataset).reader):
         published = READERS.get(own)()
         if published.recognises(path):
@@ -66,7 +71,8 @@ def _height(reader: Reader, path: Path) -> int:
 
 
 def task_name(path: Path | str, dataset: str | None = None) -> str:
-    """The name of the task in a dataset folder: that of the catalogue, else the folder's own (a link keeps its own).
+    """The name of the task in a dataset folder: that of the catalogue, else the folder's own (a link keeps its own)
+    or that of a volume.
 
     Raises:
         DatasetError: the name could not name a folder of a store.
@@ -74,6 +80,8 @@ def task_name(path: Path | str, dataset: str | None = None) -> str:
     if dataset is not None:
         return get_entry(dataset).name
     name = os.path.basename(os.path.abspath(path))
+    if volume_suffix(name) and os.path.isfile(path):
+        name = volume_stem(name)
     if (
         not name
         or len(name) > 100
@@ -94,7 +102,7 @@ def find_tasks(
     """The dataset folders that `path` means, sorted by name: itself, or those directly in it.
 
     Args:
-        path: a folder.
+        path: a folder, or one volume.
         reader: as in `find_reader`.
         dataset: a name of the catalogue; the one folder that holds it is found at or below `path`.
 
@@ -105,6 +113,8 @@ def find_tasks(
     if not path.exists():
         raise DatasetError(f"{path}: there is no such folder", EXPECTED)
     if not path.is_dir():
+        if path.is_file() and find_reader(path, reader):
+            return [path]
         raise DatasetError(f"{path}: a file, not a folder", EXPECTED)
     try:
         if dataset is not None:

@@ -28,6 +28,8 @@ _UNSET = (
     ("masks", "auto"), ("group_regex", ""), ("split_by", "auto"), ("pages", "auto"), ("channels", "auto"),
     ("exif", "auto"), ("background", "auto"), ("ignore", "none"),
 )  # fmt: skip
+AXES = ("axial", "coronal", "sagittal", "0", "1", "2")
+SLICES = r"nonempty|all|every:[1-9]\d*"
 DEFAULT_MAX_PIXELS = 100_000_000
 
 
@@ -177,6 +179,10 @@ class DatasetOptions:
             RGB as they are and refuses files of other channels.
         exif: `apply` the orientation that a camera noted, or `ignore` it, in images and masks; None, also written
             `auto`, applies it, with a warning where it cannot be told whether the masks are meant so.
+        axis: that volumes are cut along: `axial`, `coronal`, `sagittal`, or the number of a voxel axis; None is axial,
+            or as stored where a file does not say how it lies in the patient.
+        slices: of volumes: `nonempty` (None, those that hold a label), `all`, or `every:K`.
+        series: instance UID, number or description of the DICOM series that is meant, where there are several.
     """
 
     masks: str | None = None
@@ -195,6 +201,9 @@ class DatasetOptions:
     fold: int = 0
     background: str | None = None
     ignore: str | None = None
+    axis: str | None = None
+    slices: str | None = None
+    series: str | None = None
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -234,6 +243,12 @@ class DatasetOptions:
         if not 0 <= self.val_fraction < 1:
             raise OptionError(
                 f"the validation fraction is {self.val_fraction}", "give a number from 0 to below 1"
+            )
+        if self.axis is not None and self.axis not in AXES:
+            raise OptionError(f"unknown axis '{self.axis}'", f"available: {', '.join(AXES)}")
+        if self.slices is not None and not re.fullmatch(SLICES, self.slices):
+            raise OptionError(
+                f"unknown choice of slices '{self.slices}'", "available: nonempty, all, every:K"
             )
         if self.max_pixels < 1:
             raise OptionError(f"the pixel limit is {self.max_pixels}", "give a positive number")
@@ -289,6 +304,8 @@ class Dataset:
         split_source: where the split came from, for people.
         options: what the dataset was read with.
         notes: lines for people about what was recognised or decided, said before anything is encoded.
+        volumes: where the slices of each volume lie, as plain JSON (`casam_cache.datasets.volumes.look.record_of`); the
+            store keeps it.
         read_by: set by `read_dataset`; ask for `reader`.
     """
 
@@ -302,6 +319,7 @@ class Dataset:
     split_source: str = ""
     options: DatasetOptions = field(default_factory=DatasetOptions)
     notes: tuple[str, ...] = ()
+    volumes: tuple[Mapping[str, Any], ...] = ()
     read_by: Reader | None = field(default=None, compare=False)
 
     @property

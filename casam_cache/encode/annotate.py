@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from casam_cache.datasets import Dataset, Mask, Reader, Sample, innermost, read_masks
 from casam_cache.errors import ImageError
@@ -49,7 +50,7 @@ def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
     done = Annotated()
     store = EmbeddingStore.open(writer.path)
     before = current_version(writer.path)
-    attributes = {
+    attributes: dict[str, Any] = {
         "mask_mode": dataset.mask_mode,
         "mask_reason": dataset.mask_reason,
         "values": list(dataset.values.values),
@@ -57,6 +58,8 @@ def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
         "options": dataset.options.to_json(),
         "reader": described_reader(dataset.reader),
     }
+    if dataset.volumes:
+        attributes["volumes"] = [dict(volume) for volume in dataset.volumes]
     version = write_annotations(writer.path, _samples(dataset, store, done), attributes, writer.lock)
     done.refreshed = version != before
     return done

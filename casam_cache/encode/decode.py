@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.backbones.preprocess import resize_for_encoder
-from casam_cache.datasets import Reader, pixels_sha256, read_array
+from casam_cache.datasets import Reader, pixels_sha256, read_array, read_window
 from casam_cache.datasets.base import check_inside
 from casam_cache.datasets.duplicates import Look, look_of
-from casam_cache.datasets.images import parse_intensity, to_rgb
+from casam_cache.datasets.images import to_rgb
 from casam_cache.datasets.regular_files import check_regular
 from casam_cache.errors import ImageError
 from casam_cache.geometry import Geometry
@@ -30,7 +30,7 @@ class Preprocessing:
     Attributes:
         image_size, patch_size: of the backbone, pixels.
         resize: one of `casam_cache.geometry.RESIZE_MODES`.
-        intensity: `auto` or `LOW,HIGH`, for images deeper than 8 bits.
+        intensity: see `parse_intensity`; for images deeper than 8 bits.
         max_pixels: larger images are refused before they are decoded.
         prepare: the backbone's `prepare`, in a form that travels to other processes.
         view: which view of the image; None for the image itself.
@@ -84,7 +84,7 @@ def decode(root: Path, name: str, preprocessing: Preprocessing) -> Decoded:
         file = reader.file_of(name)
         if file is not None:
             sha256 = file_sha256(root / file)
-        window = parse_intensity(preprocessing.intensity)
+        window = read_window(reader, root, name, preprocessing.intensity)
         array = read_array(reader, root, name, preprocessing.max_pixels)
         if file is None:
             sha256 = pixels_sha256(array)

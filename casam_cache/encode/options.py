@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from casam_cache.backbones.defaults import DEFAULT_MODEL
+from casam_cache.datasets.intensity import named_window
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.errors import OptionError
 from casam_cache.references import is_file_reference
@@ -31,7 +32,8 @@ class EncodeOptions(BaseModel):
             of `casam_cache.backbones.presets`; part of the store's identity.
         resize: `longest` is SAM's own, `stretch` the paper's, `auto` what the store has, else the preset's; part of the
             store's identity.
-        intensity: `auto` or `LOW,HIGH`: how deeper images become 8-bit; part of the store's identity.
+        intensity: `auto`, `LOW,HIGH` or a name of `parse_intensity`: how deeper images become 8-bit; part of the
+            store's identity, as `named_window` has it.
         workers: processes that decode; None chooses (one background thread on a CPU).
         extra: further arrays to store: `early`, `tokens`.
         views: further views of each image to store, of `casam_cache.views`.
@@ -61,6 +63,11 @@ class EncodeOptions(BaseModel):
     update: bool = False
     dataset: DatasetOptions = DatasetOptions()
     reader: str | None = None
+
+    @field_validator("intensity")
+    @classmethod
+    def _window(cls, intensity: str) -> str:
+        return named_window(intensity)
 
     @field_validator("views")
     @classmethod

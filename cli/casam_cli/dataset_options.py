@@ -104,6 +104,17 @@ class _Options:
         help="The orientation that a camera noted: apply it to images and masks, or ignore it. Unless said (auto) it "
         "is applied, with a warning where it cannot be told whether the masks are meant so.",
     )
+    axis: str | None = typer.Option(
+        None,
+        help="Volumes are cut along it: axial, coronal, sagittal, or the number of an axis of voxels, 0 to 2 (axial, "
+        "or as stored where a file does not say how it lies).",
+    )
+    slices: str | None = typer.Option(
+        None, help="Slices of volumes: nonempty (those that hold a label), all, or every:K (nonempty)."
+    )
+    series: str | None = typer.Option(
+        None, help="UID, number or description of the DICOM series that is meant where there are several."
+    )
 
 
 def takes_dataset_options(command: Callable[..., None]) -> Callable[..., None]:

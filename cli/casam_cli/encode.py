@@ -53,7 +53,10 @@ def encode(
     ),
     intensity: str = typer.Option(
         "auto",
-        help="How images of more than 8 bits become 8-bit: auto (0.5-99.5 percentiles of each image) or LOW,HIGH.",
+        "--intensity",
+        "--window",
+        help="How images of more than 8 bits become 8-bit: auto or percentiles (0.5 to 99.5, of each image or each "
+        "volume), full (lowest to highest value), LOW,HIGH, or ct:soft, ct:lung, ct:bone, ct:brain, ct:liver.",
     ),
     workers: int | None = typer.Option(None, help="Number of processes that decode images."),
     with_: list[str] = typer.Option(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from casam_cache.errors import ImageError
+from casam_cache.datasets.portion import parse_channels
+from casam_cache.datasets.sample import DatasetOptions
+from casam_cache.errors import ImageError, OptionError
 
 
 def choose_channel(
@@ -31,15 +33,34 @@ def choose_channel(
     if channel is None:
         raise ImageError(
             f"{path}: {rest[0]} volumes (channels or time points) in one file, of shape {shape}",
-            f"say which one is meant: --channel 0 to --channel {rest[0] - 1}",
+            one_of(rest[0]),
         )
     if not 0 <= channel < rest[0]:
         raise no_such_channel(path, channel, rest[0])
     return spatial, channel
 
 
+def one_of(count: int) -> str:
+    """The hint for a file of several; channels are counted from 1 on the command line."""
+    return f"say which one is meant: --channels 1 to --channels {count}"
+
+
 def no_such_channel(path: Path, channel: int, count: int) -> ImageError:
-    there = "one channel only" if count == 1 else f"the channels 0 to {count - 1}"
-    return ImageError(
-        f"{path}: there is no channel {channel}, the file has {there}", "give another --channel"
-    )
+    there = "one only" if count == 1 else f"{count}"
+    return ImageError(f"{path}: there is no channel {channel + 1}, it has {there}", "give another --channels")
+
+
+def asked_channel(options: DatasetOptions) -> int | None:
+    """The one channel that `--channels` names, counted from 0; None where it is not given.
+
+    Raises:
+        OptionError: it names several.
+    """
+    if options.channels is None:
+        return None
+    numbers = parse_channels(options.channels)
+    if len(numbers) > 1:
+        raise OptionError(
+            f"--channels {options.channels}: of volumes one channel is read", "for example --channels 1"
+        )
+    return numbers[0] - 1

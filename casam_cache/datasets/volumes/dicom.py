@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from casam_cache.datasets.volumes.channels import no_such_channel
+from casam_cache.datasets.volumes.channels import no_such_channel, one_of
 from casam_cache.datasets.volumes.dicom_files import Series, series_in
 from casam_cache.datasets.volumes.dicom_frames import Frame, frames_of
 from casam_cache.datasets.volumes.dicom_pixels import read_frames
@@ -170,7 +170,7 @@ def _of_stacks(path: Path, stacks: list[list[Frame]], deepest: int, channel: int
     if channel is None:
         raise ImageError(
             f"{path}: {deepest} pictures at each of {len(stacks)} positions (echoes, time points), e.g. {example}",
-            f"say which one is meant: --channel 0 to --channel {deepest - 1}",
+            one_of(deepest),
         )
     if not 0 <= channel < deepest:
         raise no_such_channel(path, channel, deepest)

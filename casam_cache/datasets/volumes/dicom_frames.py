@@ -73,7 +73,7 @@ def frames_of(path: Path, header: Any) -> list[Frame]:
 
 
 def _frame(path: Path, header: Any, number: int) -> Frame:
-    places = [header, *_groups(header, number)]
+    places = [header, *functional_groups(header, number)]
     position = _floats(_find(places, "PlanePositionSequence", "ImagePositionPatient"), 3)
     orientation = _floats(_find(places, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
     spacing = _floats(_find(places, "PixelMeasuresSequence", "PixelSpacing"), 2)
@@ -94,7 +94,7 @@ def _frame(path: Path, header: Any, number: int) -> Frame:
     )  # fmt: skip
 
 
-def _groups(header: Any, number: int) -> list[Any]:
+def functional_groups(header: Any, number: int) -> list[Any]:
     """The functional groups of an enhanced multi-frame file: of this frame, then those that all share."""
     found = []
     own = header.get("PerFrameFunctionalGroupsSequence")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from casam_cache.datasets.extras import extra
-from casam_cache.datasets.volumes.channels import no_such_channel
+from casam_cache.datasets.volumes.channels import no_such_channel, one_of
 from casam_cache.datasets.volumes.nifti import damaged
 from casam_cache.datasets.volumes.orientation import LPS_TO_RAS, is_sound
 from casam_cache.datasets.volumes.volume import Volume
@@ -37,7 +37,7 @@ def read_itk(path: Path, key: tuple[Any, ...], channel: int | None = None) -> Vo
     if count > 1 and channel is None and not colour:
         raise ImageError(
             f"{path}: {count} channels in one file, of shape {size}",
-            f"say which one is meant: --channel 0 to --channel {count - 1}",
+            one_of(count),
         )
     if channel is not None and not 0 <= channel < count:
         raise no_such_channel(path, channel, count)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from casam_cache.datasets.sample import AXES
 from casam_cache.datasets.volumes.orientation import world_axes
 from casam_cache.datasets.volumes.volume import Volume
 from casam_cache.errors import OptionError
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
-AXES = (*PLANES, "0", "1", "2")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,276 @@
+"""From cases to a dataset: every slice a sample, a patient's slices in one split, one reading of all labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casam_cache.datasets.base import FilesDone
+from casam_cache.datasets.listing import SPLIT_CSV
+from casam_cache.datasets.mask_values import decide_mode
+from casam_cache.datasets.sample import Dataset, DatasetOptions, MaskValues, Problem, Sample, SplitName
+from casam_cache.datasets.splits import carve_validation, draw_splits, group_of, read_split_csv
+from casam_cache.datasets.volumes.case import Case, Looked
+from casam_cache.datasets.volumes.look import look_at
+from casam_cache.datasets.volumes.read import volume_stem
+from casam_cache.datasets.volumes.slices import DEFAULT_SLICES, SliceName
+from casam_cache.errors import CasamError, DatasetError, OptionError
+
+WHOLE = "one window a volume brings its values to 8 bit; pixels are not resampled"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader finds in a folder before any volume is opened.
+
+    Attributes:
+        cases: every volume that can be used by its name.
+        problems: those that cannot.
+        notes: what was recognised, for people.
+        folder_splits: how the folder says which cases are for what; empty where it does not.
+        unlabelled: there can be no labels, so cases without are kept unasked.
+    """
+
+    cases: tuple[Case, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    folder_splits: str = ""
+    unlabelled: bool = False
+
+
+def dataset_of(
+    root: Path, task: str, found: Found, options: DatasetOptions, progress: FilesDone | None = None
+) -> Dataset:
+    """A dataset of the slices of volumes.
+
+    The header of every image and all labels are read; one that cannot be becomes a problem.
+
+    Args:
+        root: the dataset folder.
+        task: its name.
+        found: its cases, of unique names.
+        options: `axis`, `slices`, `masks`, `unlabelled`, and those of splits count.
+        progress: called with (cases done, cases in all).
+
+    Raises:
+        DatasetError: nothing can be used.
+        OptionError: an axis that no volume has.
+    """
+    problems = list(found.problems)
+    looked: list[tuple[Case, Looked]] = []
+    keeps = options.unlabelled or found.unlabelled
+    labelled = [case for case in found.cases if case.labels is not None or keeps]
+    problems += [_no_labels(case) for case in found.cases if case.labels is None and not keeps]
+    for done, case in enumerate(sorted(labelled, key=lambda case: case.name), 1):
+        try:
+            one = look_at(root, case, options)
+        except OptionError:
+            raise
+        except CasamError as error:
+            problems.append(_problem(error, case, root))
+        except Exception as error:  # a library met a damaged file in a way of its own
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            problems.append(
+                Problem(case.image, f"cannot be read: {reason}", "export it again", sample=case.name)
+            )
+        else:
+            looked.append((case, one))
+            problems += [Problem(case.image, note, "", "warning") for note in _worrying(one)]
+        if progress:
+            progress(done, len(labelled))
+    looked, empty = (
+        [pair for pair in looked if pair[1].indexes],
+        [pair for pair in looked if not pair[1].indexes],
+    )
+    problems += [
+        Problem(case.image, "no label in any slice, so none is taken", "--slices all takes them", "warning")
+        for case, _ in empty
+    ]
+    looked, splits, source = _split(root, looked, found.folder_splits, options, problems)
+    _refuse_empty(root, looked, found, problems)
+    values = MaskValues(tuple(sorted({value for _, one in looked for value in one.values})))
+    mode, reason = decide_mode(options.masks, values, False)
+    samples = [
+        sample
+        for (case, one), split in zip(looked, splits, strict=True)
+        for sample in _samples(case, one, split)
+    ]
+    return Dataset(
+        task, root, tuple(sorted(samples, key=lambda sample: sample.id)), mode, reason, values,
+        tuple(problems), source, options,
+        notes=(*found.notes, *_described(looked, options)),
+        volumes=tuple(one.record for _, one in looked),
+    )  # fmt: skip
+
+
+def _samples(case: Case, one: Looked, split: SplitName) -> list[Sample]:
+    digits = max(4, len(str(one.count - 1)))
+    found = []
+    for index in one.indexes:
+        number = f"{one.mark}{index:0{digits}d}" if one.count > 1 else one.mark.rstrip("-")
+        name = SliceName(case.image, index, one.axis, case.channel, case.series)
+        found.append(
+            Sample(
+                f"{case.name}/{number}".rstrip("/"), str(name), split, case.group, case.masks,
+                case.labels is not None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _no_labels(case: Case) -> Problem:
+    return Problem(
+        case.image, "no labels", "add a label volume of its name, or use --unlabelled", sample=case.name
+    )
+
+
+def _problem(error: CasamError, case: Case, root: Path) -> Problem:
+    place = f"{root}/"
+    name = next(
+        (part for part in (case.labels, case.image) if part and error.message.startswith(f"{root / part}:")),
+        case.image,
+    )
+    message = error.message.removeprefix(f"{root / name}: ").replace(place, "")
+    return Problem(name, message, error.hint.replace(place, ""), sample=case.name)
+
+
+_QUIET = ("a NumPy file does not say", "it does not say how it lies")
+
+
+def _worrying(one: Looked) -> list[str]:
+    """Notes to look at, file by file; what is true of a whole set by its kind is said once instead."""
+    return [note for note in one.notes if not note.startswith(_QUIET)]
+
+
+def _split(
+    root: Path,
+    looked: list[tuple[Case, Looked]],
+    folders: str,
+    options: DatasetOptions,
+    problems: list[Problem],
+) -> tuple[list[tuple[Case, Looked]], list[SplitName], str]:
+    """The split of each case, by the folders, a table, or drawn by patient."""
+    if options.group_regex is not None:
+        looked = [(_regrouped(case, group_of(case.name, options.group_regex)), one) for case, one in looked]
+    table = root / SPLIT_CSV
+    chosen = options.split_by or ("folders" if folders else "table" if table.is_file() else "drawn")
+    if (chosen == "folders" and not folders) or (chosen == "table" and not table.is_file()):
+        raise DatasetError(
+            f"{root}: --split-by {chosen}, but there is no such split here", "leave --split-by out"
+        )
+    if chosen == "table":
+        looked, splits, source = _from_table(table, looked, problems)
+    elif chosen == "folders":
+        splits, source = [case.split or "train" for case, _ in looked], folders
+    else:
+        slices = [case.group for case, one in looked for _ in one.indexes]
+        drawn, source = draw_splits(slices, options) if slices else ([], "")
+        of_group = dict(zip(slices, drawn, strict=True))
+        return looked, [of_group[case.group] for case, _ in looked], source
+    if options.val_fraction > 0 and "val" not in splits:
+        splits = carve_validation(
+            [case.group for case, _ in looked], splits, options.val_fraction, options.seed
+        )
+        source += f"; {options.val_fraction:g} of train for validation by group, seed {options.seed}"
+    elif options.val_fraction > 0:
+        problems.append(
+            Problem(".", "has a validation split of its own: --val-fraction is not used", "", "warning")
+        )
+    return looked, splits, source
+
+
+def _regrouped(case: Case, group: str) -> Case:
+    return replace(case, group=group)
+
+
+def _from_table(
+    table: Path, looked: list[tuple[Case, Looked]], problems: list[Problem]
+) -> tuple[list[tuple[Case, Looked]], list[SplitName], str]:
+    rows = {volume_stem(row.id): row for row in read_split_csv(table)}
+    kept, splits = [], []
+    for case, one in looked:
+        row = rows.get(case.name)
+        if row is None:
+            problems.append(
+                Problem(
+                    case.image,
+                    f"no row for '{case.name}' in {SPLIT_CSV}, left out",
+                    "add one",
+                    sample=case.name,
+                )
+            )
+            continue
+        kept.append((_regrouped(case, row.group or case.group), one))
+        splits.append(row.split)
+    names = {case.name for case, _ in looked}
+    problems += [
+        Problem(SPLIT_CSV, f"line {row.line}: no volume is called '{row.id}'", "remove the row", "warning")
+        for name, row in rows.items()
+        if name not in names
+    ]
+    return kept, splits, SPLIT_CSV
+
+
+def _refuse_empty(
+    root: Path, looked: Sequence[tuple[Case, Looked]], found: Found, problems: Sequence[Problem]
+) -> None:
+    if looked:
+        return
+    if not problems:
+        raise DatasetError(f"{root}: no volume here", "put volumes there, or give another folder")
+    first = problems[0]
+    unlabelled = sum(problem.message == "no labels" for problem in problems)
+    if found.cases and unlabelled == len(found.cases):
+        raise DatasetError(
+            f"{root}: no volume has labels, for example {first.path}",
+            "add label volumes of their names in labels/, or use --unlabelled to encode all slices without",
+        )
+    raise DatasetError(f"{root}: no volume can be used: {first.path}: {first.message}", first.hint)
+
+
+def _described(looked: Sequence[tuple[Case, Looked]], options: DatasetOptions) -> list[str]:
+    """What was decided for the set as a whole, in lines."""
+    kinds = Counter(str(one.record["kind"]) for _, one in looked)
+    planes = Counter(str(one.record["plane"]) or f"axis {one.axis}" for _, one in looked)
+    taken, there = sum(len(one.indexes) for _, one in looked), sum(one.count for _, one in looked)
+    slices = options.slices or DEFAULT_SLICES
+    chosen = {"nonempty": "those that hold a label (--slices all takes every one)"}.get(
+        slices, f"--slices {slices}"
+    )
+    if all(case.labels is None for case, _ in looked) and slices == "nonempty":
+        chosen = "all, since there are no labels"
+    volumes = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    lines = [
+        f"{len(looked)} volume{'s' if len(looked) != 1 else ''} ({volumes}), "
+        f"slices {', '.join(sorted(planes))}{'' if options.axis else ' (--axis takes others)'}: "
+        f"{taken} of {there}, {chosen}",
+        f"{_spacings(looked)}; {WHOLE}",
+    ]
+    lost = [case.name for case, one in looked if not one.record["oriented"]]
+    if lost:
+        lines.append(
+            f"{len(lost)} volumes do not say how they lie in the patient, e.g. {lost[0]}: slices are as stored"
+        )
+    return lines
+
+
+def _spacings(looked: Sequence[tuple[Case, Looked]]) -> str:
+    """Pixel sizes of the slices, for people."""
+    sizes = Counter(
+        (
+            one.record["spacing"][one.record["rows"]],
+            one.record["spacing"][one.record["columns"]],
+            one.record["units"],
+        )
+        for _, one in looked
+    )
+    if all(units == "voxels" for _, _, units in sizes):
+        return "spacing unknown"
+    rows = [size for pair in sizes for size in pair[:2]]
+    uneven = sum(
+        number for (row, column, _), number in sizes.items() if abs(row - column) > 0.01 * max(row, column)
+    )
+    square = f", not square in {uneven} of {len(looked)} volumes" if uneven else ""
+    return f"pixels of {min(rows):.3g} to {max(rows):.3g} mm{square}"
