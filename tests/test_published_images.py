@@ -213,7 +213,7 @@ def test_kpis_takes_the_official_split_of_a_class(tmp_path: Path) -> None:
     assert find_tasks(root, dataset="DN") == [root]
     dataset = read_dataset(root, options)
     assert dataset.task == "DN"
-    assert dataset.split_source == "official"
+    assert dataset.split_source == "folders train/ and test/"
     assert len(dataset.samples) == 6
     assert all("DN" in sample.source for sample in dataset.samples)
     assert {sample.group: sample.split for sample in dataset.samples} == {
@@ -257,7 +257,7 @@ def test_camo_has_its_split_and_masks_of_both_folders(tmp_path: Path) -> None:
     root = camo(tmp_path / "CAMO-V.1.0-CVIU2019")
     square(root / "GT" / "camourflage_99999.png")
     dataset = read_dataset(root)
-    assert dataset.split_source == "official"
+    assert dataset.split_source == "folders train/ and test/"
     assert splits(dataset)["Test/camourflage_00006"] == "test"
     assert splits(dataset)["Train/camourflage_00004"] == "train"
     assert {problem.path for problem in dataset.problems} == {"GT/camourflage_99999.png"}

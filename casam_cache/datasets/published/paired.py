@@ -9,12 +9,10 @@ from typing import ClassVar
 
 from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.folder import FolderReader
-from casam_cache.datasets.listing import SPLIT_CSV, entries, facts_below, is_folder
+from casam_cache.datasets.listing import entries, facts_below, is_folder
 from casam_cache.datasets.parts import Found
 from casam_cache.datasets.places import Place
-from casam_cache.datasets.published.assemble import official_or_drawn
-from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
-from casam_cache.datasets.splits import group_of
+from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem
 
 
 class PairedReader(FolderReader):
@@ -54,23 +52,15 @@ class PairedReader(FolderReader):
         kept = [one for one in dataset.problems if not (one.path in used and one.message.startswith(orphan))]
         return replace(dataset, problems=tuple(kept))
 
-    def assign(
-        self, path: Path, found: list[Found], options: DatasetOptions, problems: list[Problem]
-    ) -> tuple[list[Sample], str]:
-        """A `split.csv` first, then the official split, else one that is drawn by group."""
-        table = (path / SPLIT_CSV).is_file() and options.split_by is None
-        if table or options.split_by == "table":
-            return super().assign(path, found, options, problems)
-        groups = [
-            self.group(one) if options.group_regex is None else group_of(one.id, options.group_regex)
-            for one in found
-        ]
-        splits, source = official_or_drawn([one.folder_split for one in found], groups, options)
-        samples = [
-            Sample(one.id, one.image, split, group, one.masks, one.labelled, one.one_object_a_file)
-            for one, split, group in zip(found, splits, groups, strict=True)
-        ]
-        return samples, source
+    def find(self, path: Path, options: DatasetOptions) -> tuple[list[Found], list[Problem], str]:
+        """Images with their groups; folders are the split where they hold test images and no other is asked for."""
+        found, problems, note = super().find(path, options)
+        official = "test" in {one.folder_split for one in found} and options.test_fraction < 1
+        for one in found:
+            one.group = self.group(one)
+            one.name = one.name if one.folder_split else one.id
+            one.folder_split = one.folder_split if official else None
+        return found, problems, note
 
     def files(self, path: Path) -> list[tuple[str, int, int]]:
         return facts_below(path)
