@@ -117,7 +117,7 @@ def _near(samples: Sequence[Sample], looks: Sequence[Look | None]) -> Iterator[_
             hashes[place] = _hash(_thumbnail(looks, place), None)
         for start in range(0, len(here), _BLOCK):
             block = [place for place in here[start : start + _BLOCK] if place not in found]
-            for place, match, how in _matches(looks, block, there, hashes):
+            for place, match, how in _matches(looks, block, there, hashes) if block else ():
                 found.add(place)
                 yield samples[place], samples[match], f", {how}," if how else ""
 

@@ -85,7 +85,7 @@ def split_labels(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[
         elif mode == "classes":
             yield Mask(cutout, number, 1)
         else:
-            for instance, region in enumerate(_regions(cutout), 1):
+            for instance, region in enumerate(cutouts_of_regions(cutout), 1):
                 yield Mask(region, 1 if single else number, instance)
 
 
@@ -203,18 +203,18 @@ def _objects(
             found.append((number, Cutout.of(labels != 0).tight()))
     counts: dict[int, int] = {}
     for number, cutout in sorted(found, key=lambda pair: pair[0]):
-        for region in _regions(cutout) if mode == "components" else (cutout,):
+        for region in cutouts_of_regions(cutout) if mode == "components" else (cutout,):
             counts[number] = counts.get(number, 0) + 1
             yield Mask(region, number, counts[number])
 
 
 def regions(bitmap: np.ndarray) -> Iterator[np.ndarray]:
     """The 8-connected regions of a bool (H, W) bitmap, in row-major order of their first pixels."""
-    for region in _regions(Cutout.of(bitmap)):
+    for region in cutouts_of_regions(Cutout.of(bitmap)):
         yield region.bitmap
 
 
-def _regions(cutout: Cutout) -> Iterator[Cutout]:
+def cutouts_of_regions(cutout: Cutout) -> Iterator[Cutout]:
     """The 8-connected regions, each in its own box, in row-major order of their first pixels."""
     from scipy import ndimage
 

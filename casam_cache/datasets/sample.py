@@ -306,6 +306,7 @@ class Dataset:
         notes: lines for people about what was recognised or decided, said before anything is encoded.
         volumes: where the slices of each volume lie, as plain JSON (`casam_cache.datasets.volumes.look.record_of`); the
             store keeps it.
+        class_names: of each class by its number, where the annotations name them.
         read_by: set by `read_dataset`; ask for `reader`.
     """
 
@@ -320,6 +321,7 @@ class Dataset:
     options: DatasetOptions = field(default_factory=DatasetOptions)
     notes: tuple[str, ...] = ()
     volumes: tuple[Mapping[str, Any], ...] = ()
+    class_names: Mapping[int, str] = field(default_factory=dict, hash=False)
     read_by: Reader | None = field(default=None, compare=False)
 
     @property
