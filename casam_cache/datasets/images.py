@@ -38,12 +38,15 @@ def image_suffixes() -> frozenset[str]:
     return pillow_suffixes() | NUMPY_SUFFIXES
 
 
-def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+def read_pixels(
+    path: Path, *, palette: bool = False, part: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pixels:
     """Decode one file, or a portion of it, at its own depth, upright.
 
     Args:
         path: the file, perhaps with a portion behind its name as `casam_cache.datasets.portion` writes it.
         palette: True gives the indexes of a palette image where they can be labels, else its colours.
+        part: True may give only the part of a mask that is not 0, see `Pixels.place`.
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
@@ -51,10 +54,10 @@ def read_pixels(path: Path, *, palette: bool = False, max_pixels: int = DEFAULT_
     """
     file, portion = file_and_portion(path)
     with _explained(path, file):
-        return within_limit(file, lambda: _read(file, portion, palette, max_pixels))
+        return within_limit(file, lambda: _read(file, portion, palette, max_pixels, part))
 
 
-def _read(file: Path, portion: Portion, palette: bool, max_pixels: int) -> Pixels:
+def _read(file: Path, portion: Portion, palette: bool, max_pixels: int, part: bool = False) -> Pixels:
     if portion.channels is not None and portion.page is None:
         header = _read_header(file, max_pixels)
         if header.pages > 1 and header.channels == 1:
@@ -66,7 +69,7 @@ def _read(file: Path, portion: Portion, palette: bool, max_pixels: int) -> Pixel
         return read_tiff(file, portion, palette, max_pixels)
     if head.startswith((MAGIC, ZIP)):
         return read_numpy(file, portion, max_pixels)
-    return read_pillow(file, portion, palette, max_pixels)
+    return read_pillow(file, portion, palette, max_pixels, part)
 
 
 def _pages_as_channels(file: Path, portion: Portion, header: Header, max_pixels: int) -> Pixels:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ class LabelMap:
         near_grey: the channels of a coloured one differ by little, as an earlier lossy compression leaves them.
         format: Pillow's name of the file's format.
         alpha: the alpha channel, (H, W), where there is one; what is fully transparent is 0 in `labels`.
+        place: of `read_part`, where `labels` are only a part of the file, as in `Pixels`.
     """
 
     labels: np.ndarray
@@ -42,6 +45,12 @@ class LabelMap:
     near_grey: bool = False
     format: str = ""
     alpha: np.ndarray | None = None
+    place: tuple[int, int, tuple[int, int]] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the whole file."""
+        return self.place[2] if self.place is not None else (self.labels.shape[0], self.labels.shape[1])
 
     @property
     def grey(self) -> np.ndarray:
@@ -102,8 +111,28 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
         ImageError: the file cannot be decoded, holds values that are no labels (negative, fractional, NaN),
             or holds colours that a lossy compression has changed.
     """
+    return _read(path, max_pixels, part=False)
+
+
+def read_part(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
+    """`read_labels`, but perhaps only of the part that is not 0; small parts are remembered while the file is the same.
+
+    So the many files of an image's objects are decoded once, when their values are looked at, and not again when their
+    masks are.
+    """
+    stated = _stated(path)
+    known = _KEPT.get(path, stated)
+    if known is not None and known.size[0] * known.size[1] <= max_pixels:
+        return known
+    found = _read(path, max_pixels, part=True)
+    if found.place is not None:
+        _KEPT.put(path, stated, found)
+    return found
+
+
+def _read(path: Path, max_pixels: int, *, part: bool) -> LabelMap:
     try:
-        pixels = read_pixels(path, palette=True, max_pixels=max_pixels)
+        pixels = read_pixels(path, palette=True, part=part, max_pixels=max_pixels)
     except UnsaidError as error:
         raise ImageError(error.message, error.mask_hint) from error
     array, alpha = pixels.array, None
@@ -128,7 +157,47 @@ def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
     if lossy and pixels.format == "AVIF":  # its header does not say
         counts = count_values(array)
         lossy = len(counts.values) > 16 or bool((counts.solid_share < 0.5).any())
-    return LabelMap(array, coloured, lossy, near_grey, pixels.format, alpha)
+    return LabelMap(array, coloured, lossy, near_grey, pixels.format, alpha, pixels.place)
+
+
+class _Kept:
+    """Small parts of files, as long as nothing says that the file has changed."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Path, tuple[tuple[int, ...], LabelMap]] = {}
+        self._room = _ROOM
+        self._lock = threading.Lock()
+
+    def get(self, path: Path, stated: tuple[int, ...] | None) -> LabelMap | None:
+        before, found = self._parts.get(path, (None, None))
+        return found if stated is not None and before == stated else None
+
+    def put(self, path: Path, stated: tuple[int, ...] | None, found: LabelMap) -> None:
+        # A file of the last seconds may change once more without a change of its time.
+        fresh = stated is None or time.time_ns() - max(stated[1:3]) < _SETTLED
+        if fresh or found.labels.nbytes > _SMALL or _stated(path) != stated:
+            return
+        with self._lock:
+            taken = found.labels.nbytes + _OVERHEAD
+            if taken > self._room:
+                self._parts.clear()
+                self._room = _ROOM
+            self._room -= taken
+            self._parts[path] = (stated or (), found)
+
+
+def _stated(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does: size, both times, and which file it is; None where it cannot be had."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+_SMALL, _ROOM, _OVERHEAD = 1 << 16, 1 << 26, 1 << 10  # bytes: of one part, of all, and beside the pixels
+_SETTLED = 3 * 10**9  # ns
+_KEPT = _Kept()
 
 
 def _pack(array: np.ndarray, pixels: Pixels, path: Path, lossless: bool) -> tuple[np.ndarray, bool, bool]:
@@ -171,19 +240,16 @@ def is_lossless(path: Path, name: str) -> bool:
 def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
     """Read one mask file and keep what it holds; never raises for a bad file."""
     try:
-        found = read_labels(path, max_pixels)
+        found = read_part(path, max_pixels)
     except ImageError as error:
         return MaskScan(path, error=error)
-    height, width = found.labels.shape
-    counts = count_values(found.labels, coloured=found.coloured, lossy=found.lossy)
+    counts = count_values(found.labels, coloured=found.coloured, lossy=found.lossy, place=found.place)
     grey = count_values(found.grey) if found.near_grey else None
     alpha, visible = None, ()
     if found.alpha is not None:
         alpha = count_values(found.alpha)
         visible = tuple(distinct(found.labels[found.alpha > 0])[:MOST_VISIBLE].tolist())
-    return MaskScan(
-        path, (height, width), counts, found.coloured, found.lossy, grey, alpha, visible, found.format
-    )
+    return MaskScan(path, found.size, counts, found.coloured, found.lossy, grey, alpha, visible, found.format)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from casam_cache.cutout import Cutout
-from casam_cache.datasets.labels import distinct, read_labels
+from casam_cache.datasets.labels import distinct, read_labels, read_part
 from casam_cache.datasets.mask_cut import as_read, ignored_in
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS, MASK_MODES, Mask, MaskValues
 from casam_cache.errors import ImageError, unknown_name
@@ -46,23 +47,41 @@ def iter_masks(
     """
     if mode not in MASK_MODES:
         raise unknown_name("mask mode", mode, list(MASK_MODES))
-    maps = (load_labels(path, values, size, max_pixels=max_pixels) for path in paths)
+    maps = (_load_part(path, values, size, max_pixels) for path in paths)
     if mode == "binary":
-        yield from _united(maps, values)
+        yield from _united(maps)
     elif one_object_a_file:
         yield from _objects(maps, mode, values, paths)
     else:
-        for labels in maps:
-            yield from split_labels(labels, mode, values)
+        for part in maps:
+            yield from _split(part, mode, values)
 
 
-def _united(maps: Iterable[np.ndarray], values: MaskValues) -> Iterator[Mask]:
+@dataclass(frozen=True)
+class _Part:
+    """A rectangle of a label map, beyond which all is 0: its labels, first row and column, and size of the whole."""
+
+    labels: np.ndarray
+    top: int
+    left: int
+    size: tuple[int, int]
+
+    def cutout(self, pixels: np.ndarray, top: int = 0, left: int = 0) -> Cutout:
+        """Bool pixels that begin at a row and column of this part."""
+        return Cutout(pixels, self.top + top, self.left + left, self.size)
+
+
+def _united(maps: Iterable[_Part]) -> Iterator[Mask]:
     """The one mask of all label maps of an image, which are read one at a time."""
     united: np.ndarray | None = None
-    for labels in maps:
-        united = labels != 0 if united is None else np.logical_or(united, labels, out=united)
-    if united is not None:
-        yield from split_labels(united, "binary", values)
+    for part in maps:
+        if united is None:
+            united = np.zeros(part.size, dtype=bool)
+        rows, columns = part.labels.shape
+        own = united[part.top : part.top + rows, part.left : part.left + columns]
+        np.logical_or(own, part.labels, out=own)
+    if united is not None and united.any():
+        yield Mask(united, 1, 1)
 
 
 def split_labels(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[Mask]:
@@ -73,13 +92,17 @@ def split_labels(labels: np.ndarray, mode: str, values: MaskValues) -> Iterator[
     of class 1, its instance being the value or the colour's number. `components`: each 8-connected region of
     each class, numbered in row-major order of first pixels; where the dataset has one value, its class is 1.
     """
+    yield from _split(_Part(labels, 0, 0, (int(labels.shape[0]), int(labels.shape[1]))), mode, values)
+
+
+def _split(part: _Part, mode: str, values: MaskValues) -> Iterator[Mask]:
     if mode == "binary":
-        foreground = labels != 0
+        foreground = part.labels != 0
         if foreground.any():
-            yield Mask(foreground, 1, 1)
+            yield Mask(part.cutout(foreground), 1, 1)
         return
     single = _single_class(values)
-    for number, cutout in _numbered(labels, values):
+    for number, cutout in _numbered(part, values):
         if mode == "instances":
             yield Mask(cutout, 1, number)
         elif mode == "classes":
@@ -104,10 +127,27 @@ def load_labels(
         ImageError: it cannot be read, has another size than its image, or has values that `values` does not
             know.
     """
-    found = read_labels(path, max_pixels)
-    if size is not None and found.labels.shape != tuple(size):
-        raise size_mismatch(path, found.labels.shape, size)
-    return as_read(found, values, path)
+    part = _load_part(path, values, size, max_pixels)
+    if part.labels.shape == part.size:
+        return part.labels
+    whole = np.zeros(part.size, part.labels.dtype)
+    rows, columns = part.labels.shape
+    whole[part.top : part.top + rows, part.left : part.left + columns] = part.labels
+    return whole
+
+
+def _load_part(path: Path, values: MaskValues, size: tuple[int, int] | None, max_pixels: int) -> _Part:
+    """As `load_labels`, but where little of the file is not background perhaps that alone."""
+    found = read_part(path, max_pixels)
+    if size is not None and found.size != tuple(size):
+        raise size_mismatch(path, found.size, size)
+    labels = as_read(found, values, path)
+    if found.place is None:
+        return _Part(labels, 0, 0, found.size)
+    top, left, whole = found.place
+    if labels[0 if top else -1, 0 if left else -1]:  # in the ring, which is as all beyond: no background here
+        return _Part(as_read(read_labels(path, max_pixels), values, path), 0, 0, found.size)
+    return _Part(labels, top, left, whole)
 
 
 def load_ignored(
@@ -136,35 +176,37 @@ def size_mismatch(path: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> 
     )
 
 
-def _numbered(labels: np.ndarray, values: MaskValues) -> Iterator[tuple[int, Cutout]]:
+def _numbered(part: _Part, values: MaskValues) -> Iterator[tuple[int, Cutout]]:
     """Each value in a label map as its number (itself, or the 1-based rank of its colour) and where it is."""
     # What was 0 goes by the background's number, see `swapped`.
     foreground = [value or values.background or 0 for value in values.foreground]
     ranks = {value: rank for rank, value in enumerate(foreground, 1)} if values.coloured else {}
     for value, cutout in _places(labels):
+    ranks = {value: rank for rank, value in enumerate(values.foreground, 1)} if values.coloured else {}
+    for value, cutout in _places(part):
         yield (ranks[value] if values.coloured else value), cutout
 
 
-def _places(labels: np.ndarray) -> Iterator[tuple[int, Cutout]]:
+def _places(part: _Part) -> Iterator[tuple[int, Cutout]]:
     """Each value in a label map but 0, sorted, and where it is."""
     from scipy import ndimage
 
+    labels = part.labels
     found = distinct(labels)
     chosen = np.flatnonzero(found)
     if not len(chosen):
         return
-    size = (int(labels.shape[0]), int(labels.shape[1]))
     listed = labels.dtype.kind in "bui" and found[0] >= 0 and found[-1] <= _MOST_PLACES
     if not listed and len(found) <= _FEW:
         for value in found[chosen]:
-            yield int(value), Cutout.of(labels == value).tight()
+            yield int(value), part.cutout(labels == value).tight()
         return
     # One pass finds the box of every number from 1 to the highest; where those are too many, of every rank.
     numbers = [int(number) for number in (found[chosen] if listed else chosen + 1)]
     boxes = ndimage.find_objects(labels if listed else _ranked(labels, found), numbers[-1])
     for value, number in zip(found[chosen], numbers, strict=True):
         rows, columns = boxes[number - 1]
-        yield int(value), Cutout(labels[rows, columns] == value, rows.start, columns.start, size)
+        yield int(value), part.cutout(labels[rows, columns] == value, rows.start, columns.start)
 
 
 def _ranked(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -180,19 +222,17 @@ def _single_class(values: MaskValues) -> bool:
     return len(values.foreground) <= 1
 
 
-def _objects(
-    maps: Iterable[np.ndarray], mode: str, values: MaskValues, paths: Sequence[Path]
-) -> Iterator[Mask]:
+def _objects(maps: Iterable[_Part], mode: str, values: MaskValues, paths: Sequence[Path]) -> Iterator[Mask]:
     """Masks given as one file an object, read one at a time; an instance is the number of its file."""
     if mode == "instances":
-        for number, labels in enumerate(maps, 1):
-            if labels.any():
-                yield Mask(Cutout.of(labels != 0).tight(), 1, number)
+        for number, part in enumerate(maps, 1):
+            if part.labels.any():
+                yield Mask(part.cutout(part.labels != 0).tight(), 1, number)
         return
     found: list[tuple[int, Cutout]] = []
     single = _single_class(values)
-    for path, labels in zip(paths, maps, strict=True):
-        numbered = [number for number, _ in _numbered(labels, values)]
+    for path, part in zip(paths, maps, strict=True):
+        numbered = [number for number, _ in _numbered(part, values)]
         if len(numbered) > 1:
             raise ImageError(
                 f"{path}: one file an object, but it holds {len(numbered)} different values",
@@ -200,7 +240,7 @@ def _objects(
             )
         if numbered:
             number = 1 if single and mode == "components" else numbered[0]
-            found.append((number, Cutout.of(labels != 0).tight()))
+            found.append((number, part.cutout(part.labels != 0).tight()))
     counts: dict[int, int] = {}
     for number, cutout in sorted(found, key=lambda pair: pair[0]):
         for region in cutouts_of_regions(cutout) if mode == "components" else (cutout,):

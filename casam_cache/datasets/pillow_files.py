@@ -24,12 +24,14 @@ from casam_cache.datasets.pixels import (
     turned,
     upright,
 )
-from casam_cache.datasets.portion import Portion
+from casam_cache.datasets.portion import WHOLE, Portion
 from casam_cache.errors import ImageError
 
 ORIENTATION_TAG = 0x0112
 # Formats that Pillow only recognises, or renders with an external program, but does not decode itself.
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+_PLAIN = {"PNG", "BMP"}  # lossless, one picture a file, and never turned by Pillow
+RING = 2  # pixels of background around a part, which the pixels of the part may ask about
 # Formats whose further frames are layers, sizes or previews of the one picture that counts.
 _ONE_PICTURE = {"ICNS", "ICO", "PSD"}
 
@@ -97,7 +99,7 @@ def pillow_header(path: Path, max_pixels: int) -> Header:
         return replace(header, size=size, orientation=_orientation(image))
 
 
-def read_pillow(path: Path, portion: Portion, palette: bool, max_pixels: int) -> Pixels:
+def read_pillow(path: Path, portion: Portion, palette: bool, max_pixels: int, part: bool = False) -> Pixels:
     """Decode one frame; whatever Pillow raises is for the caller to explain.
 
     Raises:
@@ -115,6 +117,9 @@ def read_pillow(path: Path, portion: Portion, palette: bool, max_pixels: int) ->
             image.load()
             if image.mode == "LAB":
                 raise ImageError(f"{path}: an image in the colour space LAB", "save it as RGB")
+            inner = _inner(image, palette) if part and portion == WHOLE else None
+            if inner is not None:
+                return inner
             array = _to_array(image, palette)
         array = take_channels(array, portion)
         # Only now: to look for the tag, Pillow may decode, after which the raw bytes are gone.
@@ -173,6 +178,25 @@ def _to_array(image: Image.Image, palette: bool) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _inner(image: ImageFile.ImageFile, palette: bool) -> Pixels | None:
+    """The part of a loaded mask that is not 0 with a ring around it, where that is much less than the whole.
+
+    Files of one object each are nearly all background: what follows then costs the object and not the image.
+    """
+    width, height = image.size
+    plain = image.mode in ("1", "L") or (image.mode == "P" and palette and _has_label_palette(image))
+    if not plain or image.format not in _PLAIN or min(width, height) < 8 or _turn(image) != 1:
+        return None
+    x0, y0, x1, y1 = image.getbbox() or (0, 0, 0, 0)
+    left, top = max(0, x0 - RING), max(0, y0 - RING)
+    right, bottom = min(width, x1 + RING), min(height, y1 + RING)
+    if 2 * (right - left) * (bottom - top) > width * height:
+        return None
+    array = np.asarray(image.crop((left, top, right, bottom)))
+    array = array.astype(np.uint8) if array.dtype == np.bool_ else array
+    return Pixels(array, image.mode, image.format or "", (top, left, (height, width)))
 
 
 def _has_label_palette(image: Image.Image) -> bool:

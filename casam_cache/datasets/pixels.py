@@ -19,11 +19,14 @@ class Pixels:
         array: (H, W) or (H, W, C) of whole or real numbers; C is 2 for grey and alpha, 3 RGB, 4 RGBA.
         mode: Pillow's mode of the file; empty where another library decoded it.
         format: Pillow's name of the format, e.g. `PNG`; `NUMPY` for arrays.
+        place: where `array` is only a part of the file, beyond which all is 0 and a ring of which is, unless the image
+            ends there: its first row and column, and height and width of the whole.
     """
 
     array: np.ndarray
     mode: str
     format: str
+    place: tuple[int, int, tuple[int, int]] | None = None
 
     @property
     def bits(self) -> int:

@@ -64,26 +64,36 @@ class ValueCounts:
         return self if value is None else self.part(self.values != value)
 
 
-def count_values(labels: np.ndarray, *, coloured: bool = False, lossy: bool = False) -> ValueCounts:
+def count_values(
+    labels: np.ndarray,
+    *,
+    coloured: bool = False,
+    lossy: bool = False,
+    place: tuple[int, int, tuple[int, int]] | None = None,
+) -> ValueCounts:
     """Count the values of one label map.
 
     Args:
         labels: integers (H, W), none negative; packed 0xRRGGBB when `coloured`.
         coloured: whether they are colours.
         lossy: whether a lossy compression has changed them.
+        place: where they are only a part of their image, as in `Pixels`; all of it is counted.
     """
     values, ranks = _ranked(labels)
     many = len(values)
-    edge = np.concatenate([ranks[0], ranks[-1], ranks[1:-1, 0], ranks[1:-1, -1]])
-    border = np.bincount(edge, minlength=many)
+    border = _border(ranks, many, place)
     none = np.zeros(many, np.int64)
+    beyond = none.copy()
+    if place is not None:
+        beyond[0] = place[2][0] * place[2][1] - labels.size  # of 0, in areas
     pixels = none.copy()
     for rows, _ in _blocks(ranks.shape):  # counting takes eight bytes a pixel
         pixels += np.bincount(ranks[rows].ravel(), minlength=many)
+    pixels += beyond
     if many <= 2 or (many > MOST_COLOURS and coloured):
         flat = pixels if many <= 2 else none
         return ValueCounts(values, pixels, flat, none, flat, border, none)
-    solid, between, calm, tops = none.copy(), none.copy(), none, none
+    solid, between, calm, tops = beyond.copy(), none.copy(), none, none
     for rows, halo in _blocks(ranks.shape):
         own = slice(rows.start - halo.start, rows.stop - halo.start)
         square = _in_squares(ranks[halo])[own]
@@ -91,7 +101,7 @@ def count_values(labels: np.ndarray, *, coloured: bool = False, lossy: bool = Fa
         lies = _between(labels[halo], coloured)[own] & ~square
         between += np.bincount(ranks[rows][lies], minlength=many)
     if not coloured and (lossy or np.sum(2 * solid < pixels) > 1):
-        calm, tops = none.copy(), none.copy()
+        calm, tops = beyond.copy(), none.copy()
         for rows, halo in _blocks(ranks.shape):
             low, high = _neighbourhood(labels[halo].astype(np.int32))
             quiet = (high - low <= CALM)[rows.start - halo.start : rows.stop - halo.start]
@@ -100,6 +110,19 @@ def count_values(labels: np.ndarray, *, coloured: bool = False, lossy: bool = Fa
     else:
         calm = solid
     return ValueCounts(values, pixels, solid, between, calm, border, tops)
+
+
+def _border(ranks: np.ndarray, many: int, place: tuple[int, int, tuple[int, int]] | None) -> np.ndarray:
+    """How many pixels of each value lie on the border of the image."""
+    if place is None:
+        edge = np.concatenate([ranks[0], ranks[-1], ranks[1:-1, 0], ranks[1:-1, -1]])
+        return np.bincount(edge, minlength=many)
+    top, left, (height, width) = place
+    rows, columns = np.arange(top, top + ranks.shape[0]), np.arange(left, left + ranks.shape[1])
+    on_edge = np.isin(rows, (0, height - 1))[:, None] | np.isin(columns, (0, width - 1))
+    border = np.bincount(ranks[on_edge], minlength=many)
+    border[0] += 2 * (height + width) - 4 - np.count_nonzero(on_edge)
+    return border
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
