@@ -159,7 +159,7 @@ def load_ignored(
         ImageError: a file cannot be read, or they are of different sizes.
     """
     found: np.ndarray | None = None
-    for path in paths:
+    for path in paths if values.ignore is not None else ():
         ignored = ignored_in(read_labels(path, max_pixels), values)
         if ignored is not None and found is not None and ignored.shape != found.shape:
             raise size_mismatch(path, ignored.shape, found.shape)
@@ -181,8 +181,6 @@ def _numbered(part: _Part, values: MaskValues) -> Iterator[tuple[int, Cutout]]:
     # What was 0 goes by the background's number, see `swapped`.
     foreground = [value or values.background or 0 for value in values.foreground]
     ranks = {value: rank for rank, value in enumerate(foreground, 1)} if values.coloured else {}
-    for value, cutout in _places(labels):
-    ranks = {value: rank for rank, value in enumerate(values.foreground, 1)} if values.coloured else {}
     for value, cutout in _places(part):
         yield (ranks[value] if values.coloured else value), cutout
 
