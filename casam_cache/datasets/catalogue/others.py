@@ -93,7 +93,7 @@ RawData/Training/
   label/label0001.nii.gz""",
         group="patient (a volume)",
         split="drawn here by patient",
-        # reader="btcv",
+        reader="btcv",
         notes=(
             "IMIS-Bench's export of its slices (image/, label/, dataset.json) is read too, by --reader imis",
         ),
@@ -132,7 +132,7 @@ amos22/
   imagesTs/                   has no masks; not read""",
         group="patient (a volume)",
         split="drawn here by patient over training and validation: the masks of test are not public",
-        # reader="amos",
+        reader="amos",
     ),
     Entry(
         name="LIDC",
@@ -152,7 +152,7 @@ LIDC-IDRI/
       069.xml                 contours of four readers""",
         group="patient",
         split="none; drawn here by patient",
-        # reader="lidc",
+        reader="lidc",
         aliases=("LIDC-IDRI",),
         notes=(
             "a nodule is what at least half of the radiologists of a scan drew; of nodules below 3 mm only the middle "

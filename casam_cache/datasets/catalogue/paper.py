@@ -75,7 +75,7 @@ _MSD = Entry(
     reference="Antonelli et al. 2022, Nature Communications 13:4128",
     group="patient (a volume)",
     split="drawn here by patient: the masks of imagesTs are not public",
-    # reader="msd",
+    reader="msd",
     role="task",
 )
 
@@ -101,7 +101,7 @@ training/                     and testing/, or the patients directly
     patient001_frame12_gt.nii.gz""",
         group="patient",
         split="official, by the folders training and testing; drawn by patient where only one is there",
-        # reader="acdc",
+        reader="acdc",
         role="task",
         train=1632,
         test=177,
@@ -236,7 +236,7 @@ training_data/                or the files directly, or parts named TrainingData
   Case00_segmentation.mhd  Case00_segmentation.raw""",
         group="case (a volume)",
         split="drawn here by case: volumes without a mask are not read",
-        # reader="promise12",
+        reader="promise12",
         role="task",
         train=712,
         test=66,

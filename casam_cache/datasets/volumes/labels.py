@@ -19,12 +19,16 @@ def read_labels(path: Path, image: Volume) -> Volume:
     """A label volume, brought to the axes of its image; `notes` say so where it was turned.
 
     Args:
-        path: a volume of one channel, or a DICOM-SEG.
+        path: a volume of one channel, a DICOM-SEG, or an XML file of LIDC.
         image: whose labels these are.
 
     Raises:
         ImageError: it cannot be read, or lies on another grid.
     """
+    if path.suffix.lower() == ".xml":
+        from casam_cache.datasets.published.lidc import read_contours
+
+        return read_contours(path, image)
     if path.is_file() and is_segmentation(path):
         return read_segmentation(path, image)
     return on_grid_of(image, read_volume(path))
