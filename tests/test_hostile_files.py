@@ -104,10 +104,17 @@ def test_it_stops_no_encoding(tmp_path: Path, casam: Casam, encode: Encode, work
     assert (again["encoded"], again["skipped"], again["failed"]) == (0, 2, len(KINDS))
     (root / "images" / "a.png").unlink()
     place(root / "images" / "a.png", "pipe")
-    casam("store", "repair", report["store"], "--data", root)
     encode(root)
     assert casam.code == 1
     assert "1 images have changed" in casam.err
+    shards = (
+        path for path in Path(report["store"]).rglob("*") if path.is_file() and "embedding" in str(path)
+    )
+    shard = max(shards, key=lambda path: path.stat().st_size)
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    casam("store", "repair", report["store"], root)
+    assert casam.code == 1
+    assert "the image of 'a' is not the one that was encoded" in casam.err
 
 
 def test_masks_that_are_no_files_stop_no_encoding(tmp_path: Path, encode: Encode) -> None:

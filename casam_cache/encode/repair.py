@@ -8,7 +8,7 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.datasets import DatasetOptions, Reader, find_reader
+from casam_cache.datasets import DatasetOptions, Reader, find_reader, read_dataset
 from casam_cache.datasets.base import check_inside
 from casam_cache.datasets.folder import FolderReader
 from casam_cache.encode.annotate import recorded_reader
@@ -60,13 +60,15 @@ def repair_store(
         opened = EmbeddingStore.open(store)
         total = sum(len(batch) for damage in damages for batch in damage.batches)
         read_by = _reader(opened, data, reader) if total else FolderReader()
+        options = _options(opened)
+        sources = _sources(opened, data, read_by, options) if total else []
         encoder = _encoder(store, opened, checkpoint, device) if total else None
         done = 0
         for damage in damages:
             results: dict[Batch, list[ItemResult]] = {}
             for batch in damage.batches:
                 assert encoder is not None
-                results[batch] = _again(encoder, opened, read_by, data, damage, batch)
+                results[batch] = _again(encoder, opened, sources, read_by, data, damage, batch, options)
                 done += len(batch)
                 if progress is not None:
                     progress(done, total, "encoding again", None)
@@ -93,6 +95,20 @@ def _reader(opened: EmbeddingStore, data: Path, name: str | None) -> Reader:
     return found
 
 
+def _options(opened: EmbeddingStore) -> DatasetOptions:
+    """How the dataset was read when the store was last annotated; the defaults where nothing says it."""
+    recorded = opened.annotations.attributes.get("options", {}) if opened.has_annotations else {}
+    return DatasetOptions().over(recorded)
+
+
+def _sources(opened: EmbeddingStore, data: Path, reader: Reader, options: DatasetOptions) -> list[str]:
+    """What each image is read from. The store has it, but of files whose pages or channels were chosen only later."""
+    if options.pages is None and options.channels is None and options.exif is None:
+        return opened.paths
+    now = {sample.id: sample.source for sample in read_dataset(data, options, reader=reader).samples}
+    return [now.get(name, path) for name, path in zip(opened.ids, opened.paths, strict=True)]
+
+
 def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, device: str) -> FrozenEncoder:
     identity = opened.identity
     backbone = whole_backbone(
@@ -104,22 +120,24 @@ def _encoder(store: Path, opened: EmbeddingStore, checkpoint: Path | None, devic
 def _again(
     encoder: FrozenEncoder,
     opened: EmbeddingStore,
+    sources: list[str],
     reader: Reader,
     data: Path,
     damage: ShardDamage,
     batch: Batch,
+    options: DatasetOptions,
 ) -> list[ItemResult]:
     preprocessing = Preprocessing(
         encoder.backbone.image_size,
         encoder.backbone.patch_size,
         opened.identity["preprocessing"]["resize"],
         opened.identity["preprocessing"]["intensity"],
-        DatasetOptions().max_pixels,
+        options.max_pixels,
         encoder.backbone.prepare,
         reader=reader,
     )
     for item in range(batch.start, batch.stop):
-        source = opened.paths[item]
+        source = sources[item]
         check_inside(source)
         file = reader.file_of(source)
         if file is not None and item in damage.items and not (data / file).exists():
@@ -137,7 +155,7 @@ def _again(
         if not arrays:
             continue
         shown = replace(preprocessing, view=views[arrays[0]])
-        decoded = [decode(data, opened.paths[item], shown) for item in range(batch.start, batch.stop)]
+        decoded = [decode(data, sources[item], shown) for item in range(batch.start, batch.stop)]
         found = EncoderTeam([encoder]).start(decoded, arrays, encoder.backbone.image_size).results()
         if not merged:
             merged = found
