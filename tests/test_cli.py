@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from conftest import Casam, draw_dataset
+from volume_files import oblique, phantom, write_nifti
 
 import casam_cache
 
@@ -253,6 +254,9 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     yield from run_runs(casam, report)
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")
     yield "predict", casam.json("predict", "image.png", "--box", "5,5,20,20", "--run", report["run"])
+    write_nifti(casam.folder / "ct.nii.gz", phantom()[0], oblique())
+    of_volume = casam.json("predict", "ct.nii.gz", "--box", "2,1,1,9,8,2", "--run", report["run"])
+    yield "predict VOLUME", of_volume
     yield "doctor", casam.json("doctor")
     (casam.folder / "theirs.py").write_text("x = 1\n")
     yield "trust", casam.json("trust", "theirs.py")

@@ -4,11 +4,14 @@ CSV has a header with any of these columns; a row is a box, a point, or both:
 
     image             path of the image in its folder, or `id`, an item of a store
     x0, y0, x1, y1    a box
+    z0, z1            of a volume: first and last slice of the box
+    slice             of a volume, in place of z0 and z1: the slice of the row (12), or first and last (3-20)
     x, y, label       a point; its label is 1 for the object, 0 for what is not the object, and 1 where it is empty
     mask              path of a mask prompt, relative to this file
     object            a whole number from 1: rows of one image with the same one are one object
 
-Without `object` each row is an object of its own, numbered from 1 in each image. JSON is a list of objects:
+Without `object` each row is an object of its own, numbered from 1 in each image; rows of a volume on slices that differ
+are one object. JSON is a list of objects, whose `box` has six numbers, x0, y0, z0, x1, y1, z1, on a volume:
 
     [{"image": "a.png", "box": [x0, y0, x1, y1], "points": [[x, y], [x, y, 0]], "mask": "m.png", "object": 1}, ...]
 
@@ -21,6 +24,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +32,14 @@ from casam_cache.errors import OptionError
 
 Box = tuple[float, float, float, float]
 BOX, POINT = ("x0", "y0", "x1", "y1"), ("x", "y")
-COLUMNS = ("image", "id", *BOX, *POINT, "label", "mask", "object")
-FIELDS = ("image", "id", "box", "points", "mask", "object")
-_GUIDE = "columns: image or id; x0,y0,x1,y1; x,y,label; mask; object (JSON: image or id, box, points, mask, object)"
+DEPTH = ("z0", "z1")
+_BOX_3D = ("x0", "y0", "z0", "x1", "y1", "z1")
+COLUMNS = ("image", "id", *BOX, *DEPTH, "slice", *POINT, "label", "mask", "object")
+FIELDS = ("image", "id", "box", "slice", "points", "mask", "object")
+_GUIDE = (
+    "columns: image or id; x0,y0,x1,y1; x,y,label; mask; object; of volumes slice, or z0,z1 "
+    "(JSON: image or id, box, points, mask, object, slice)"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class ObjectPrompt:
         labels: 1 foreground or 0 background of each.
         mask: file of a mask prompt.
         number: of the object in a label map, from 1.
+        slices: of a volume, the first and the last that it is about; None: all, or an image.
     """
 
     name: str
@@ -52,6 +62,7 @@ class ObjectPrompt:
     labels: tuple[int, ...] = ()
     mask: Path | None = None
     number: int = 0
+    slices: tuple[int, int] | None = None
 
     def name_of(self, what: str) -> str:
         """How a message calls its `box`, `point` or `mask`."""
@@ -64,6 +75,7 @@ class ObjectPrompt:
             **({} if self.box is None else {"box": list(self.box)}),
             **({"points": points} if points else {}),
             **({} if self.mask is None else {"mask_prompt": str(self.mask)}),
+            **({} if self.slices is None else {"slices": list(self.slices)}),
         }
 
 
@@ -71,14 +83,14 @@ def from_options(boxes: Sequence[str], points: Sequence[str], mask: Path | None)
     """The objects that --box, --point and --mask ask for: one for each box, or one for all that is given.
 
     Args:
-        boxes: `x0,y0,x1,y1`.
+        boxes: `x0,y0,x1,y1`, or of a volume `x0,y0,z0,x1,y1,z1`.
         points: `x,y`, or `x,y,0` for what is not the object.
         mask: file of a mask prompt.
 
     Raises:
         OptionError: an option that cannot be read, or points that could belong to any of several boxes.
     """
-    read = [_box(numbers(f"--box {text}", text.split(","), (4,))) for text in boxes]
+    read = [_box(f"--box {text}", numbers(f"--box {text}", text.split(","), (4, 6))) for text in boxes]
     spots = [numbers(f"--point {text}", text.split(","), (2, 3)) for text in points]
     if len(read) > 1:
         if spots or mask is not None:
@@ -87,17 +99,21 @@ def from_options(boxes: Sequence[str], points: Sequence[str], mask: Path | None)
                 f"{what} beside {len(read)} boxes does not say which object it belongs to",
                 "each --box is an object; a prompts file joins boxes and points: --prompts FILE",
             )
-        return [ObjectPrompt("", box, number=number) for number, box in enumerate(read, start=1)]
+        return [
+            ObjectPrompt("", box, number=number, slices=slices)
+            for number, (box, slices) in enumerate(read, start=1)
+        ]
     if not (read or spots or mask is not None):
         raise OptionError("no prompt", "give --box x0,y0,x1,y1, --point x,y, --mask FILE or --prompts FILE")
     return [
         ObjectPrompt(
             "",
-            read[0] if read else None,
+            read[0][0] if read else None,
             tuple((spot[0], spot[1]) for spot in spots),
             tuple(_label(f"--point {text}", spot) for text, spot in zip(points, spots, strict=True)),
             mask,
             1,
+            read[0][1] if read else None,
         )
     ]
 
@@ -126,7 +142,7 @@ def read_prompts(path: Path) -> dict[str, list[ObjectPrompt]]:
         images.setdefault(image, []).append(prompt)
     if not images:
         raise OptionError(f"--prompts {path} holds no prompt", _GUIDE)
-    return {image: _joined(prompts) for image, prompts in images.items()}
+    return {image: joined(prompts) for image, prompts in images.items()}
 
 
 def numbers(name: str, parts: Sequence[Any], counts: Sequence[int]) -> tuple[float, ...]:
@@ -145,17 +161,14 @@ def numbers(name: str, parts: Sequence[Any], counts: Sequence[int]) -> tuple[flo
     return found
 
 
-def _joined(prompts: Sequence[ObjectPrompt]) -> list[ObjectPrompt]:
+def joined(prompts: Sequence[ObjectPrompt]) -> list[ObjectPrompt]:
     """Prompts of one image with those of the same object as one, numbered where they were not."""
+    if any(prompt.slices for prompt in prompts):
+        return joined_slices(prompts)
     numbered = [prompt for prompt in prompts if prompt.number]
     if not numbered:
         return [replace(prompt, number=number) for number, prompt in enumerate(prompts, start=1)]
-    if len(numbered) < len(prompts):
-        missing = next(prompt for prompt in prompts if not prompt.number)
-        raise OptionError(
-            f"{missing.name} names no object, and others of the same image do",
-            "name the object of all, or of none",
-        )
+    _refuse_some_numbered(prompts)
     found: dict[int, ObjectPrompt] = {}
     for prompt in prompts:
         first = found.get(prompt.number)
@@ -178,6 +191,34 @@ def _joined(prompts: Sequence[ObjectPrompt]) -> list[ObjectPrompt]:
     return list(found.values())
 
 
+def joined_slices(prompts: Sequence[ObjectPrompt]) -> list[ObjectPrompt]:
+    """Prompts of one volume, each still of its own slices, numbered where they were not: then all are one object.
+
+    Raises:
+        OptionError: two are about one slice and name no object, or only some name one.
+    """
+    if any(prompt.number for prompt in prompts):
+        _refuse_some_numbered(prompts)
+        return list(prompts)
+    ordered = sorted(prompts, key=lambda prompt: prompt.slices or (0, 0))
+    for before, after in pairwise(ordered):
+        if before.slices is None or after.slices is None or after.slices[0] <= before.slices[1]:
+            raise OptionError(
+                f"{before.name} and {after.name} are about the same slice, and name no object",
+                "give each row the number of its object: rows of one number are one object over the slices",
+            )
+    return [replace(prompt, number=1) for prompt in prompts]
+
+
+def _refuse_some_numbered(prompts: Sequence[ObjectPrompt]) -> None:
+    missing = next((prompt for prompt in prompts if not prompt.number), None)
+    if missing is not None:
+        raise OptionError(
+            f"{missing.name} names no object, and others of the same image do",
+            "name the object of all, or of none",
+        )
+
+
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, ObjectPrompt]]:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     header = [name.strip() for name in reader.fieldnames or []]
@@ -192,8 +233,11 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, ObjectPrompt]]:
         if None in row or None in row.values():
             raise OptionError(f"{name} has not {len(header)} values, as the header has")
         given = {key: value.strip() for key, value in row.items() if value.strip()}
-        entry: dict[str, Any] = {key: given[key] for key in ("image", "id", "mask", "object") if key in given}
-        for what, columns in (("box", BOX), ("points", POINT)):
+        entry: dict[str, Any] = {
+            key: given[key] for key in ("image", "id", "mask", "object", "slice") if key in given
+        }
+        deep = any(column in given for column in DEPTH)
+        for what, columns in (("box", _BOX_3D if deep else BOX), ("points", POINT)):
             found = [column for column in columns if column in given]
             if found and len(found) < len(columns):
                 raise OptionError(f"{name}: {', '.join(found)} without the rest of {','.join(columns)}")
@@ -229,7 +273,12 @@ def _object(path: Path, name: str, entry: Mapping[str, Any]) -> tuple[str, Objec
     mask = entry.get("mask")
     if not isinstance(image, str) or not isinstance(mask, str | None):
         raise OptionError(f"{name}: image, id and mask are text")
-    box = numbers(f"{name}, box", entry["box"], (4,)) if "box" in entry else None
+    box, slices = None, slice_range(f"{name}, slice", entry["slice"]) if "slice" in entry else None
+    if "box" in entry:
+        box, deep = _box(f"{name}, box", numbers(f"{name}, box", entry["box"], (4, 6)))
+        if deep is not None and slices is not None:
+            raise OptionError(f"{name} says twice which slices it is about", "give z0 and z1, or slice")
+        slices = deep or slices
     spots = [
         numbers(f"{name}, point", point if isinstance(point, list) else (), (2, 3))
         for point in entry.get("points", [])
@@ -238,11 +287,12 @@ def _object(path: Path, name: str, entry: Mapping[str, Any]) -> tuple[str, Objec
         raise OptionError(f"{name} asks for nothing", _GUIDE)
     return image, ObjectPrompt(
         name,
-        None if box is None else _box(box),
+        box,
         tuple((spot[0], spot[1]) for spot in spots),
         tuple(_label(f"{name}, point", spot) for spot in spots),
         None if mask is None else path.parent / mask,
         _number(name, entry["object"]) if "object" in entry else 0,
+        slices,
     )
 
 
@@ -256,9 +306,36 @@ def _number(name: str, value: Any) -> int:
     return number
 
 
-def _box(values: Sequence[float]) -> Box:
-    x0, y0, x1, y1 = values
-    return x0, y0, x1, y1
+def slice_range(name: str, value: Any) -> tuple[int, int]:
+    """First and last slice of 12, `12`, `3-20` or [3, 20].
+
+    Raises:
+        OptionError: of anything else; `name` says where it stands.
+    """
+    parts = value if isinstance(value, list) else str(value).split("-")
+    try:
+        found = [int(str(part)) for part in parts]
+    except ValueError:
+        found = []
+    if len(found) not in (1, 2) or not 0 <= found[0] <= found[-1]:
+        raise OptionError(
+            f"{name}: {value} is no slice", "give one from 0, such as 12, or first and last, such as 3-20"
+        )
+    return found[0], found[-1]
+
+
+def _box(name: str, values: Sequence[float]) -> tuple[Box, tuple[int, int] | None]:
+    """A box, and of six numbers its slices."""
+    if len(values) == 4:
+        x0, y0, x1, y1 = values
+        return (x0, y0, x1, y1), None
+    x0, y0, z0, x1, y1, z1 = values
+    if not (z0.is_integer() and z1.is_integer() and 0 <= z0 <= z1):
+        raise OptionError(
+            f"{name}: the slices {z0:g} to {z1:g} are not two whole numbers, the first not above the last",
+            "a box of a volume is x0,y0,z0,x1,y1,z1, where z0 and z1 are its first and its last slice, from 0",
+        )
+    return (x0, y0, x1, y1), (int(z0), int(z1))
 
 
 def _label(name: str, spot: Sequence[float]) -> int:

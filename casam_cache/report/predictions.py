@@ -10,7 +10,7 @@ NAME.json           scores, areas, prompts, the head and how it was chosen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ def plan_image(
     Raises:
         OptionError: no prompt is about it, or its prompts stand under several names.
     """
-    chosen, notes = _prompts_of(image.name, {"", image.name, str(image), image.stem}, prompts)
+    chosen, notes = prompts_of(image.name, {"", image.name, str(image), image.stem}, prompts)
+    _refuse_slices(chosen, str(image))
     label_map = from_file or len(chosen) > 1
     return Plan([Job(str(image), chosen, out, image, None, label_map, each)], notes=notes, many=False)
 
@@ -130,6 +131,7 @@ def plan_folder(folder: Path, prompts: dict[str, list[ObjectPrompt]], out: Path,
             what = f"may be any of {', '.join(found)}" if found else "there is no such image"
             plan.failed[name] = OptionError(f"{folder / name}: {what}", f"prompted by {own[0].name}")
             continue
+        _refuse_slices(own, found[0])
         target = str(Path(found[0]).with_suffix(""))
         if target in taken:
             raise OptionError(
@@ -171,9 +173,10 @@ def plan_items(
     """
     if item is not None:
         store.index(item)
-        chosen, notes = _prompts_of(item, {"", item}, prompts)
+        chosen, notes = prompts_of(item, {"", item}, prompts)
         if image is None:
             notes.append("a store holds no pixels: no overlay is drawn; name the image too to get one")
+        _refuse_slices(chosen, item)
         label_map = from_file or len(chosen) > 1
         return Plan([Job(item, chosen, out, image, item, label_map, each)], notes=notes, many=False)
     plan = Plan([], notes=["a store holds no pixels: no overlays are drawn"])
@@ -182,6 +185,7 @@ def plan_items(
             raise OptionError(
                 f"{own[0].name} names no item", "give each row the id of an item of the store, or give --id"
             )
+        _refuse_slices(own, name)
         try:
             store.index(name)
         except StoreError as error:
@@ -214,7 +218,12 @@ def check_files(jobs: Sequence[Job], overwrite: bool) -> None:
     Raises:
         OptionError: one is there.
     """
-    for path in (path for job in jobs for path in job.files):
+    check_overwriting((path for job in jobs for path in job.files), overwrite)
+
+
+def check_overwriting(files: Iterable[Path], overwrite: bool) -> None:
+    """As `check_files`, for files."""
+    for path in files:
         if path.exists() and not overwrite:
             raise OptionError(f"{path} exists", "choose another --out, or give --overwrite")
 
@@ -321,10 +330,14 @@ def _report(job: Job, objects: Objects) -> dict[str, Any]:
     return report
 
 
-def _prompts_of(
+def prompts_of(
     name: str, names: set[str], prompts: dict[str, list[ObjectPrompt]]
 ) -> tuple[list[ObjectPrompt], list[str]]:
-    """The prompts of one image, and lines about the others."""
+    """The prompts of one image or volume by any of its names, and lines about the others.
+
+    Raises:
+        OptionError: no prompt is about it, or they stand under several of its names.
+    """
     found = [key for key in prompts if key in names]
     if not found:
         raise OptionError(f"no prompt is about {name}", f"the prompts name {', '.join(list(prompts)[:5])}")
@@ -332,6 +345,15 @@ def _prompts_of(
         raise OptionError(f"prompts of {name} stand under several names: {', '.join(map(repr, found))}")
     others = len(prompts) - 1
     return prompts[found[0]], [f"prompts of {others} other images are left out"] if others else []
+
+
+def _refuse_slices(prompts: Sequence[ObjectPrompt], name: str) -> None:
+    for prompt in prompts:
+        if prompt.slices is not None:
+            raise OptionError(
+                f"{prompt.name_of('box')} is about slices, and {name} is an image",
+                "a box of an image is x0,y0,x1,y1; slices are of volumes",
+            )
 
 
 def _inside(out: Path, name: str) -> Path:

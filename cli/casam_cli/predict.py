@@ -1,4 +1,4 @@
-"""`casam predict`: images or stored items and prompts -> masks at the images' size, pictures and scores."""
+"""`casam predict`: images, volumes or stored items and prompts -> masks of their size, pictures and scores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import typer
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+from casam_cli.predict_volume import VolumeOptions, predict_volume, volume_at
 
 if TYPE_CHECKING:
+    from casam_cache.bench.predict import Predictor
     from casam_cache.bench.prompt_file import ObjectPrompt
 
 PIXELS = "pixels of the image after EXIF rotation"
@@ -19,11 +21,13 @@ PIXELS = "pixels of the image after EXIF rotation"
 def predict(
     image: Path | None = typer.Argument(
         None,
-        help="The image: any file that can be read as one; or a folder of images, with --prompts. "
-        "With --id it is only drawn on.",
+        help="The image: any file that can be read as one; a volume: NIfTI, DICOM (a file or the folder of a series), "
+        "MetaImage, NRRD, .npy or a TIFF stack; or a folder of images, with --prompts. With --id it is only drawn on.",
     ),
     box: list[str] = typer.Option(
-        [], help=f"A box x0,y0,x1,y1 in {PIXELS}. It may be given several times: each is an object."
+        [],
+        help=f"A box x0,y0,x1,y1 in {PIXELS}, or in a volume's slices: on all of them or --slices, or on those from z0 "
+        "to z1: x0,y0,z0,x1,y1,z1. It may be given several times: each is an object.",
     ),
     point: list[str] = typer.Option(
         [],
@@ -36,8 +40,8 @@ def predict(
     ),
     prompts: Path | None = typer.Option(
         None,
-        help="Prompts of one image or many: CSV with the columns image or id, x0,y0,x1,y1, x,y,label, object, mask; or "
-        "JSON, a list of objects with image or id, box, points, object, mask.",
+        help="Prompts of one image or many: CSV with the columns image or id, x0,y0,x1,y1, x,y,label, object, mask, "
+        "slice; or JSON, a list of objects with image or id, box, points, object, mask, slice.",
     ),
     store: Path | None = typer.Option(
         None,
@@ -56,11 +60,27 @@ def predict(
     ),
     out: Path | None = typer.Option(
         None,
-        help="The mask to write, by default mask.png; for many images a folder, by default masks. A label map where "
-        "there are several objects. An overlay and the scores go beside it.",
+        help="The mask to write, by default mask.png; for many images a folder, by default masks; for a volume a label "
+        "map in its own space, by default mask.nii.gz for NIfTI, mask.dcm (DICOM-SEG) for DICOM, and so on. A label "
+        "map where there are several objects. An overlay and the scores go beside it.",
     ),
     each: bool = typer.Option(
         False, "--each", help="Write a mask an object, NAME_1.png, ..., not a label map."
+    ),
+    axis: str | None = typer.Option(
+        None,
+        help="What a volume's slices are cut along: axial, coronal, sagittal, or the number of a voxel axis (axial).",
+    ),
+    slices: str | None = typer.Option(
+        None,
+        metavar="FIRST-LAST",
+        help="The slices of a volume that prompts are about which do not say it, from 0: 12, or 3-20 (all).",
+    ),
+    channel: int | None = typer.Option(
+        None, help="Which of several volumes in one file (channels, time points), from 0."
+    ),
+    series: str | None = typer.Option(
+        None, help="The UID, number or description of a DICOM series, where a folder has several."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
@@ -74,10 +94,21 @@ def predict(
     """Segment objects by prompts, with a fitted head or the frozen SAM: in an image, a folder, or a store."""
     asked = _asked(box, point, mask, prompts)
     stored = store is not None and (image is None or id_ is not None)
+    of_volumes = VolumeOptions(axis, slices, channel, series)
     if image is None and not stored:
         raise OptionError("nothing to segment", "name an image or a folder, or give --store and --id")
     if id_ is not None and not stored:
         raise OptionError("--id without --store", "name the store that holds the item: --store STORE")
+    volume = volume_at(None if stored else image, of_volumes)
+
+    def opened() -> Predictor:
+        from casam_cache.bench.predict import Predictor
+
+        return Predictor(run, model=model, checkpoint=checkpoint, store=store, device=device, trust=trust)
+
+    if volume is not None:
+        predict_volume(volume, asked, of_volumes, out, opened, each=each, overwrite=overwrite, json_=json_)
+        return
     many = id_ is None if stored else image is not None and image.is_dir()
     if many and prompts is None:
         what = f"{store} holds" if stored else f"{image} holds"
@@ -86,17 +117,16 @@ def predict(
         )
     target = _target(out, many)
 
-    from casam_cache.bench.predict import Predictor
     from casam_cache.report import predictions as wanted
     from casam_cache.store import EmbeddingStore
 
-    opened = None
+    items = None
     if stored and store is not None:
         named = wanted.one_store(store, task, model)
         model = model if named == store else None  # else it has named the store
-        store, opened = named, EmbeddingStore.open(named)
+        store, items = named, EmbeddingStore.open(named)
         plan = wanted.plan_items(
-            opened, id_, asked, target, image=image, from_file=prompts is not None, each=each
+            items, id_, asked, target, image=image, from_file=prompts is not None, each=each
         )
     elif image is not None and many:
         plan = wanted.plan_folder(image, asked, target, each=each)
@@ -106,12 +136,12 @@ def predict(
     wanted.check_files(plan.jobs, overwrite)
     for note in plan.notes:
         console.show_line(note)
-    predictor = Predictor(run, model=model, checkpoint=checkpoint, store=store, device=device, trust=trust)
+    predictor = opened()
     if predictor.stand_in:
         console.show_line(predictor.stand_in)
     reports: list[dict[str, Any]] = []
     failed = dict(plan.failed)
-    for job, found in wanted.run_plan(plan, predictor, opened):
+    for job, found in wanted.run_plan(plan, predictor, items):
         if isinstance(found, CasamError):
             failed[job.name] = found
             continue
