@@ -255,7 +255,9 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     Image.open(discs / "images" / "p004.png").save(casam.folder / "image.png")
     yield "predict", casam.json("predict", "image.png", "--box", "5,5,20,20", "--run", report["run"])
     write_nifti(casam.folder / "ct.nii.gz", phantom()[0], oblique())
-    of_volume = casam.json("predict", "ct.nii.gz", "--box", "2,1,1,9,8,2", "--run", report["run"])
+    of_volume = casam.json(
+        "predict", "ct.nii.gz", "--box", "2,1,1,9,8,2", "--out", "organ.nii.gz", "--run", report["run"]
+    )
     yield "predict VOLUME", of_volume
     yield "doctor", casam.json("doctor")
     (casam.folder / "theirs.py").write_text("x = 1\n")

@@ -15,7 +15,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from volume_files import oblique, write_enhanced, write_itk, write_series
+from volume_files import dicom_slice, oblique, write_enhanced, write_itk, write_series
 
 from casam_cache.datasets.label_volumes import check_format, default_suffix, label_files
 from casam_cache.datasets.volumes import Volume, layout_of, read_volume
@@ -211,6 +211,18 @@ def test_an_enhanced_file_keeps_the_order_of_its_frames(tmp_path: Path):
     for number in (1, 2, 3):
         expected = world(truth(phantom()), LPS_TO_RAS @ affine, number)
         assert np.allclose(world(box.array, box.affine, number), expected, atol=1e-3)
+
+
+def test_frames_that_a_dicom_seg_would_lose_are_refused(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 20, 16), dtype=np.uint8)
+    dicom_slice(
+        tmp_path / "us.dcm", pixels
+    )  # frames in a class that has none: highdicom takes the first alone
+    volume = read_volume(tmp_path / "us.dcm")
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[2:5, 3:9] = 1
+    with pytest.raises(ImageError, match="not all frames"):
+        label_files(volume, labels, tmp_path / "m.dcm")
 
 
 def test_a_dicom_without_prediction_or_place_says_what_to_do(tmp_path: Path):

@@ -12,8 +12,9 @@ import pytest
 import tifffile
 from conftest import Casam
 from PIL import Image
-from volume_files import oblique, phantom, write_nifti, write_series
+from volume_files import dicom_slice, oblique, phantom, write_nifti, write_series
 
+from casam_cache.bench.objects import Objects
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.prompt_file import read_prompts
 from casam_cache.datasets.images import to_rgb
@@ -64,6 +65,13 @@ def test_a_box_in_three_dimensions(casam: Casam, ct: Path, model, tiny_checkpoin
     casam("predict", ct, "--box", "2,1,6,5", "--slices", "1-4", "--axis", axis, "--out", "same.nii", *model)
     assert np.array_equal(np.asarray(nibabel.load(casam.folder / "same.nii").dataobj), expected)
     assert "4 of" in casam.err
+
+
+def test_a_window_is_of_the_frozen_sam_or_of_the_run(casam: Casam, ct: Path, model) -> None:
+    report = casam.json("predict", ct, "--box", "2,1,9,8", "--window=-50,250", *model)
+    assert report["window"] == [-50, 250]
+    casam("predict", ct, "--box", "2,1,9,8", "--window=-50,250", "--run", "somewhere")
+    assert "--window beside a run" in casam.err
 
 
 def test_a_box_for_all_slices(casam: Casam, ct: Path, model, tiny_checkpoint: Path) -> None:
@@ -134,6 +142,29 @@ def test_a_dicom_series_gets_a_dicom_seg(casam: Casam, model, tiny_checkpoint: P
     assert "a series, or a folder of images" in casam.err
 
 
+def test_what_cannot_be_a_dicom_seg_is_said_first_or_left_out(casam: Casam, model) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 20, 16), dtype=np.uint8)
+    dicom_slice(casam.folder / "us.dcm", pixels, SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1")
+    casam("predict", "us.dcm", "--box", "2,1,1,9,8,3", *model)
+    assert casam.code == 1
+    assert "no DICOM-SEG can be made" in casam.err
+    assert "predict us.dcm" not in casam.err, "nothing was computed"
+    casam("predict", "us.dcm", "--box", "2,1,1,9,8,3", "--out", "us.nii.gz", *model)
+    assert casam.code == 0, casam.err
+    assert nibabel.load(casam.folder / "us.nii.gz").shape == (16, 20, 4)
+
+
+def test_nothing_found_in_a_series_is_said(casam: Casam, model, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(casam.folder / "series", phantom()[0])
+    nothing = Objects(np.zeros((16, 20), np.uint16), (0.1,), (0,), "identity", "", None)
+    monkeypatch.setattr("casam_cache.report.volume_predictions.segment", lambda *_: nothing)
+    report = casam.json("predict", "series", "--box", "2,1,1,9,8,1", "--out", "none.dcm", *model)
+    assert report["voxels"] == 0
+    assert report["mask"] is None
+    assert "no voxel was predicted" in report["notes"][0]
+    assert not (casam.folder / "none.dcm").exists()
+
+
 def test_a_stack_of_pages_gets_a_stack_of_labels(casam: Casam, model) -> None:
     pages = np.random.default_rng(3).integers(0, 255, (4, 30, 22), dtype=np.uint8)
     tifffile.imwrite(casam.folder / "stack.tif", pages, photometric="minisblack")
@@ -159,7 +190,7 @@ WRONG = [
     (("--box", "2,1,9,8", "--slices", "3-9"), ("--slices 3-9", "0 to 6")),
     (("--box", "2,1,9,8", "--slices", "x"), ("--slices", "no slice")),
     (("--box", "2,1,9,8", "--axis", "up"), ("unknown axis 'up'",)),
-    (("--box", "2,1,9,8", "--channel", "3"), ("no channel 3",)),
+    (("--box", "2,1,9,8", "--channels", "3"), ("no channel 3",)),
     (("--box", "2,1,9,8", "--out", "mask.png"), ("mask.png", ".nii.gz")),
     (("--box", "2,1,9,8", "--out", "mask.dcm"), ("mask.dcm", ".nii.gz")),
     (("--box", "2,1,9,8", "--out", "nowhere/mask.nii"), ("nowhere",)),

@@ -15,8 +15,9 @@ from casam_cache.metrics.volumes import score_volume
 from casam_cache.report.formats import to_text
 from casam_cache.report.layout import Table
 from casam_cache.report.volume_table import volume_notes, volume_section
-from casam_cache.training.items import Item, ItemMask, Slice
+from casam_cache.training.items import Item, ItemMask
 from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.slices import Slice
 from casam_cache.training.volumes import VolumeMasks, read_volumes, volumes_to_score, write_volumes
 
 SPACING = (3.0, 0.8, 0.5)

@@ -19,7 +19,8 @@ import numpy as np
 from casam_cache.bench.objects import Objects, check_prompts, segment
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.prompt_file import ObjectPrompt, joined
-from casam_cache.datasets.images import parse_intensity, to_rgb
+from casam_cache.datasets.images import to_rgb
+from casam_cache.datasets.intensity import parse_intensity
 from casam_cache.datasets.label_volumes import check_format, label_files
 from casam_cache.datasets.volumes import Layout, Volume, layout_of
 from casam_cache.datasets.volumes.layout import picture
@@ -122,6 +123,7 @@ def plan_volume(
     Raises:
         OptionError: a slice or prompt that is not inside the volume, a point that says no slice, or a format that the
             volume cannot be written in.
+        ImageError: a DICOM series that no DICOM-SEG can be made for.
     """
     layout = layout_of(volume, axis)
     count = volume.shape[layout.axis]
@@ -143,7 +145,16 @@ def plan_volume(
     check_format(volume, out)
     for index in job.slices:
         check_prompts(job.prompts_on(index), *job.size)
+    if job.suffix == ".dcm":
+        _check_segmentation(job)
     return job
+
+
+def _check_segmentation(job: VolumeJob) -> None:
+    """Whether a DICOM-SEG of the series can be made, before hours are spent: one with a voxel in each frame is."""
+    marked = np.zeros(job.volume.shape, np.uint8)
+    marked[0, 0] = 1
+    label_files(job.volume, marked, job.out)
 
 
 def _covers(prompt: ObjectPrompt, index: int) -> bool:
@@ -179,7 +190,9 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
 
-def predict_volume(job: VolumeJob, predictor: Predictor, progress: SliceDone | None = None) -> dict[str, Any]:
+def predict_volume(
+    job: VolumeJob, predictor: Predictor, progress: SliceDone | None = None, intensity: str | None = None
+) -> dict[str, Any]:
     """Predicts each slice that a prompt is about, encoding it once, and writes the files; returns what NAME.json says.
 
     Where objects overlap in a slice, the one with the higher score there has the voxels, as in images.
@@ -188,12 +201,14 @@ def predict_volume(job: VolumeJob, predictor: Predictor, progress: SliceDone | N
         job: of `plan_volume`.
         predictor: its head and backbone.
         progress: called with (slices done, slices).
+        intensity: which values become black and white, see `parse_intensity`; by default the predictor's.
 
     Raises:
+        OptionError: a malformed `intensity`.
         CasamError: the volume cannot be read, the encoder cannot be had, or the files cannot be written.
     """
     volume, layout = job.volume, job.layout
-    window = _window(volume, predictor.intensity)
+    window = _window(volume, intensity or predictor.intensity)
     found = _Found(np.zeros(volume.shape, np.uint16))
     if job.each:
         found.alone = {number: np.zeros(volume.shape, np.uint8) for number in job.numbers}
@@ -239,15 +254,19 @@ def slice_image(volume: Volume, layout: Layout, index: int, window: tuple[float,
 
 
 def _label_files(job: VolumeJob, found: _Found) -> list[tuple[Path, bytes]]:
-    if not job.each:
-        names = {number: f"object {number}" for number in job.numbers}
-        return label_files(job.volume, found.labels, job.out, names)
+    wanted = [(job.out, found.labels, {number: f"object {number}" for number in job.numbers})]
+    if job.each:
+        wanted = [
+            (job.mask_of(number), mask, {1: f"object {number}"}) for number, mask in found.alone.items()
+        ]
     files = []
-    for number, mask in found.alone.items():
-        if job.suffix == ".dcm" and not mask.any():
-            found.notes.append(f"object {number} has no voxel, so no DICOM-SEG is written for it")
+    for path, labels, names in wanted:
+        if job.suffix == ".dcm" and not labels.any():
+            found.notes.append(
+                f"{path} is not written: no voxel was predicted, and a DICOM-SEG without any is not valid"
+            )
             continue
-        files += label_files(job.volume, mask, job.mask_of(number), {1: f"object {number}"})
+        files += label_files(job.volume, labels, path, names)
     return files
 
 
@@ -259,7 +278,7 @@ def _report(
     millilitres = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000 if volume.units == "mm" else None
     report: dict[str, Any] = {
         "image": str(volume.path),
-        "mask": None if job.each else str(job.out),
+        "mask": str(job.out) if job.out in written else None,
         "overlay": str(job.beside("_overlay.png")),
         "head": objects.head,
         "task": objects.task if len(found.tasks) == 1 else "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,29 +20,12 @@ from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore
 from casam_cache.store.runs import decode_cutout
 from casam_cache.training.folds import rows_of
+from casam_cache.training.slices import Slice, Slices
 from casam_cache.views import View
 
 EMBEDDING = "embedding"
 VALID = "valid"
 ALL = "all"  # of a set that nothing was trained on: its images of every split
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where an image lies in the volume that it is a slice of.
-
-    Attributes:
-        volume: what it is a slice of, unique in its task.
-        index: of the slice, from 0, along the axis the volume was cut along.
-        spacing: mm from slice to slice of those that were taken, from row to row, and from column to column; None where
-            it is unknown.
-        step: how many slices further the next one is that was taken; 1 where all were.
-    """
-
-    volume: str
-    index: int
-    spacing: tuple[float, float, float] | None = None
-    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,7 +113,7 @@ class Items:
         embedding_shape: (C, g, g).
         rows: one an item.
         content: of a split of a store, SHA-256 over the store's identity and what each item holds: image, masks,
-            prompts, group. Equal content gives equal results; other splits have no part in it.
+            prompts, group, place in a volume. Equal content gives equal results; other splits have no part in it.
     """
 
     task: str
@@ -189,12 +173,14 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
             f"task {name} has no {split} images in {store.path}",
             "split.csv, --test-fraction and --val-fraction of `casam encode` decide the split",
         )
-    held = sorted(
+    slices = Slices(store, annotations)
+    held: list[list[Any]] = sorted(
         [
             store.ids[annotations.item[row]],
             annotations.group(row),
             store.source_sha256[annotations.item[row]].tobytes().hex(),
             annotations.sample_sha256[row].tobytes().hex(),
+            *slices.facts(int(annotations.item[row])),
         ]
         for row in rows
     )
@@ -202,12 +188,12 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
     return Items(
         name,
         (channels, height, width),
-        tuple(_stored_row(store, annotations, row, name) for row in rows),
+        tuple(_stored_row(store, annotations, row, name, slices) for row in rows),
         content=digest([store.fingerprint, held]),
     )
 
 
-def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task: str) -> Row:
+def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task: str, slices: Slices) -> Row:
     place = int(annotations.item[row])
     owned = [int(mask) for mask in annotations.masks_of(row)]
 
@@ -223,7 +209,14 @@ def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task:
             for mask in owned
         ]
 
-    item = Item(store.ids[place], task, annotations.group(row), store.geometry(place), len(owned))
+    item = Item(
+        store.ids[place],
+        task,
+        annotations.group(row),
+        store.geometry(place),
+        len(owned),
+        place=slices.place(place),
+    )
     return Row(item, lambda name: store.read(place, name), masks)
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from casam_cache.metrics.volumes import VOLUME_METRICS, require_surface_distance, score_volume
 from casam_cache.store.runs import decode_runs, encode_runs
 from casam_cache.training import mask_tables
-from casam_cache.training.items import Item, ItemMask, Slice
+from casam_cache.training.items import Item, ItemMask
 from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.slices import Slice
 
 FILE = "volumes.csv"
 

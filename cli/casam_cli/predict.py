@@ -76,11 +76,17 @@ def predict(
         metavar="FIRST-LAST",
         help="The slices of a volume that prompts are about which do not say it, from 0: 12, or 3-20 (all).",
     ),
-    channel: int | None = typer.Option(
-        None, help="Which of several volumes in one file (channels, time points), from 0."
+    channels: int | None = typer.Option(
+        None, metavar="N", help="Which of several volumes in one file (channels, time points), from 1."
     ),
     series: str | None = typer.Option(
         None, help="The UID, number or description of a DICOM series, where a folder has several."
+    ),
+    window: str | None = typer.Option(
+        None,
+        "--window",
+        help="Of a volume, for the frozen SAM: the values that become black and white, as of casam encode (auto). A "
+        "run or store says it itself.",
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
@@ -94,11 +100,15 @@ def predict(
     """Segment objects by prompts, with a fitted head or the frozen SAM: in an image, a folder, or a store."""
     asked = _asked(box, point, mask, prompts)
     stored = store is not None and (image is None or id_ is not None)
-    of_volumes = VolumeOptions(axis, slices, channel, series)
+    of_volumes = VolumeOptions(axis, slices, channels, series, window)
     if image is None and not stored:
         raise OptionError("nothing to segment", "name an image or a folder, or give --store and --id")
     if id_ is not None and not stored:
         raise OptionError("--id without --store", "name the store that holds the item: --store STORE")
+    if window is not None and (run is not None or store is not None):
+        raise OptionError(
+            "--window beside a run or store, which says itself how it sees values", "leave it out"
+        )
     volume = volume_at(None if stored else image, of_volumes)
 
     def opened() -> Predictor:

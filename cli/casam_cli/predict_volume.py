@@ -23,14 +23,16 @@ class VolumeOptions:
     Attributes:
         axis: that slices are cut along.
         slices: first and last, `3-20`, or one.
-        channel: which of several volumes in one file.
+        channels: which of several volumes in one file, from 1.
         series: which DICOM series of a folder.
+        window: for the frozen SAM, which values become black and white.
     """
 
     axis: str | None
     slices: str | None
-    channel: int | None
+    channels: int | None
     series: str | None
+    window: str | None = None
 
     @property
     def given(self) -> list[str]:
@@ -46,7 +48,13 @@ def volume_at(image: Path | None, options: VolumeOptions) -> Volume | None:
     """
     from casam_cache.datasets.label_volumes.sources import volume_source
 
-    found = None if image is None else volume_source(image, channel=options.channel, series=options.series)
+    found = (
+        None
+        if image is None
+        else volume_source(
+            image, channel=None if options.channels is None else options.channels - 1, series=options.series
+        )
+    )
     if found is None and options.given:
         raise OptionError(
             f"{', '.join(options.given)}: {image or 'a stored item'} is no volume", "leave it out"
@@ -86,7 +94,7 @@ def predict_volume(
     if made.stand_in:
         console.show_line(made.stand_in)
     with console.bar(f"predict {name}", unit="slices") as bar:
-        report = wanted.predict_volume(job, made, bar.update)
+        report = wanted.predict_volume(job, made, bar.update, options.window)
     if json_:
         console.print_json(report)
     else:

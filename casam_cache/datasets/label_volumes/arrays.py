@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import tifffile
 
 
 def numpy_bytes(labels: np.ndarray) -> bytes:
@@ -17,6 +16,8 @@ def numpy_bytes(labels: np.ndarray) -> bytes:
 
 def tiff_bytes(pages: np.ndarray) -> bytes:
     """The bytes of a TIFF file with a page a slice, (slice, row, column), losslessly compressed."""
+    import tifffile
+
     data = io.BytesIO()
     tifffile.imwrite(data, pages, photometric="minisblack", compression="zlib", metadata=None)
     return data.getvalue()

@@ -76,6 +76,9 @@ def dicom_seg_bytes(volume: Volume, labels: np.ndarray, names: Mapping[int, str]
                 device_serial_number="0",
                 series_description="Segmentation by casam-cache",
             )
+            # highdicom takes a source of a class without frames for one frame, and drops the rest.
+            if np.count_nonzero(made.pixel_array) != np.count_nonzero(labels):
+                raise ValueError("not all frames of its kind of source can be referred to")
             data = io.BytesIO()
             made.save_as(data)
     except (AttributeError, KeyError, ValueError, TypeError, NotImplementedError) as error:

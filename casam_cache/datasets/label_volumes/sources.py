@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
-from casam_cache.datasets.images import image_suffixes
+from casam_cache.datasets.images import image_header, image_suffixes, load_array
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.volumes import Volume, is_volume, read_volume
 from casam_cache.datasets.volumes.dicom_files import may_be_dicom
-from casam_cache.datasets.volumes.nifti import damaged
 from casam_cache.errors import ImageError, OptionError
 
 TIFF = (".tif", ".tiff")
@@ -53,38 +51,26 @@ def _is_series(folder: Path) -> bool:
 
 
 def _tiff_stack(path: Path) -> Volume | None:
-    """A TIFF file of several pages as (slice, row, column); None where it has one.
-
-    Raises:
-        ImageError: it cannot be read, or has more axes than a stack of grey or RGB pages.
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            shape, axes, pages = tuple(int(n) for n in series.shape), series.axes, len(file.pages)
-    except FileNotFoundError:
+    """A TIFF file of several pages as (slice, row, column), each page as an image is read; None where it has one."""
+    if not path.is_file():
         return None  # whoever reads it as an image says so
-    except Exception as error:
-        raise damaged(path, "TIFF", error) from error
-    colour = axes.endswith("S") and shape[-1] in (3, 4)
-    rows = shape[:-1] if colour else shape
-    if pages < 2 or len(rows) == 2:
+    header = image_header(path)
+    pages = header.pages
+    if pages < 2:
         return None
-    if len(rows) != 3 or (not colour and axes.endswith("S")):
-        raise ImageError(
-            f"{path}: axes {axes} of shape {shape}, which are no stack of grey or RGB pages",
-            "save one stack a file, a page a slice",
-        )
     status = path.stat()
 
     def load() -> np.ndarray:
-        try:
-            array = tifffile.imread(path)
-        except Exception as error:
-            raise damaged(path, "TIFF", error) from error
-        return array[..., :3] if colour else array
+        read = [load_array(path.with_name(f"{path.name}#{number}")) for number in range(1, pages + 1)]
+        shapes = {page.shape for page in read}
+        if len(shapes) > 1:
+            raise ImageError(
+                f"{path}: pages of several shapes, {' and '.join(map(str, sorted(shapes)))}, are no stack",
+                f"name one page: {path.name}#1",
+            )
+        return np.stack(read)
 
     return Volume(
-        path, "tiff", (rows[0], rows[1], rows[2]), np.eye(4), (path.resolve(), status.st_size, status.st_mtime_ns),
+        path, "tiff", (pages, *header.size), np.eye(4), (path.resolve(), status.st_size, status.st_mtime_ns),
         load, oriented=False, units="voxels", rows_first=True,
     )  # fmt: skip
