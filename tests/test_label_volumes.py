@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import SimpleITK
 import tifffile
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from volume_files import dicom_slice, oblique, write_enhanced, write_itk, write_series
@@ -75,7 +75,7 @@ def world(labels: np.ndarray, affine: np.ndarray, number: int) -> np.ndarray:
     return places[np.lexsort(np.round(places, 3).T)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     order=ORDERS, signs=SIGNS, angles=ANGLES, axis=st.sampled_from(sorted(PLANES)),
     codes=st.sampled_from([(1, 0), (0, 1), (2, 1), (4, 3)]), big=st.booleans(),
@@ -135,7 +135,7 @@ def test_nifti2_and_pairs_become_what_they_can(tmp_path: Path):
         assert np.array_equal(found.affine, nibabel.load(tmp_path / name).affine)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     order=ORDERS, signs=SIGNS, angles=ANGLES, axis=st.sampled_from(sorted(PLANES)),
     source=st.sampled_from([".nrrd", ".mha", ".mhd"]), target=st.sampled_from([".nrrd", ".mha", ".mhd", ".nii.gz"]),

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -112,7 +112,7 @@ def by_voxels(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, ..
     return float(np.mean(np.concatenate(lists))), max(float(np.percentile(each, 95)) for each in lists)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 10**6),
     spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 2.0, 3.0])] * 3),
@@ -128,7 +128,7 @@ def test_agrees_with_distances_between_border_voxels(seed, spacing):
     assert surface_distances(second, first, spacing) == pytest.approx((assd, hd95))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), order=st.permutations([0, 1, 2]), flips=st.tuples(*[st.booleans()] * 3))
 def test_turning_the_volume_changes_nothing(seed, order, flips):
     spacing = (2.0, 0.5, 1.0)
