@@ -88,7 +88,9 @@ def test_what_is_tested_but_never_trained(root: Path) -> None:
     ]
     for number in range(6):
         save(root / "masks" / f"s{number}.png", MASK * 0)
-    assert ".: no object in any mask of train (check the split)" in map(str, check(root).tasks[0].problems)
+    assert any(
+        "no object in any mask of train (its masks" in str(each) for each in check(root).tasks[0].problems
+    )
 
 
 def test_a_broken_set_among_sound_ones(root: Path) -> None:

@@ -254,7 +254,7 @@ class Bench:
         return results
 
     def _selecting(self) -> list[Entry]:
-        """What a selection looks at: validation splits, and no unseen set, which has its test split alone."""
+        """What a selection looks at: validation splits, and no unseen set, which nothing may be chosen on."""
         return self.entries("val", unseen=())
 
     def _select(self, entries: list[Entry]) -> tuple[list[Group], dict[str, Any]]:

@@ -204,10 +204,7 @@ class Tasks:
             found = open_split(self.store(task), split, task)
             items = list(found)
             if not any(item.masks for item in items):
-                raise StoreError(
-                    f"task '{task}' has no masks in its {split} split",
-                    _HINTS.get(split, "--folds with fewer folds, or casam encode --group-regex"),
-                )
+                raise self._without_masks(task, split, len(items))
             self._splits[task, split] = TaskSplit(
                 SplitRef(task, split, found.content),
                 tuple(item.id for item in items),
@@ -215,6 +212,20 @@ class Tasks:
                 len({item.group for item in items if item.masks}),
             )
         return self._splits[task, split]
+
+    def _without_masks(self, task: str, split: str, images: int) -> StoreError:
+        """What to look at depends on whether other splits have objects: at the split, or at the masks."""
+        annotations = self.store(task).annotations
+        if annotations.masks:
+            return StoreError(
+                f"task '{task}' has no masks in its {split} split: its {images} images have none, or empty ones, "
+                "while those of other splits hold objects",
+                _HINTS.get(split, _FOLDS_HINT),
+            )
+        return StoreError(
+            f"task '{task}' has no masks: none of its {len(annotations)} images has an object in a mask, in any split",
+            "the masks are missing or background alone: casam data check FOLDER says what was read of them",
+        )
 
 
 def find_store(stores: Path, task: str | None = None, model: str | None = None) -> Path:

@@ -224,6 +224,15 @@ def _duplicates(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
     return across_splits(dataset.samples, [look.look for look in looks], [look.digest for look in looks])
 
 
+def empty_masks(images: int) -> Problem:
+    """The warning for a dataset of which every mask is empty: no split could help."""
+    return Problem(
+        ".", f"no object in any mask: those of all {images} images are background alone",
+        "look at a mask file and export it again; or remove masks/ and use --unlabelled",
+        "warning",
+    )  # fmt: skip
+
+
 def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
     """Splits that cannot do their part: nothing to learn from, or a class that is only tested."""
     by_split: dict[str, set[int]] = {}
@@ -231,9 +240,12 @@ def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
         by_split.setdefault(sample.split, set()).update(class_id for class_id, _ in look.areas)
     problems = []
     labelled = any(sample.labelled for sample in dataset.samples)
+    if any(look.masks_read for look in looks) and labelled and not any(by_split.values()):
+        return [empty_masks(sum(sample.labelled for sample in dataset.samples))]
     for split, classes in by_split.items():
         if labelled and not classes:
-            problems.append(Problem(".", f"no object in any mask of {split}", "check the split", "warning"))
+            hint = "its masks are empty, those of other splits are not: check the split, or these masks"
+            problems.append(Problem(".", f"no object in any mask of {split}", hint, "warning"))
     if by_split.get("train"):
         unseen = sorted(by_split.get("test", set()) - by_split["train"])
         if unseen:

@@ -15,6 +15,7 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.race import fitting_batch
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
+from casam_cache.datasets.check import empty_masks
 from casam_cache.datasets.portion import split_portion
 from casam_cache.encode.annotate import Annotated, annotate, described_reader, recorded_reader
 from casam_cache.encode.begun import recorded_attributes, say_what_changed
@@ -349,6 +350,9 @@ def _report(path: Path, dataset: Dataset, encoded: PipelineResult, annotated: An
     lines = [f"{name}: {reason}" for name, reason in failures.items()]
     lines += [str(problem) for problem in dataset.problems if problem.sample not in failures]
     lines += annotated.problems
+    labelled = sum(sample.labelled for sample in dataset.samples)
+    if labelled and not annotated.masks and not annotated.unusable:
+        lines.append(str(empty_masks(labelled)))
     lines += [str(problem) for problem in duplicates(dataset, store)]
     if gone:
         lines.append(f"{gone} encoded images are no longer in the dataset; they stay in the store, unused")

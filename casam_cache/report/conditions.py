@@ -87,7 +87,8 @@ def _datasets(rows: Sequence[Row]) -> str:
     if tasks:
         parts.append(f"{_count(len(tasks), 'task')}: {', '.join(tasks)} (the paper: {', '.join(TASKS)})")
     if unseen:
-        parts.append(f"unseen: {', '.join(unseen)} (the paper: {', '.join(UNSEEN)})")
+        told = "unseen, each on all its images that have a mask, whatever their split"
+        parts.append(f"{told}: {', '.join(unseen)} (the paper: {', '.join(UNSEEN)})")
     same = [name for name in [*tasks, *unseen] if paper_name(name)]
     if same:
         parts.append(f"named as in the paper, with our images and splits: {', '.join(same)}")
