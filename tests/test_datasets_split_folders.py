@@ -44,6 +44,7 @@ def test_a_folder_inside_images_is_the_split(tmp_path: Path, folder: str, below:
         SPLIT_FOLDERS[folder.lower()]
     }
     assert f"images/{below}{folder}" in dataset.split_source
+    assert dataset.split_source in dataset.notes[1]
     assert not says(dataset)
     assert all(sample.masks for sample in dataset.samples)
 
@@ -99,6 +100,11 @@ def test_a_table_that_differs_is_refused_and_one_that_agrees_brings_groups(tmp_p
     table.write_text("id,split,group\ntrain/1,train,a\ntrain/2,train,a\n")
     with pytest.raises(
         DatasetError, match=r"images/test/1.png is in test by its folder, and split.csv has no row"
+    ):
+        read_dataset(root)
+    table.write_text("id,split\n1,train\n2,train\n")
+    with pytest.raises(
+        DatasetError, match=r"two readings: images/test/1.png is in test .* no row has the id"
     ):
         read_dataset(root)
     table.write_text("id,split,group\ntrain/1,train,a\ntrain/2,train,a\ntest/1,test,c\n")

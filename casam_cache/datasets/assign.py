@@ -126,7 +126,15 @@ def _choose(root: Path, found: Sequence[Listed], options: DatasetOptions, report
             "--split-by folders leaves the others out, --split-by drawn draws a split over all; or move them",
         )
     if table:
-        return _agreed(root, folders, outside, _from_table(root, found, options, reported))
+        try:
+            said = _from_table(root, found, options, reported)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{root}: two readings: {folders.found[0].image} is in {folders.splits[0]} by its folder, and there is "
+                f"{SPLIT_CSV}, which cannot be used: {error.message}",
+                f"--split-by folders takes the folders; or mend or remove {SPLIT_CSV}",
+            ) from None
+        return _agreed(root, folders, outside, said)
     return folders
 
 

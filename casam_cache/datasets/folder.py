@@ -51,6 +51,7 @@ class FilesReader(Reader):
         found, problems, note = self.find(path, options)
         found.sort(key=lambda one: one.id)
         samples, source = self.assign(path, found, options, problems)
+        by_folders = [f"the split is that of the {source}"] if source.startswith("folders ") else []
         samples = choose_portions(path, samples, options, problems)
         scans, headers = scan_files(
             [path / mask for sample in samples for mask in sample.masks],
@@ -69,7 +70,7 @@ class FilesReader(Reader):
         problems += said + _value_problems(scans, values, mode, options)
         return Dataset(
             task, path, tuple(samples), mode, reason, values, tuple(problems), source, options,
-            (note, *ground_notes(values, mode)),
+            (note, *by_folders, *ground_notes(values, mode)),
         )  # fmt: skip
 
     def assign(
