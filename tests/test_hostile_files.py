@@ -111,7 +111,7 @@ def test_it_stops_no_encoding(tmp_path: Path, casam: Casam, encode: Encode, work
         path for path in Path(report["store"]).rglob("*") if path.is_file() and "embedding" in str(path)
     )
     shard = max(shards, key=lambda path: path.stat().st_size)
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    shard.unlink()
     casam("store", "repair", report["store"], root)
     assert casam.code == 1
     assert "the image of 'a' is not the one that was encoded" in casam.err
