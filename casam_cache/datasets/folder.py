@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -60,7 +60,8 @@ class FilesReader(Reader):
             progress,
         )
         folders = any(sample.one_object_a_file for sample in samples)
-        asked = Asked(options.masks or self.meant, folders, options.background, options.ignore)
+        ignore = options.ignore or self.ignores(scans)
+        asked = Asked(options.masks or self.meant, folders, options.background, ignore)
         values, said = decide_values(scans, asked)
         mode, reason = decide_mode(options.masks, values, folders)
         if self.meant and options.masks is None:
@@ -78,6 +79,10 @@ class FilesReader(Reader):
     ) -> tuple[list[Sample], str]:
         """Groups and splits, as `assign_splits` gives them."""
         return assign_splits(path, found, options, problems)
+
+    def ignores(self, scans: Sequence[MaskScan]) -> str | None:
+        """The value or colour that counts nowhere in masks of this layout, where the options name none."""
+        return None
 
     def image(self, root: Path, source: str, max_pixels: int) -> np.ndarray:
         return load_array(root / source, max_pixels)
