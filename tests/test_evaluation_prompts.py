@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,30 @@ def test_iou_after_each_click_of_a_decoder_that_finds_what_it_is_told() -> None:
     assert clicks.predicted_iou[:3] == pytest.approx([0.9, 0.5, 0.5])
     assert outcomes.scores["iou"] == [1.0]
     assert len(fake.seen) == 3, "a mask that is right is not decoded again"
+
+
+def test_ignored_pixels_count_in_no_score_and_are_not_clicked_on() -> None:
+    truth = three_discs()
+    ignored = np.zeros_like(truth)
+    ignored[:, 20:] = True
+    truth &= ~ignored
+    scores = []
+    for beyond in (np.zeros_like(truth), ignored):  # what is predicted on ignored pixels does not matter
+
+        def told(prompts: Prompts, place: int, image: int, beyond: np.ndarray = beyond) -> torch.Tensor:
+            return torch.from_numpy(truth | beyond)
+
+        items = toy([truth])
+        row = replace(items.rows[0], ignored=lambda: ignored)
+        clicks = ClickOutcomes()
+        told_items = replace(items, rows=(row,))
+        outcomes = evaluate(IDENTITY, Fake(told), told_items, prompt=parse_prompt("clicks:2"), clicks=clicks)
+        scores.append(outcomes.scores)
+        assert clicks.positive == [1, -1]
+        boxed = evaluate(IDENTITY, Fake(told), told_items)
+        assert boxed.scores == outcomes.scores
+    assert scores[0] == scores[1]
+    assert all(values == [1.0] for values in scores[0].values())
 
 
 def test_what_each_click_gives_the_decoder() -> None:

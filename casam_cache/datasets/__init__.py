@@ -1,7 +1,14 @@
 """Datasets: folders of images and masks, read into samples; decoding, splits, checks and pictures of them."""
 
 from casam_cache.cutout import Cutout
-from casam_cache.datasets.arrays import pixels_sha256, read_array, read_image, read_masks, read_window
+from casam_cache.datasets.arrays import (
+    pixels_sha256,
+    read_array,
+    read_ignored,
+    read_image,
+    read_masks,
+    read_window,
+)
 from casam_cache.datasets.base import Reader
 from casam_cache.datasets.check import CheckReport, TaskReport, check, check_dataset
 from casam_cache.datasets.contact_sheet import contact_sheet, overlay
@@ -52,6 +59,7 @@ __all__ = [
     "pixels_sha256",
     "read_array",
     "read_dataset",
+    "read_ignored",
     "read_image",
     "read_masks",
     "read_window",

@@ -133,6 +133,26 @@ def _begun(
         yield from masks
 
 
+def read_ignored(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray | None:
+    """Bool (H, W): pixels of one sample that count nowhere, of no mask's; None where all count.
+
+    Raises:
+        ImageError: as `read_masks`.
+    """
+    if dataset.values.ignore is None:
+        return None
+    path, reader = dataset.root / sample.source, dataset.reader
+    try:
+        ignored = within_limit(path, lambda: reader.ignored(dataset, sample))
+    except (ImageError, OptionError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, reader, error) from error
+    if ignored is not None and size is not None and ignored.shape != tuple(size):
+        raise size_mismatch(path, ignored.shape, size)
+    return ignored
+
+
 def pixels_sha256(array: np.ndarray) -> bytes:
     """32 bytes that name the pixels of an image, with their shape and type."""
     return bytes.fromhex(digest_arrays([("image", array)]))

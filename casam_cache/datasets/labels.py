@@ -16,6 +16,7 @@ from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.images import check_header, read_pixels
 from casam_cache.datasets.pixels import Pixels, UnsaidError
 from casam_cache.datasets.portion import file_and_portion
+from casam_cache.datasets.rings import Ring, measure_ring
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
 from casam_cache.datasets.value_counts import ValueCounts, count_values, merge_counts
 from casam_cache.errors import ImageError
@@ -69,6 +70,7 @@ class MaskScan:
         coloured, lossy, format: as in `LabelMap`.
         grey: of a coloured file that is nearly grey, the counts of its grey values.
         alpha: of a file with an alpha channel, its counts.
+        ring: the line round its objects, where it has one.
         visible: the values or colours of pixels that are not fully transparent, sorted; `MOST_VISIBLE` at most.
         error: why the file cannot be used.
     """
@@ -81,6 +83,7 @@ class MaskScan:
     grey: ValueCounts | None = None
     alpha: ValueCounts | None = None
     visible: tuple[int, ...] = ()
+    ring: Ring | None = None
     format: str = ""
     error: ImageError | None = None
 
@@ -249,7 +252,12 @@ def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
     if found.alpha is not None:
         alpha = count_values(found.alpha)
         visible = tuple(distinct(found.labels[found.alpha > 0])[:MOST_VISIBLE].tolist())
-    return MaskScan(path, found.size, counts, found.coloured, found.lossy, grey, alpha, visible, found.format)
+    ring = None
+    if not found.lossy and 3 <= len(counts.values) <= MOST_VISIBLE:
+        ring = measure_ring(found.labels, found.coloured)
+    return MaskScan(
+        path, found.size, counts, found.coloured, found.lossy, grey, alpha, visible, ring, found.format
+    )
 
 
 @dataclass(frozen=True)

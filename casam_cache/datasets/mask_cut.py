@@ -33,7 +33,7 @@ def as_read(found: LabelMap, values: MaskValues, path: Path) -> np.ndarray:
         labels = labels.astype(np.int32) * GREY
     background = values.background or 0
     if values.soft or found.lossy:
-        labels = _cut(found, values)
+        labels = _cut(found, values, ignored)
     elif values.coloured and not set(distinct(labels).tolist()) <= {
         background,
         *values.values,
@@ -98,7 +98,7 @@ def refusal(
     return None
 
 
-def _cut(found: LabelMap, values: MaskValues) -> np.ndarray:
+def _cut(found: LabelMap, values: MaskValues, ignored: np.ndarray | None) -> np.ndarray:
     """Background and white, int32 (H, W): what is nearer to which."""
     background, white = values.background or 0, values.white
     if values.coloured:
@@ -106,7 +106,7 @@ def _cut(found: LabelMap, values: MaskValues) -> np.ndarray:
         nearer = _share(packed, background, white) > 0.5
         return np.where(nearer, np.int32(white), np.int32(background))
     grey, scale = found.grey, max(background, white)
-    top = int(grey.max(initial=0))
+    top = int(grey.max(initial=0, where=True if ignored is None else ~ignored))
     own = 1 if top <= 1 and 1 in values.codings else 65535 if top > 255 >= scale else scale
     ends = background * own / scale, white * own / scale
     nearer = grey > sum(ends) / 2 if ends[1] > ends[0] else grey < sum(ends) / 2

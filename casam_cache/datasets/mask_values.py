@@ -11,6 +11,7 @@ from casam_cache.datasets.labels import MaskScan
 from casam_cache.datasets.mask_edges import Edges, judge_colours, judge_lossy, judge_values
 from casam_cache.datasets.mask_ground import hidden_background, in_alpha, unfound
 from casam_cache.datasets.named_values import GREY, shown_value, value_in
+from casam_cache.datasets.rings import ask_of_rings
 from casam_cache.datasets.sample import MaskValues, Problem
 from casam_cache.datasets.value_counts import ValueCounts, as_colours, merge_counts
 
@@ -85,6 +86,8 @@ def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[Ma
     if ignore is not None and values.lossy:
         values = replace(values, lossy="refused")
     values = replace(values, background=background, ignore=ignore, alpha=alpha)
+    if ignore is None and not background and not values.soft and not values.refused:
+        said += ask_of_rings([scan.ring for scan in usable], coloured)
     return values, problems + absent + hidden_background(usable, values) + said
 
 

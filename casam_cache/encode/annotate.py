@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from casam_cache.datasets import Dataset, Mask, Reader, Sample, innermost, read_masks
+from casam_cache.datasets import Dataset, Mask, Reader, Sample, innermost, read_ignored, read_masks
 from casam_cache.errors import ImageError
 from casam_cache.registry import revision_of
 from casam_cache.store import EmbeddingStore, StoreWriter
 from casam_cache.store.annotations import AnnotatedMask, AnnotatedSample, current_version, write_annotations
+from casam_cache.store.runs import encode_runs
 from casam_cache.store.schema import OK
 
 THREADS = 2
@@ -82,22 +83,26 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
     status = store.status
     usable = [sample for sample in dataset.samples if status[store.index(sample.id)] == OK]
 
-    def read(sample: Sample) -> tuple[AnnotatedMask, ...] | ImageError:
-        size = store.geometry(store.index(sample.id))
+    def read(sample: Sample) -> AnnotatedSample | ImageError:
+        item = store.index(sample.id)
+        geometry = store.geometry(item)
+        size = (geometry.height, geometry.width)
         try:
-            masks = read_masks(dataset, sample, (size.height, size.width))
-            return tuple(_annotated(mask) for mask in masks)
+            masks = tuple(_annotated(mask) for mask in read_masks(dataset, sample, size))
+            ignored = read_ignored(dataset, sample, size)
         except ImageError as error:
             return error
+        runs = None if ignored is None else (encode_runs(ignored), size)
+        return AnnotatedSample(item, sample.split, sample.group, masks, runs)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for sample, masks in zip(usable, pool.map(read, usable), strict=True):
-            if isinstance(masks, ImageError):
+        for sample, found in zip(usable, pool.map(read, usable), strict=True):
+            if isinstance(found, ImageError):
                 done.unusable.add(sample.id)
-                done.problems.append(f"{masks.message} ({masks.hint})" if masks.hint else masks.message)
+                done.problems.append(f"{found.message} ({found.hint})" if found.hint else found.message)
                 continue
-            done.masks += len(masks)
-            yield AnnotatedSample(store.index(sample.id), sample.split, sample.group, masks)
+            done.masks += len(found.masks)
+            yield found
 
 
 def _annotated(mask: Mask) -> AnnotatedMask:

@@ -38,6 +38,8 @@ class Metric(ABC):
         percent: whether tables show it times 100.
         revision: raised when the same masks would give another value; for a metric from a user's file, the SHA-256 of
             that file.
+        takes_ignored: whether it is called with `ignored=`, bool (H, W) or None: the pixels that count nowhere. Both
+            masks are False there, which is all that a metric needs that counts no true background.
     """
 
     name: ClassVar[str]
@@ -45,6 +47,7 @@ class Metric(ABC):
     better: ClassVar[Better]
     percent: ClassVar[bool] = True
     revision: ClassVar[int | str] = 1
+    takes_ignored: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -53,3 +56,10 @@ class Metric(ABC):
     @classmethod
     def facts(cls) -> MetricFacts:
         return MetricFacts(cls.name, cls.label, cls.better, cls.percent)
+
+
+def scored(metric: Metric, predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None) -> float:
+    """What a metric says of two bool masks (H, W) that are both False where pixels are ignored, bool (H, W) or None."""
+    if metric.takes_ignored:
+        return metric(predicted, truth, ignored=ignored)  # type: ignore[call-arg]
+    return metric(predicted, truth)

@@ -102,12 +102,14 @@ class AnnotatedSample:
         split: one of `SPLITS`.
         group: what must not be parted, e.g. a patient.
         masks: perhaps none.
+        ignored: pixels that count nowhere, as runs with the size (H, W) of the image; None where all count.
     """
 
     item: int
     split: str
     group: str
     masks: tuple[AnnotatedMask, ...] = ()
+    ignored: tuple[np.ndarray, tuple[int, int]] | None = None
 
     def digest(self) -> bytes:
         """32 bytes that name the masks and prompts, but neither the split nor the place in the store."""
@@ -123,6 +125,10 @@ class AnnotatedSample:
             ]
             total.update(canonical_json(plain).encode())
             total.update(mask.runs.astype("<u4").tobytes())
+        if self.ignored is not None:
+            runs, size = self.ignored
+            total.update(canonical_json(["ignored", list(size), len(runs)]).encode())
+            total.update(runs.astype("<u4").tobytes())
         return total.digest()
 
 
@@ -148,7 +154,9 @@ def write_annotations(
     """
     read_meta(store)
     arrays = _collect(samples)
-    specs = {name: FlatSpec.of(array, compressed=name == "rle_values") for name, array in arrays.items()}
+    specs = {
+        name: FlatSpec.of(array, compressed=name.endswith("rle_values")) for name, array in arrays.items()
+    }
     body = {
         "format": 1,
         "arrays": {
@@ -239,11 +247,14 @@ def _collect(samples: Iterable[AnnotatedSample]) -> dict[str, np.ndarray]:
     groups: list[str] = []
     masks: list[AnnotatedMask] = []
     owner: list[int] = []
+    ignored: list[tuple[int, np.ndarray, tuple[int, int]]] = []
     for row, sample in enumerate(samples):
         rows.append((sample.item, SPLITS.index(sample.split), sample.digest()))
         groups.append(sample.group)
         masks.extend(sample.masks)
         owner.extend([row] * len(sample.masks))
+        if sample.ignored is not None:
+            ignored.append((row, *sample.ignored))
     values, offsets = encode_texts(groups)
     lengths = np.array([len(mask.runs) for mask in masks], dtype=np.int64)
     runs = np.concatenate([mask.runs for mask in masks]) if masks else np.zeros(0, RUN)
@@ -261,6 +272,17 @@ def _collect(samples: Iterable[AnnotatedSample]) -> dict[str, np.ndarray]:
         "size": np.array([mask.size for mask in masks], dtype=np.int32).reshape(-1, 2),
         "rle_values": runs.astype(RUN),
         "rle_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        **(_ignored_arrays(ignored) if ignored else {}),  # stores without any stay as they were
+    }
+
+
+def _ignored_arrays(ignored: Sequence[tuple[int, np.ndarray, tuple[int, int]]]) -> dict[str, np.ndarray]:
+    lengths = [len(runs) for _, runs, _ in ignored]
+    return {
+        "ignored_sample": np.array([row for row, _, _ in ignored], dtype=np.int64),
+        "ignored_size": np.array([size for _, _, size in ignored], dtype=np.int32).reshape(-1, 2),
+        "ignored_rle_values": np.concatenate([runs for _, runs, _ in ignored]).astype(RUN),
+        "ignored_rle_offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     }
 
 
@@ -378,3 +400,20 @@ class Annotations:
         """One mask at original resolution, bool (H, W)."""
         height, width = self.size[index]
         return decode_runs(self.runs(index), (int(height), int(width)))
+
+    @cached_property
+    def _ignored(self) -> dict[int, int]:
+        """Where each sample with ignored pixels stands among those, by its row."""
+        if "ignored_sample" not in self._specs:
+            return {}
+        return {int(row): place for place, row in enumerate(self._load("ignored_sample"))}
+
+    def ignored(self, row: int) -> np.ndarray | None:
+        """Pixels of a sample that count nowhere, bool (H, W); None where all count."""
+        place = self._ignored.get(row)
+        if place is None:
+            return None
+        first, last = self._load("ignored_rle_offsets")[place : place + 2]
+        height, width = self._load("ignored_size")[place]
+        values = ChunkedReader(self.path / "ignored_rle_values", self._specs["ignored_rle_values"])
+        return decode_runs(values.read(int(first), int(last)), (int(height), int(width)))

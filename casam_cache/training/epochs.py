@@ -87,6 +87,9 @@ class TrainingMasks:
         runs: one entry a mask.
         targets: uint8 (M, L * L / 8), the bits of each bool (L, L) target, the first cell in the highest bit.
         row_cover, column_cover: float32 (N, L), share of each low-res row and column that holds image.
+        counted: float16 (K, L, L), share of each low-res cell whose pixels count; the first, of ones, is for items
+            without ignored pixels. Empty where no item has any.
+        counted_of: int64 (N,), which of them is each item's.
     """
 
     items: tuple[Item, ...]
@@ -96,6 +99,8 @@ class TrainingMasks:
     targets: np.ndarray
     row_cover: np.ndarray
     column_cover: np.ndarray
+    counted: np.ndarray
+    counted_of: np.ndarray
 
     @classmethod
     def prepare(cls, items: Items, progress: Callable[[int, int], None] | None = None) -> TrainingMasks:
@@ -107,14 +112,22 @@ class TrainingMasks:
         runs: list[MaskRuns] = []
         targets: list[np.ndarray] = []
         rows: list[range] = []
+        counted: list[np.ndarray] = []
+        counted_of = np.zeros(len(items), dtype=np.int64)
         for index, item in enumerate(items):
             first = len(runs)
+            ignored = items.ignored(index) if item.masks else None
+            share = None if ignored is None else low_res_counted(ignored, item.geometry)
+            if share is not None:
+                counted = counted or [np.ones(share.shape, dtype=np.float16)]
+                counted.append(share.astype(np.float16))
+                counted_of[index] = len(counted) - 1
             for mask in items.masks(index) if item.masks else ():
                 cutout = mask.cutout
                 found = MaskRuns.of(cutout)
                 if found is not None:
                     runs.append(found)
-                    targets.append(np.packbits(low_res_target(cutout, item.geometry).reshape(-1)))
+                    targets.append(np.packbits(low_res_target(cutout, item.geometry, share).reshape(-1)))
             rows.append(range(first, len(runs)))
             if progress:
                 progress(index + 1, len(items))
@@ -132,6 +145,8 @@ class TrainingMasks:
             np.stack(targets),
             np.stack([row for row, _ in covers]),
             np.stack([column for _, column in covers]),
+            np.stack(counted) if counted else np.zeros((0, 0, 0), dtype=np.float16),
+            counted_of,
         )
 
     @property
@@ -275,12 +290,14 @@ def draw_prompt(
     return True, np.array([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], dtype=np.float32)
 
 
-def low_res_target(mask: np.ndarray | Cutout, geometry: Geometry) -> np.ndarray:
+def low_res_target(
+    mask: np.ndarray | Cutout, geometry: Geometry, counted: np.ndarray | None = None
+) -> np.ndarray:
     """A bool mask (H, W) at original resolution, or the part that holds it -> bool (4g, 4g); padding is False.
 
     A low-res cell covers patch / 4 input pixels a side; its target is the share of the mask in the part of the original
     image it covers, at least half counting as foreground. A mask too thin to fill half of any cell would vanish, so its
-    fullest cells stay.
+    fullest cells stay. Where pixels are ignored it is the share of those that count (`low_res_counted`).
 
     Raises:
         ValueError: if the mask is not of the geometry's original size.
@@ -296,10 +313,23 @@ def low_res_target(mask: np.ndarray | Cutout, geometry: Geometry) -> np.ndarray:
     down = slice(tight.top, tight.top + tight.pixels.shape[0])
     across = slice(tight.left, tight.left + tight.pixels.shape[1])
     share = rows[:, down] @ tight.pixels.astype(np.float64) @ columns[:, across].T
-    np.greater_equal(share, 0.5, out=target)
+    if counted is None:
+        np.greater_equal(share, 0.5, out=target)
+    else:
+        np.logical_and(share > 0, share >= 0.5 * counted, out=target)
     if not target.any():
         np.equal(share, share.max(), out=target)
     return target
+
+
+def low_res_counted(ignored: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Share of each low-res cell's image whose pixels count, float64 (4g, 4g); `ignored` is bool (H, W).
+
+    It is a factor of the cell's weight in the loss.
+    """
+    share = _side(geometry, 0) @ ignored.astype(np.float64) @ _side(geometry, 1).T
+    counted: np.ndarray = 1 - share.clip(0, 1)
+    return counted
 
 
 def low_res_cover(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

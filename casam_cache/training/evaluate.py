@@ -12,7 +12,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import BACKGROUND, FOREGROUND, Prompts, upscale
 from casam_cache.cutout import Cutout
 from casam_cache.heads.base import Head, decode_aligned
-from casam_cache.metrics.base import Metric
+from casam_cache.metrics.base import Metric, scored
 from casam_cache.metrics.overlap import iou
 from casam_cache.metrics.registry import STANDARD, make_metrics
 from casam_cache.training.clicks import Click, ClickOutcomes, next_click
@@ -61,7 +61,7 @@ def evaluate(
     for chunk, done in _chunks(items, masks_at_once):
         for part, answer in _answers(head, backbone, items, prompt, chunk):
             bitmap = answer.predicted.bitmap
-            _append(outcomes, scorers, part.item, answer.mask, bitmap, answer.estimate)
+            _append(outcomes, scorers, part, answer.mask, bitmap, answer.estimate)
             if clicks is not None:
                 _append_clicks(clicks, part.item, answer)
             if on_mask:
@@ -74,11 +74,12 @@ def evaluate(
 def _append(
     outcomes: Outcomes,
     scorers: Mapping[str, Metric],
-    item: Item,
+    part: _Part,
     mask: ItemMask,
     bitmap: np.ndarray,
     estimate: float,
 ) -> None:
+    item = part.item
     outcomes.task.append(item.task)
     outcomes.item.append(item.id)
     outcomes.group.append(item.group)
@@ -88,16 +89,17 @@ def _append(
     outcomes.area.append(int(np.count_nonzero(truth)))
     outcomes.predicted_iou.append(estimate)
     for name, metric in scorers.items():
-        outcomes.scores[name].append(float(metric(bitmap, truth)))
+        outcomes.scores[name].append(float(scored(metric, bitmap, truth, part.ignored)))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some masks of one item."""
+    """Some masks of one item, and its pixels that count nowhere: there nothing is predicted."""
 
     index: int
     item: Item
     masks: Sequence[ItemMask]
+    ignored: np.ndarray | None
 
 
 def _chunks(items: Items, size: int) -> Iterator[tuple[list[_Part], int]]:
@@ -107,8 +109,9 @@ def _chunks(items: Items, size: int) -> Iterator[tuple[list[_Part], int]]:
     for index in range(len(items)):
         item = items.item(index)
         masks = items.masks(index) if item.masks else ()
+        ignored = items.ignored(index) if masks else None
         while masks:
-            chunk.append(_Part(index, item, masks[:room]))
+            chunk.append(_Part(index, item, masks[:room], ignored))
             masks, room = masks[room:], room - len(chunk[-1].masks)
             if not room:
                 yield chunk, index if masks else index + 1
@@ -191,7 +194,7 @@ def _answers(
 def _bitmap(low_res: torch.Tensor, part: _Part) -> np.ndarray:
     """The mask (H, W) at original resolution of logits (4g, 4g); one at a time, for large images' sake."""
     bitmap: np.ndarray = (upscale(low_res[None], part.item.geometry) > 0)[0].cpu().numpy()
-    return bitmap
+    return bitmap if part.ignored is None else bitmap & ~part.ignored
 
 
 def _boxes(prompt: EvaluationPrompt, chunk: Sequence[_Part]) -> Prompts:

@@ -47,6 +47,8 @@ class Feed:
         self._targets = torch.from_numpy(masks.targets).to(device)
         self._row_cover = torch.from_numpy(masks.row_cover).to(device)
         self._column_cover = torch.from_numpy(masks.column_cover).to(device)
+        self._counted = torch.from_numpy(masks.counted).to(device)
+        self._counted_of = torch.from_numpy(masks.counted_of).to(device)
         self._bits = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
     def epoch(self, batches: Sequence[VisitBatch]) -> Iterator[Pairs]:
@@ -86,7 +88,10 @@ class Feed:
 
     def _weight(self, owner: torch.Tensor) -> torch.Tensor:
         rows, columns = self._row_cover.index_select(0, owner), self._column_cover.index_select(0, owner)
-        return rows[:, :, None] * columns[:, None, :]
+        weight = rows[:, :, None] * columns[:, None, :]
+        if len(self._counted):
+            weight = weight * self._counted.index_select(0, self._counted_of.index_select(0, owner)).float()
+        return weight
 
 
 def pack_prompts(is_box: torch.Tensor, coordinates: torch.Tensor) -> Prompts:

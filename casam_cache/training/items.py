@@ -96,6 +96,7 @@ class Row:
     item: Item
     read: Callable[[str], np.ndarray]
     masks: Callable[[], Sequence[ItemMask]]
+    ignored: Callable[[], np.ndarray | None] = lambda: None
 
     def feature(self, name: str) -> np.ndarray:
         """A stored feature array, or what the geometry tells."""
@@ -144,6 +145,10 @@ class Items:
     def masks(self, index: int) -> Sequence[ItemMask]:
         """The masks of an item, each decoded when its pixels are asked for."""
         return self._row(index).masks()
+
+    def ignored(self, index: int) -> np.ndarray | None:
+        """Bool (H, W): pixels of an item that count nowhere, neither in the loss nor in a score; None: all count."""
+        return self._row(index).ignored()
 
     def _row(self, index: int) -> Row:
         if not 0 <= index < len(self.rows):
@@ -217,7 +222,7 @@ def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task:
         len(owned),
         place=slices.place(place),
     )
-    return Row(item, lambda name: store.read(place, name), masks)
+    return Row(item, lambda name: store.read(place, name), masks, lambda: annotations.ignored(row))
 
 
 def _size(stored: np.ndarray) -> tuple[int, int]:
@@ -230,6 +235,7 @@ def items_from_arrays(
     embeddings: np.ndarray,
     bitmaps: Sequence[Sequence[ItemMask]],
     further: Mapping[str, np.ndarray] | None = None,
+    ignored: Sequence[np.ndarray | None] | None = None,
 ) -> Items:
     """Items over arrays: for programs that have no store, and for tests.
 
@@ -239,6 +245,7 @@ def items_from_arrays(
         embeddings: float16 (N, C, g, g).
         bitmaps: the masks of each item.
         further: other feature arrays by name, (N, ...) each.
+        ignored: of each item, pixels that count nowhere, bool (H, W) or None.
 
     Raises:
         ValueError: they are not equally many.
@@ -254,7 +261,7 @@ def items_from_arrays(
             found: np.ndarray = arrays[name][index]
             return found
 
-        return Row(items[index], read, lambda: bitmaps[index])
+        return Row(items[index], read, lambda: bitmaps[index], lambda: ignored[index] if ignored else None)
 
     channels, height, width = embeddings.shape[1:]
     return Items(task, (channels, height, width), tuple(map(row, range(len(items)))))
@@ -366,8 +373,12 @@ def _as_view(task: str, row: Row, view: View) -> Row:
             for mask in row.masks()
         ]
 
+    def ignored() -> np.ndarray | None:
+        found = row.ignored()
+        return None if found is None else view.image(found)
+
     item = replace(row.item, geometry=view.geometry(geometry), visits=0.0, view=view.name)
-    return Row(item, read, masks)
+    return Row(item, read, masks, ignored)
 
 
 def _seen(mask: ItemMask, view: View) -> Cutout:

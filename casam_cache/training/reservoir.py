@@ -17,7 +17,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import generator
 from casam_cache.heads.base import Head, run_head
-from casam_cache.training.epochs import low_res_cover
+from casam_cache.training.epochs import low_res_counted, low_res_cover
 from casam_cache.training.feed import Residency, choose_residency, pack_prompts
 from casam_cache.training.items import Items, Row
 from casam_cache.training.step import Step
@@ -120,13 +120,8 @@ class Reservoir:
             features = {name: kept.index_select(0, chosen) for name, kept in self._features.items()}
         floats = {name: feature.float() for name, feature in features.items()}
         _, low_res, _ = run_head(head, self._backbone, floats, None, sparse, dense)
-        covers = zip(*(low_res_cover(self._row(slot).item.geometry) for slot in slots), strict=True)
-        rows, columns = (torch.from_numpy(np.stack(one)).to(device) for one in covers)
-        return (
-            low_res[:, 0],
-            self._logits.index_select(0, chosen).float(),
-            rows[:, :, None] * columns[:, None],
-        )
+        weight = torch.from_numpy(np.stack([_weight(self._row(slot)) for slot in slots])).to(device)
+        return low_res[:, 0], self._logits.index_select(0, chosen).float(), weight
 
     def state(self) -> dict[str, Any]:
         """Tensors on the CPU and names: everything but the features, which are read again."""
@@ -174,3 +169,13 @@ class Reservoir:
     def _read(self, name: str, slots: Sequence[int]) -> torch.Tensor:
         stacked = np.stack([self._row(slot).feature(name) for slot in slots])
         return torch.from_numpy(stacked).to(self._logits.device)
+
+
+def _weight(row: Row) -> np.ndarray:
+    """Share of each low-res cell of an image that counts, float32 (L, L)."""
+    rows, columns = low_res_cover(row.item.geometry)
+    weight: np.ndarray = rows[:, None] * columns
+    ignored = row.ignored()
+    if ignored is None:
+        return weight
+    return weight * low_res_counted(ignored, row.item.geometry).astype(np.float16).astype(np.float32)
