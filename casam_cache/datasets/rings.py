@@ -41,12 +41,16 @@ def measure_ring(labels: np.ndarray, coloured: bool) -> Ring | None:
     kinds = np.where(labels == line, 2, (labels != 0).astype(np.uint8)).astype(np.uint8)
     if not (kinds == 1).any():
         return None
-    steps = np.zeros((3, 3), np.int64)
-    for first, second in ((kinds[1:], kinds[:-1]), (kinds[:, 1:], kinds[:, :-1])):
-        steps += np.bincount((first * 3 + second).ravel(), minlength=9).reshape(3, 3)
-    both = steps + steps.T
-    inside = int(both[2, 1])
-    return Ring(line, int((kinds == 2).sum()), inside + int(both[2, 0]), inside, int(both[1, 0]))
+    pairs = ((kinds[1:], kinds[:-1]), (kinds[:, 1:], kinds[:, :-1]))
+
+    def steps(one: int, other: int) -> int:
+        return sum(
+            int(np.count_nonzero((a == one) & (b == other)) + np.count_nonzero((a == other) & (b == one)))
+            for a, b in pairs
+        )
+
+    inside = steps(2, 1)
+    return Ring(line, int(np.count_nonzero(kinds == 2)), inside + steps(2, 0), inside, steps(1, 0))
 
 
 def ask_of_rings(rings: Sequence[Ring | None], coloured: bool) -> list[Problem]:
