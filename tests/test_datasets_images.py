@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casam_cache.datasets.images import image_size, load_image, parse_intensity, read_pixels, to_uint8
+from casam_cache.datasets.images import (
+    image_size,
+    load_array,
+    load_image,
+    parse_intensity,
+    read_pixels,
+    to_uint8,
+)
 from casam_cache.errors import ImageError, OptionError
 
 RNG = np.random.default_rng(0)
@@ -152,7 +159,7 @@ def test_frames_are_asked_about_and_read_one_at_a_time(tmp_path: Path) -> None:
         path = tmp_path / name
         first.save(path, save_all=True, append_images=[second], **options)
         with pytest.raises(ImageError, match="holds 2 pages") as error:
-            load_image(path)
+            load_array(path)
         assert "--pages first" in error.value.hint
         for number, image in enumerate((first, second), 1):
             found = load_image(Path(f"{path}#{number}"))
@@ -161,6 +168,9 @@ def test_frames_are_asked_about_and_read_one_at_a_time(tmp_path: Path) -> None:
             assert np.abs(found.astype(int) - np.asarray(image)).mean() < 40
         with pytest.raises(ImageError, match="there is no page 3, the file has 2 pages"):
             load_image(Path(f"{path}#3"))
+        with pytest.raises(ImageError, match="holds 2 pages") as error:
+            load_image(path)
+        assert f"'{path}#1'" in error.value.hint  # where there is no dataset that options could speak of
         first.save(path, **options)
         assert load_image(path).shape == RGB.shape
 

@@ -157,3 +157,45 @@ def test_options_that_say_nothing(wrong: dict[str, str]) -> None:
     with pytest.raises(OptionError):
         DatasetOptions(**wrong)
     assert DatasetOptions(pages="auto", channels="auto").pages is None
+
+
+def test_annotations_in_text_take_the_same_options(tmp_path: Path) -> None:
+    import json
+
+    five = grey(5)
+    write(tmp_path / "images" / "five.tif", np.moveaxis(five, 0, -1), planarconfig="contig",
+          extrasamples=["unspecified"] * 4)  # fmt: skip
+    turned = Image.fromarray(np.moveaxis(grey(3), 0, -1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "images" / "turned.jpg", exif=exif)
+    images = [
+        {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+        for number, name in enumerate(("five.tif", "turned.jpg"))
+    ]
+    square = [2, 2, 9, 2, 9, 9, 2, 9]
+    drawn = [
+        {
+            "id": n,
+            "image_id": n,
+            "category_id": 1,
+            "segmentation": [square],
+            "bbox": [2, 2, 7, 7],
+            "iscrowd": 0,
+        }
+        for n in range(2)
+    ]
+    told = {"images": images, "annotations": drawn, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "annotations.json").write_text(json.dumps(told))
+    unsaid = errors(read_dataset(tmp_path))
+    assert "5 channels that are neither grey nor RGB" in unsaid[0]
+    assert "fits the unrotated pixels" in unsaid[1]
+    for pages in (None, "all"):
+        said = read_dataset(tmp_path, DatasetOptions(channels="1,2,3", exif="ignore", pages=pages))
+        assert not errors(said)
+        np.testing.assert_array_equal(pixels(said, 0), np.moveaxis(five[:3], 0, -1))
+        assert pixels(said, 1).shape[:2] == SIZE
+        for sample in said.samples:
+            (mask,) = read_masks(said, sample, SIZE)
+            assert mask.bitmap[5, 5]
+            assert not mask.bitmap[12, 12]

@@ -84,7 +84,7 @@ def test_bands_that_are_no_colours_are_asked_about(tmp_path: Path, dtype: str, l
     with pytest.raises(
         ImageError, match=f"a TIFF of {8 * array.dtype.itemsize} bits, {channels} channels"
     ) as error:
-        load_image(path)
+        load_array(path)
     assert "--channels 1" in error.value.hint
     assert ("--channels 1,2,3" in error.value.hint) == (channels > 2)
     np.testing.assert_array_equal(load_array(Path(f"{path}#channels=2")), array[..., 1])
@@ -172,7 +172,7 @@ def test_pages_are_asked_about_and_read_one_at_a_time(tmp_path: Path, kind: str)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, stack, **options)
     with pytest.raises(ImageError, match=f"holds {len(stack)} pages") as error:
-        load_image(path)
+        load_array(path)
     assert "--pages first" in error.value.hint
     assert ("--channels" in error.value.hint) == (stack.ndim == 3)
     assert image_header(path).pages == len(stack)

@@ -221,7 +221,8 @@ def load_image(
     """Decode one image to uint8 RGB (H, W, 3), upright.
 
     Args:
-        path: any file Pillow reads.
+        path: any file of a kind that datasets may have; of several pages or channels with the portion that counts
+            behind it, as `stack.tif#3` or `a.tif#channels=1,2,3`.
         intensity: `auto` maps images deeper than 8 bit by their own 0.5-99.5 percentiles, `LOW,HIGH` by that
             window.
         max_pixels: larger images are refused before they are decoded.
@@ -231,7 +232,14 @@ def load_image(
         OptionError: for a malformed `intensity`.
     """
     window = parse_intensity(intensity)
-    return to_rgb(load_array(Path(path), max_pixels), Path(path), window)
+    try:
+        array = load_array(Path(path), max_pixels)
+    except UnsaidError as error:
+        raise ImageError(
+            error.message,
+            f"name the part that counts: '{path}#1' is its first page, '{path}#channels=1,2,3' are channels",
+        ) from error
+    return to_rgb(array, Path(path), window)
 
 
 def load_array(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:

@@ -7,7 +7,7 @@ import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -16,12 +16,15 @@ import numpy as np
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.assign import FOLDERS, assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
+from casam_cache.datasets.exif import fits_as_stored
 from casam_cache.datasets.folder import problem_of
 from casam_cache.datasets.images import image_size, image_suffixes, load_array
 from casam_cache.datasets.labels import scan_files
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.masks import cutouts_of_regions, size_mismatch
 from casam_cache.datasets.parts import Found
+from casam_cache.datasets.portion import WHOLE, split_portion
+from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample, SplitName
 from casam_cache.errors import DatasetError
 
@@ -118,14 +121,18 @@ class AnnotatedReader(Reader):
         _tell_ids_apart(told.found)
         told.found.sort(key=lambda one: one.id)
         samples, source = assign_splits(path, told.found, options, told.problems)
+        # A drawing belongs to the file, not to one page of several.
+        pages = None if options.pages in ("all", "objects") else options.pages
+        samples = choose_portions(path, samples, replace(options, pages=pages), told.problems)
         _, headers = scan_files(
             [], [path / sample.source for sample in samples], options.max_pixels, progress
         )
         for sample, header in zip(samples, headers, strict=True):
-            stated = told.sizes.get(sample.source)
+            stated = told.sizes.get(split_portion(sample.source)[0])
             error = header.error
             if error is None and stated is not None and header.size is not None and header.size != stated:
-                error = size_mismatch(path / sample.source, stated, header.size)
+                error = fits_as_stored(path / sample.source, stated, header)
+                error = error or size_mismatch(path / sample.source, stated, header.size)
             if error is not None:
                 told.problems.append(problem_of(error, sample.source, path, sample.id))
         mode, reason = _mode(options, told)
@@ -169,8 +176,9 @@ class AnnotatedReader(Reader):
             else:
                 yield Mask(Cutout.of(bitmap).tight(), class_id, 1)
 
-    def file_of(self, source: str) -> str:
-        return source
+    def file_of(self, source: str) -> str | None:
+        file, portion = split_portion(source)
+        return file if portion == WHOLE else None
 
 
 def _each(shapes: Iterable[Shape], size: tuple[int, int]) -> Iterator[Mask]:
