@@ -27,12 +27,16 @@ ImagesDone = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ClassReport:
-    """One class of a task: objects, images that hold it, and its mean share of the area of these images."""
+    """One class of a task: objects, images that hold it, its mean share of the area of these images, and its name.
+
+    The name is that of a legend, empty where there is none.
+    """
 
     class_id: int
     objects: int
     images: int
     area: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ def check_dataset(dataset: Dataset, progress: ImagesDone | None = None) -> TaskR
     for number, look in enumerate(looks):
         for class_id, share in look.areas:
             shares.setdefault(class_id, []).append((number, share))
+    names = dataset.values.class_names
     return TaskReport(
         task=dataset.task,
         path=str(dataset.root),
@@ -183,7 +188,7 @@ def check_dataset(dataset: Dataset, progress: ImagesDone | None = None) -> TaskR
         split_source=dataset.split_source,
         splits=_splits(dataset, looks),
         groups=len({sample.group for sample in dataset.samples}),
-        classes=tuple(_class_report(class_id, shares[class_id]) for class_id in sorted(shares)),
+        classes=tuple(_class_report(one, shares[one], names.get(one, "")) for one in sorted(shares)),
         sizes=_sizes(sizes),
         kinds=dict(sorted(Counter(look.kind for look in looks if look.kind).items())),
         problems=problems,
@@ -270,12 +275,12 @@ def _splits(dataset: Dataset, looks: Sequence[_Look]) -> dict[str, SplitReport]:
     return reports
 
 
-def _class_report(class_id: int, shares: list[tuple[int, float]]) -> ClassReport:
+def _class_report(class_id: int, shares: list[tuple[int, float]], name: str) -> ClassReport:
     """Counts of one class from the (image number, share of its area) of its objects."""
     by_image: dict[int, float] = {}
     for number, share in shares:
         by_image[number] = by_image.get(number, 0.0) + share
-    return ClassReport(class_id, len(shares), len(by_image), float(np.mean(list(by_image.values()))))
+    return ClassReport(class_id, len(shares), len(by_image), float(np.mean(list(by_image.values()))), name)
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,7 @@ from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.exif import fits_as_stored, orientation_warnings
 from casam_cache.datasets.images import load_array
 from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
+from casam_cache.datasets.legend import lists_colours
 from casam_cache.datasets.mask_cut import refusal
 from casam_cache.datasets.mask_ground import ground_notes
 from casam_cache.datasets.mask_values import MANY_CLASSES, Asked, decide_mode, decide_values
@@ -58,10 +59,11 @@ class FilesReader(Reader):
             [path / sample.source for sample in samples],
             options.max_pixels,
             progress,
+            colours=lists_colours(options.classes),
         )
         folders = any(sample.one_object_a_file for sample in samples)
         ignore = options.ignore or self.ignores(scans)
-        asked = Asked(options.masks or self.meant, folders, options.background, ignore)
+        asked = Asked(options.masks or self.meant, folders, options.background, ignore, options.classes)
         values, said = decide_values(scans, asked)
         mode, reason = decide_mode(options.masks, values, folders)
         if self.meant and options.masks is None:
@@ -180,7 +182,7 @@ def _value_problems(
         )
     coloured = sum(scan.coloured for scan in scans)
     grey = sum(not scan.coloured and any(scan.values) for scan in scans)
-    if coloured and grey and values.coloured and not values.soft:
+    if coloured and grey and values.coloured and not values.soft and not values.legend:
         problems.append(
             Problem(
                 "masks",

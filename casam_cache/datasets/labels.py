@@ -102,40 +102,42 @@ def distinct(labels: np.ndarray) -> np.ndarray:
     return np.unique(flat[first])
 
 
-def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
+def read_labels(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, colours: bool = False) -> LabelMap:
     """Decode one mask file.
 
     Grey images of any depth give their values, palette images their indexes (their colours where the palette
     is all grey or the file a GIF, whose encoders order palettes as they like), and colour images whose
     channels are equal everywhere their grey value, other ones packed colours. Alpha counts only where it is
-    fully transparent: that is background.
+    fully transparent: that is background. With `colours`, palette images give their colours in any case.
 
     Raises:
         ImageError: the file cannot be decoded, holds values that are no labels (negative, fractional, NaN),
             or holds colours that a lossy compression has changed.
     """
-    return _read(path, max_pixels, part=False)
+    return _read(path, max_pixels, part=False, palette=not colours)
 
 
-def read_part(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> LabelMap:
+def read_part(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, colours: bool = False) -> LabelMap:
     """`read_labels`, but perhaps only of the part that is not 0; small parts are remembered while the file is the same.
 
     So the many files of an image's objects are decoded once, when their values are looked at, and not again when their
     masks are.
     """
+    if colours:
+        return read_labels(path, max_pixels, colours=True)
     stated = _stated(path)
     known = _KEPT.get(path, stated)
     if known is not None and known.size[0] * known.size[1] <= max_pixels:
         return known
-    found = _read(path, max_pixels, part=True)
+    found = _read(path, max_pixels, part=True, palette=True)
     if found.place is not None:
         _KEPT.put(path, stated, found)
     return found
 
 
-def _read(path: Path, max_pixels: int, *, part: bool) -> LabelMap:
+def _read(path: Path, max_pixels: int, *, part: bool, palette: bool) -> LabelMap:
     try:
-        pixels = read_pixels(path, palette=True, part=part, max_pixels=max_pixels)
+        pixels = read_pixels(path, palette=palette, part=part, max_pixels=max_pixels)
     except UnsaidError as error:
         raise ImageError(error.message, error.mask_hint) from error
     array, alpha = pixels.array, None
@@ -240,10 +242,10 @@ def is_lossless(path: Path, name: str) -> bool:
     return False
 
 
-def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskScan:
+def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, colours: bool = False) -> MaskScan:
     """Read one mask file and keep what it holds; never raises for a bad file."""
     try:
-        found = read_part(path, max_pixels)
+        found = read_part(path, max_pixels, colours=colours)
     except ImageError as error:
         return MaskScan(path, error=error)
     counts = count_values(found.labels, coloured=found.coloured, lossy=found.lossy, place=found.place)
@@ -279,7 +281,11 @@ def scan_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageHeader
 
 
 def scan_files(
-    masks: Sequence[Path], images: Sequence[Path], max_pixels: int, progress: FilesDone | None = None
+    masks: Sequence[Path],
+    images: Sequence[Path],
+    max_pixels: int,
+    progress: FilesDone | None = None,
+    colours: bool = False,
 ) -> tuple[list[MaskScan], list[ImageHeader]]:
     """Scan every mask and every image header, in threads; results in the order given."""
     total, scans, headers = len(masks) + len(images), [], []
@@ -288,7 +294,7 @@ def scan_files(
             headers.append(header)
             if progress:
                 progress(len(headers), total)
-        for scan in pool.map(lambda path: scan_mask(path, max_pixels), masks):
+        for scan in pool.map(lambda path: scan_mask(path, max_pixels, colours=colours), masks):
             scans.append(scan)
             if progress:
                 progress(len(headers) + len(scans), total)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.datasets.labels import LabelMap, distinct
-from casam_cache.datasets.named_values import GREY
+from casam_cache.datasets.named_values import GREY, shown_value
 from casam_cache.datasets.sample import MaskValues
 from casam_cache.errors import ImageError
 
@@ -89,6 +89,12 @@ def refusal(
             present = [value * GREY for value in present]
         others = [value for value in present if value not in (*values.values, values.ignore)]
         if others:
+            if values.legend:
+                shown = ", ".join(shown_value(value, values.coloured) for value in others[:3])
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                return ImageError(
+                    f"{path}: {shown}{more} {values.refused}", "add it to the legend, or correct the mask"
+                )
             kind = "colours" if values.coloured else "values"
             return ImageError(
                 f"{path}: {len(others)} of its {len(present)} {kind} {values.refused}",

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from casam_cache.datasets.labels import MaskScan
+from casam_cache.datasets.legend import Legend, lists_colours
 from casam_cache.datasets.mask_edges import Edges, judge_colours, judge_lossy, judge_values
 from casam_cache.datasets.mask_ground import hidden_background, in_alpha, unfound
-from casam_cache.datasets.named_values import GREY, shown_value, value_in
+from casam_cache.datasets.named_values import GREY, parse_value, shown_value, value_in
 from casam_cache.datasets.rings import ask_of_rings
 from casam_cache.datasets.sample import MaskValues, Problem
 from casam_cache.datasets.value_counts import ValueCounts, as_colours, merge_counts
@@ -34,12 +35,14 @@ class Asked:
             are.
         folders: some sample has its masks as a folder with one file an object.
         background, ignore: as in `DatasetOptions`.
+        legend: names of classes with their colours or values.
     """
 
     masks: str | None = None
     folders: bool = False
     background: str | None = None
     ignore: str | None = None
+    legend: Legend = ()
 
     @property
     def exactly(self) -> bool:
@@ -72,6 +75,8 @@ def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[Ma
         ]
     colours = [scan for scan in usable if scan.coloured]
     coloured = bool(colours) and not _are_grey(usable, colours, asked)
+    if asked.legend:
+        coloured = lists_colours(asked.legend)
     background, ignore = (
         None if text is None else value_in(text, option, coloured)
         for text, option in ((asked.background, "--background"), (asked.ignore, "--ignore"))
@@ -81,6 +86,10 @@ def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[Ma
         background = 0
     if ignore is not None:
         usable = [_without(scan, ignore, coloured) for scan in usable]
+    if asked.legend:
+        values, background = _by_legend(usable, asked, background)
+        values = replace(values, background=background, ignore=ignore, alpha=alpha)
+        return values, problems + absent
     decide = _colours if coloured else _greys
     values, said = decide(usable, asked, background or 0)
     if ignore is not None and values.lossy:
@@ -89,6 +98,20 @@ def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[Ma
     if ignore is None and not background and not values.soft and not values.refused:
         said += ask_of_rings([scan.ring for scan in usable], coloured)
     return values, problems + absent + hidden_background(usable, values) + said
+
+
+def _by_legend(
+    usable: Sequence[MaskScan], asked: Asked, background: int | None
+) -> tuple[MaskValues, int | None]:
+    """The reading that a legend gives, and the background: what was named, else an entry of that name, else 0."""
+    coloured = lists_colours(asked.legend)
+    legend = tuple((name, parse_value(value, "--legend")[0]) for name, value in asked.legend)
+    if background is None:
+        background = next((value for name, value in legend if name.lower() == "background"), None)
+    known = tuple(sorted({background or 0, *(value for _, value in legend)}))
+    lossy: Lossy = "refused" if any(scan.lossy for scan in usable) else ""
+    values = MaskValues(known, coloured, False, lossy, refused="not in the legend", legend=legend)
+    return values, background
 
 
 def _without(scan: MaskScan, ignore: int, coloured: bool) -> MaskScan:
@@ -306,6 +329,8 @@ def decide_mode(asked: str | None, values: MaskValues, folders: bool) -> tuple[s
     """
     if asked:
         return asked, "as asked"
+    if values.legend:
+        return "classes", f"the legend names {len(values.foreground)} classes"
     count = len(values.values)
     kind = "colour" if values.coloured else "value"
     shown = describe_values(values)

@@ -138,7 +138,7 @@ def load_labels(
 
 def _load_part(path: Path, values: MaskValues, size: tuple[int, int] | None, max_pixels: int) -> _Part:
     """As `load_labels`, but where little of the file is not background perhaps that alone."""
-    found = read_part(path, max_pixels)
+    found = read_part(path, max_pixels, colours=values.legend_of_colours)
     if size is not None and found.size != tuple(size):
         raise size_mismatch(path, found.size, size)
     labels = as_read(found, values, path)
@@ -146,7 +146,12 @@ def _load_part(path: Path, values: MaskValues, size: tuple[int, int] | None, max
         return _Part(labels, 0, 0, found.size)
     top, left, whole = found.place
     if labels[0 if top else -1, 0 if left else -1]:  # in the ring, which is as all beyond: no background here
-        return _Part(as_read(read_labels(path, max_pixels), values, path), 0, 0, found.size)
+        return _Part(
+            as_read(read_labels(path, max_pixels, colours=values.legend_of_colours), values, path),
+            0,
+            0,
+            found.size,
+        )
     return _Part(labels, top, left, whole)
 
 
@@ -160,7 +165,7 @@ def load_ignored(
     """
     found: np.ndarray | None = None
     for path in paths if values.ignore is not None else ():
-        ignored = ignored_in(read_labels(path, max_pixels), values)
+        ignored = ignored_in(read_labels(path, max_pixels, colours=values.legend_of_colours), values)
         if ignored is not None and found is not None and ignored.shape != found.shape:
             raise size_mismatch(path, ignored.shape, found.shape)
         if ignored is not None:

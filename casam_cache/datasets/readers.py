@@ -195,6 +195,10 @@ def _refuse_unheeded(dataset: Dataset, reader: Reader) -> None:
             raise OptionError(
                 f"{dataset.root}: the reader '{reader.name}' does not know --{name}", "leave it out"
             )
+    if dataset.options.legend and not dataset.values.legend:
+        raise OptionError(
+            f"{dataset.root}: the reader '{reader.name}' does not know --legend", "leave it out"
+        )
 
 
 def _refuse_unsound(dataset: Dataset, reader: Reader) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.catalogue import get_entry
+from casam_cache.datasets.legend import check_legend, read_legend
 from casam_cache.datasets.named_values import parse_value
 from casam_cache.datasets.portion import check_pages, parse_channels
 from casam_cache.errors import OptionError
@@ -26,7 +27,7 @@ SPLIT_SOURCES = ("folders", "table", "drawn")
 EXIF = ("apply", "ignore")
 _UNSET = (
     ("masks", "auto"), ("group_regex", ""), ("split_by", "auto"), ("pages", "auto"), ("channels", "auto"),
-    ("exif", "auto"), ("background", "auto"), ("ignore", "none"),
+    ("exif", "auto"), ("background", "auto"), ("ignore", "none"), ("legend", "none"),
 )  # fmt: skip
 AXES = ("axial", "coronal", "sagittal", "0", "1", "2")
 SLICES = r"nonempty|all|every:[1-9]\d*"
@@ -106,6 +107,7 @@ class MaskValues:
             the number of the background, which nothing else has.
         ignore: the value of pixels that count nowhere.
         alpha: the labels are in the alpha channel.
+        legend: names and values of the classes, in their order: colours are numbered by it, from 1.
     """
 
     values: tuple[int, ...] = ()
@@ -118,11 +120,25 @@ class MaskValues:
     background: int | None = None
     ignore: int | None = None
     alpha: bool = False
+    legend: tuple[tuple[str, int], ...] = ()
 
     @property
     def foreground(self) -> tuple[int, ...]:
         """All values but the background's, which in coloured masks is black unless another was named."""
-        return tuple(value for value in self.values if value not in (self.background or 0, self.ignore))
+        ordered = [value for _, value in self.legend] or self.values
+        return tuple(value for value in ordered if value not in (self.background or 0, self.ignore))
+
+    @property
+    def legend_of_colours(self) -> bool:
+        return self.coloured and bool(self.legend)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names by class number, of classes that a legend names."""
+        names = {value: name for name, value in self.legend}
+        if self.coloured:
+            return {number: names[value] for number, value in enumerate(self.foreground, 1) if value in names}
+        return {value or self.background or 0: names[value] for value in self.foreground if value in names}
 
 
 @dataclass(frozen=True)
@@ -170,6 +186,7 @@ class DatasetOptions:
             validation split where the dataset has a test split of its own. 0 is none.
         background: the value or colour (`#rrggbb`) of masks that is background; None is 0 or black.
         ignore: the value or colour of masks whose pixels count nowhere, neither in training nor in any score.
+        legend: names of classes with their colours or values, or the file that lists them (`read_legend`).
         max_pixels: larger images and masks are refused before they are decoded.
         dataset: which of `casam_cache.datasets.catalogue` it is; names the task and chooses the reader.
         pages: what counts of files with several pages: `first`, the number of one from 1, `all` (each is an image, of
@@ -204,6 +221,7 @@ class DatasetOptions:
     axis: str | None = None
     slices: str | None = None
     series: str | None = None
+    legend: str | tuple[tuple[str, str], ...] | None = None
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -225,6 +243,11 @@ class DatasetOptions:
             raise OptionError(
                 f"unknown way with EXIF orientations '{self.exif}'", f"available: auto, {', '.join(EXIF)}"
             )
+        if isinstance(self.legend, str):
+            object.__setattr__(self, "legend", read_legend(Path(self.legend).expanduser()))
+        elif self.legend is not None:
+            rows = [(str(name), str(value)) for name, value in self.legend]
+            object.__setattr__(self, "legend", check_legend(rows, "of the store"))
         for name in ("background", "ignore"):
             if getattr(self, name) is not None:
                 parse_value(getattr(self, name), f"--{name}")
@@ -260,6 +283,11 @@ class DatasetOptions:
                     f"the group pattern '{self.group_regex}' is not a regular expression: {error}",
                     r"for example --group-regex '^(patient\d+)_'",
                 ) from None
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """Names and colours or values of the legend's classes; none without a legend."""
+        return () if self.legend is None or isinstance(self.legend, str) else self.legend
 
     @property
     def given(self) -> frozenset[str]:

@@ -59,6 +59,9 @@ def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
         "options": dataset.options.to_json(),
         "reader": described_reader(dataset.reader),
     }
+    names = dataset.values.class_names
+    if names:
+        attributes["class_names"] = {str(number): name for number, name in names.items()}
     if dataset.volumes:
         attributes["volumes"] = [dict(volume) for volume in dataset.volumes]
     version = write_annotations(writer.path, _samples(dataset, store, done), attributes, writer.lock)

@@ -80,9 +80,8 @@ def _show(task: Any, picture: str | None) -> None:
         out(f"  size {name.replace('_', ' ')}: {width} x {height}")
     out("  pixels: " + ", ".join(f"{kind}: {count}" for kind, count in task.kinds.items()))
     for entry in task.classes:
-        out(
-            f"  class {entry.class_id}: {entry.objects} masks in {entry.images} images, {100 * entry.area:.1f} % area"
-        )
+        named = f"class {entry.class_id}" + (f" ({entry.name})" if entry.name else "")
+        out(f"  {named}: {entry.objects} masks in {entry.images} images, {100 * entry.area:.1f} % area")
     splits = ", ".join(
         f"{name} {entry.images} images, {entry.groups} groups, {entry.objects} masks"
         for name, entry in task.splits.items()

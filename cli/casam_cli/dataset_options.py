@@ -77,6 +77,12 @@ class _Options:
         metavar="VALUE",
         help="Value or colour ('#rrggbb') of masks that is background, where it is not 0 or black; auto: it is.",
     )
+    legend: str | None = typer.Option(
+        None,
+        metavar="FILE",
+        help="File that names classes with their colours or values in masks: lines of name,#rrggbb or r g b name, or "
+        "JSON. What it does not list is an error; none: no legend.",
+    )
     ignore: str | None = typer.Option(
         None,
         metavar="VALUE",
