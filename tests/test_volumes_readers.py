@@ -237,13 +237,13 @@ def test_real_labels(tmp_path: Path) -> None:
 def test_volumes_beside_their_labels(tmp_path: Path) -> None:
     for seed in range(2):
         image, label = phantom(seed)
-        write_itk(tmp_path / f"Case{seed:02d}.mhd", image, oblique())
-        write_itk(tmp_path / f"Case{seed:02d}_segmentation.mhd", label, oblique())
+        write_itk(tmp_path / f"scan{seed:02d}.mhd", image, oblique())
+        write_itk(tmp_path / f"scan{seed:02d}_segmentation.mhd", label, oblique())
     dataset = read_dataset(tmp_path, KEEP)
     assert dataset.read_by.name == "volume-folder"  # type: ignore[union-attr]
     assert not dataset.problems
     for seed in range(2):
-        assert np.array_equal(labels_of(dataset, f"Case{seed:02d}"), phantom(seed)[1])
+        assert np.array_equal(labels_of(dataset, f"scan{seed:02d}"), phantom(seed)[1])
 
 
 def test_without_labels(tmp_path: Path) -> None:
