@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagehash
 import numpy as np
 import pytest
 from conftest import Casam
@@ -13,7 +15,7 @@ from PIL import Image, ImageEnhance
 from PIL.PngImagePlugin import PngInfo
 
 from casam_cache.datasets import Sample, check
-from casam_cache.datasets.duplicates import SHOWN, Look, across_splits, look_of
+from casam_cache.datasets.duplicates import SHOWN, Look, across_splits, look_of, perceptual_hashes
 from casam_cache.encode.looks import looks_path
 
 Encode = Callable[..., Any]
@@ -148,6 +150,27 @@ def test_thousands_are_counted_and_not_listed() -> None:
     problems = across_splits(samples, looks, [""] * 3000)
     assert len(problems) == SHOWN + 1
     assert problems[-1].message == "1,490 more images: each has a copy in another split"
+
+
+def test_hashes_are_those_of_imagehash() -> None:
+    small = np.stack([look_of(scene(seed)).thumbnail for seed in range(20)])
+    told = [imagehash.phash(Image.fromarray(each)).hash.reshape(-1) for each in small]
+    np.testing.assert_array_equal(perceptual_hashes(small) > 0, told)
+
+
+def test_many_that_all_look_alike_take_no_time() -> None:
+    rng = np.random.default_rng(0)
+    base = look_of(scene(0)).thumbnail.astype(int)
+    samples, looks = [], []
+    for number in range(1500):
+        noisy = np.clip(base + rng.integers(-3, 4, base.shape), 0, 255).astype(np.uint8)
+        split = "train" if number % 3 else "test"
+        samples.append(Sample(f"{number:04d}", f"images/{number:04d}.png", split, f"{number}"))  # type: ignore[arg-type]
+        looks.append(Look(b"%d" % number, noisy))
+    start = time.monotonic()
+    problems = across_splits(samples, looks, [""] * 1500)
+    assert time.monotonic() - start < 30
+    assert problems[-1].message == "490 more images: each looks like one of another split"
 
 
 def test_grey_and_rgb_of_the_same_picture_are_one(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +17,15 @@ NEAR_CORRELATION = 0.98  # of thumbnails: copies reach 0.99, one disc in noise b
 SHOWN = 10  # pairs that are named of each kind; the rest is counted
 _BLOCK = 4096  # images compared at once
 _SIDES: tuple[tuple[SplitName, SplitName], ...] = (("test", "train"), ("val", "train"), ("test", "val"))
-_TURNS: tuple[tuple[str, Image.Transpose | None], ...] = (
-    ("", None),
-    ("mirrored", Image.Transpose.FLIP_LEFT_RIGHT),
-    ("upside down", Image.Transpose.FLIP_TOP_BOTTOM),
-    ("turned", Image.Transpose.ROTATE_90),
-    ("turned", Image.Transpose.ROTATE_180),
-    ("turned", Image.Transpose.ROTATE_270),
-    ("mirrored and turned", Image.Transpose.TRANSPOSE),
-    ("mirrored and turned", Image.Transpose.TRANSVERSE),
+_TURNS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+    ("", lambda images: images),
+    ("mirrored", lambda images: images[:, :, ::-1]),
+    ("upside down", lambda images: images[:, ::-1]),
+    ("turned", lambda images: np.rot90(images, 1, (1, 2))),
+    ("turned", lambda images: np.rot90(images, 2, (1, 2))),
+    ("turned", lambda images: np.rot90(images, 3, (1, 2))),
+    ("mirrored and turned", lambda images: images.transpose(0, 2, 1)),
+    ("mirrored and turned", lambda images: np.rot90(images, 2, (1, 2)).transpose(0, 2, 1)),
 )
 
 
@@ -104,60 +104,61 @@ def _equal(samples: Sequence[Sample], looks: Sequence[Look | None], files: Seque
 def _near(samples: Sequence[Sample], looks: Sequence[Look | None]) -> Iterator[_Pair]:
     known = [place for place, look in enumerate(looks) if look is not None and np.ptp(look.thumbnail) > 0]
     by_split = {
-        split: [place for place in known if samples[place].split == split]
-        for split in ("train", "val", "test")
+        split: [at for at in known if samples[at].split == split] for split in ("train", "val", "test")
     }
-    hashes: dict[int, np.ndarray] = {}
     found: set[int] = set()
     for split, other in _SIDES:
-        here, there = by_split[split], by_split[other]
+        there = by_split[other]
+        here = [place for place in by_split[split] if place not in found]
         if not here or not there:
             continue
-        for place in (place for place in there if place not in hashes):
-            hashes[place] = _hash(_thumbnail(looks, place), None)
-        for start in range(0, len(here), _BLOCK):
-            block = [place for place in here[start : start + _BLOCK] if place not in found]
-            for place, match, how in _matches(looks, block, there, hashes) if block else ():
-                found.add(place)
-                yield samples[place], samples[match], f", {how}," if how else ""
+        for place, match, how in _matches(looks, here, there):
+            found.add(place)
+            yield samples[place], samples[match], f", {how}," if how else ""
 
 
 def _matches(
-    looks: Sequence[Look | None], block: Sequence[int], there: Sequence[int], hashes: dict[int, np.ndarray]
+    looks: Sequence[Look | None], here: Sequence[int], there: Sequence[int]
 ) -> list[tuple[int, int, str]]:
-    """The best match of each image of `block` among `there`, where it has one, in any of the eight ways to turn it."""
+    """The best match of each image of `here` among `there`, where it has one, in any of the eight ways to turn it."""
     best: dict[int, tuple[float, int, str]] = {}
-    for how, turn in _TURNS:
-        ours = np.stack([_hash(_thumbnail(looks, place), turn) for place in block])
-        for start in range(0, len(there), _BLOCK):
-            others = there[start : start + _BLOCK]
-            # Hashes are of -1 and 1, so that their product counts the bits that agree.
-            agree = ours @ np.stack([hashes[place] for place in others]).T
-            for row, column in zip(*np.nonzero(agree >= 64 - 2 * NEAR_BITS), strict=True):
-                place, match = block[row], others[column]
-                alike = _correlation(_turned(_thumbnail(looks, place), turn), _thumbnail(looks, match))
-                if alike >= NEAR_CORRELATION and alike > best.get(place, (0.0, 0, ""))[0]:
-                    best[place] = (alike, match, how)
+    for first, others in _blocks(looks, there):
+        theirs, their_shapes = perceptual_hashes(others), _shapes(others)
+        for start, ours in _blocks(looks, here):
+            for how, turn in _TURNS:
+                turned = turn(ours)
+                # Hashes are of -1 and 1, so that their product counts the bits that agree.
+                rows, columns = np.nonzero(perceptual_hashes(turned) @ theirs.T >= 64 - 2 * NEAR_BITS)
+                if not len(rows):
+                    continue
+                ours_at, row = np.unique(rows, return_inverse=True)
+                theirs_at, column = np.unique(columns, return_inverse=True)
+                alike = (_shapes(turned[ours_at]) @ their_shapes[theirs_at].T)[row, column]
+                for place in np.flatnonzero(alike >= NEAR_CORRELATION):
+                    mine, match = here[start + rows[place]], there[first + columns[place]]
+                    if alike[place] > best.get(mine, (0.0, 0, ""))[0]:
+                        best[mine] = (float(alike[place]), match, how)
     return [(place, match, how) for place, (_, match, how) in sorted(best.items())]
 
 
-def _thumbnail(looks: Sequence[Look | None], place: int) -> np.ndarray:
-    look = looks[place]
-    assert look is not None
-    return look.thumbnail
+def _blocks(looks: Sequence[Look | None], places: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Thumbnails, uint8 (n, SIDE, SIDE), some at a time, each time with the position of the first."""
+    for start in range(0, len(places), _BLOCK):
+        found = [looks[place] for place in places[start : start + _BLOCK]]
+        yield start, np.stack([look.thumbnail for look in found if look is not None])
 
 
-def _turned(thumbnail: np.ndarray, turn: Image.Transpose | None) -> np.ndarray:
-    return thumbnail if turn is None else np.asarray(Image.fromarray(thumbnail).transpose(turn))
+def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """What `imagehash.phash` gives of each, of many at once: uint8 (n, SIDE, SIDE) -> float32 (n, 64) of -1 and 1."""
+    from scipy.fft import dct
+
+    waves = dct(dct(thumbnails.astype(np.float64), axis=1), axis=2)[:, :8, :8].reshape(-1, 64)
+    return np.where(waves > np.median(waves, axis=1, keepdims=True), 1, -1).astype(np.float32)
 
 
-def _hash(thumbnail: np.ndarray, turn: Image.Transpose | None) -> np.ndarray:
-    """The perceptual hash, float32 (64,) of -1 and 1."""
-    import imagehash  # brings SciPy
-
-    bits = imagehash.phash(Image.fromarray(_turned(thumbnail, turn))).hash
-    return np.where(bits.reshape(-1), 1, -1).astype(np.float32)
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one.reshape(-1), other.reshape(-1))[0, 1])
+def _shapes(thumbnails: np.ndarray) -> np.ndarray:
+    """Thumbnails of mean 0 and length 1, so that products are correlations: float32 (n, SIDE * SIDE)."""
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    shapes: np.ndarray = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return shapes

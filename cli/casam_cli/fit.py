@@ -82,6 +82,9 @@ def fit(
             console.print_json(every.to_json())
         else:
             console.show_table(folds_table(every))
+            for each in every.folds:
+                state = "computed" if each.computed else "found, nothing recomputed"
+                console.show_line(f"{each.evaluate} {state}: {each.run}")
         return
     if json_:
         console.print_json(report.to_json())
