@@ -6,6 +6,9 @@ with 1. Anything else that escapes is a defect of this project and keeps its tra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CasamError(Exception):
     """One clear message for a person.
@@ -51,3 +54,15 @@ class OptionError(CasamError):
 def unknown_name(kind: str, name: str, available: list[str]) -> OptionError:
     known = ", ".join(sorted(available)) or "none"
     return OptionError(f"unknown {kind} '{name}'", f"available: {known}")
+
+
+@contextmanager
+def memory_for(what: str, kind: type[CasamError] = CasamError) -> Iterator[None]:
+    """Memory that runs out inside is an error of this kind about `what`, a file or an image, and no traceback."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        hint = "end other programs, or cut the image and its masks into tiles"
+        raise kind(f"{what}: not enough memory", hint) from error

@@ -280,12 +280,16 @@ class Predictor:
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
             logits, estimates = self._decode(shown, part_of(prompts, start, PROMPTS_AT_ONCE), multimask)
             count, each = estimates.shape
-            full = upscale(logits.flatten(0, 1), shown.geometry).unflatten(0, (count, each))
-            masks.append((full > 0).cpu().numpy())
+            full = np.empty((count * each, shown.geometry.height, shown.geometry.width), dtype=bool)
+            for own, low in zip(
+                full, logits.flatten(0, 1), strict=True
+            ):  # logits at full size take four times that
+                own[:] = (upscale(low[None], shown.geometry)[0] > 0).cpu().numpy()
+            masks.append(full.reshape(count, each, *full.shape[1:]))
             scores.append(estimates.cpu().numpy())
             low_res.append(logits.cpu().numpy())
         return Prediction(
-            np.concatenate(masks), np.concatenate(scores), np.concatenate(low_res),
+            masks[0] if len(masks) == 1 else np.concatenate(masks), np.concatenate(scores), np.concatenate(low_res),
             shown.head.name, shown.task, shown.decision, shown.image,
         )  # fmt: skip
 

@@ -159,6 +159,10 @@ def pixels_sha256(array: np.ndarray) -> bytes:
 
 
 def _unreadable(path: Path, reader: Reader, error: Exception) -> ImageError:
+    if isinstance(error, MemoryError):
+        return ImageError(
+            f"{path}: not enough memory", "end other programs, or cut the image and its masks into tiles"
+        )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ImageError(
         f"{path}: cannot be read by '{reader.name}': {type(error).__name__}: {reason}".splitlines()[0],

@@ -18,7 +18,7 @@ from casam_cache.datasets.folder import problem_of
 from casam_cache.datasets.images import to_rgb
 from casam_cache.datasets.readers import find_tasks, read_dataset, task_name
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions, Problem, Sample
-from casam_cache.errors import DatasetError, ImageError
+from casam_cache.errors import DatasetError, ImageError, memory_for
 from casam_cache.fingerprint import digest_file
 
 ImagesDone = Callable[[int, int], None]
@@ -200,8 +200,9 @@ def _look(sample: Sample, dataset: Dataset) -> _Look:
     reader, root, name = dataset.reader, dataset.root, sample.source
     problems: list[Problem] = []
     try:
-        array = read_array(reader, root, name, dataset.options.max_pixels)
-        image = to_rgb(array, root / name)
+        with memory_for(str(root / name), ImageError):
+            array = read_array(reader, root, name, dataset.options.max_pixels)
+            image = to_rgb(array, root / name)
     except ImageError as error:
         return _Look(problems=(problem_of(error, name, root, sample.id),))
     bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize

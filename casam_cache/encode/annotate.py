@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from casam_cache.datasets import Dataset, Mask, Reader, Sample, innermost, read_ignored, read_masks
-from casam_cache.errors import ImageError
+from casam_cache.errors import ImageError, memory_for
 from casam_cache.registry import revision_of
 from casam_cache.store import EmbeddingStore, StoreWriter
 from casam_cache.store.annotations import AnnotatedMask, AnnotatedSample, current_version, write_annotations
@@ -91,8 +91,9 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
         geometry = store.geometry(item)
         size = (geometry.height, geometry.width)
         try:
-            masks = tuple(_annotated(mask) for mask in read_masks(dataset, sample, size))
-            ignored = read_ignored(dataset, sample, size)
+            with memory_for(str(dataset.root / sample.source), ImageError):
+                masks = tuple(_annotated(mask) for mask in read_masks(dataset, sample, size))
+                ignored = read_ignored(dataset, sample, size)
         except ImageError as error:
             return error
         runs = None if ignored is None else (encode_runs(ignored), size)

@@ -22,7 +22,7 @@ from itertools import groupby
 import numpy as np
 
 from casam_cache.cutout import Cutout
-from casam_cache.errors import CasamError
+from casam_cache.errors import CasamError, memory_for
 from casam_cache.fingerprint import generator
 from casam_cache.geometry import Geometry
 from casam_cache.training.items import Item, Items
@@ -123,11 +123,12 @@ class TrainingMasks:
                 counted.append(share.astype(np.float16))
                 counted_of[index] = len(counted) - 1
             for mask in items.masks(index) if item.masks else ():
-                cutout = mask.cutout
-                found = MaskRuns.of(cutout)
-                if found is not None:
-                    runs.append(found)
-                    targets.append(np.packbits(low_res_target(cutout, item.geometry, share).reshape(-1)))
+                with memory_for(f"{item.task}/{item.id}"):
+                    cutout = mask.cutout
+                    found = MaskRuns.of(cutout)
+                    if found is not None:
+                        runs.append(found)
+                        targets.append(np.packbits(low_res_target(cutout, item.geometry, share).reshape(-1)))
             rows.append(range(first, len(runs)))
             if progress:
                 progress(index + 1, len(items))

@@ -11,6 +11,7 @@ import torch
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import BACKGROUND, FOREGROUND, Prompts, upscale
 from casam_cache.cutout import Cutout
+from casam_cache.errors import memory_for
 from casam_cache.heads.base import Head, decode_aligned
 from casam_cache.metrics.base import Metric, scored
 from casam_cache.metrics.overlap import iou
@@ -59,13 +60,14 @@ def evaluate(
     head.to(backbone.device).eval()
     outcomes = Outcomes(scores={name: [] for name in scorers})
     for chunk, done in _chunks(items, masks_at_once):
-        for part, answer in _answers(head, backbone, items, prompt, chunk):
-            bitmap = answer.predicted.bitmap
-            _append(outcomes, scorers, part, answer.mask, bitmap, answer.estimate)
-            if clicks is not None:
-                _append_clicks(clicks, part.item, answer)
-            if on_mask:
-                on_mask(part.item, answer.mask, bitmap)
+        with memory_for(", ".join(f"{part.item.task}/{part.item.id}" for part in chunk)):
+            for part, answer in _answers(head, backbone, items, prompt, chunk):
+                bitmap = answer.predicted.bitmap
+                _append(outcomes, scorers, part, answer.mask, bitmap, answer.estimate)
+                if clicks is not None:
+                    _append_clicks(clicks, part.item, answer)
+                if on_mask:
+                    on_mask(part.item, answer.mask, bitmap)
         if progress:
             progress(done, len(items))
     return outcomes

@@ -89,6 +89,11 @@ def run() -> None:
         # The reader of our output left (`casam ... | head`): nothing more to say, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except MemoryError:
+        console.show_error(
+            CasamError("not enough memory", "end other programs, or use smaller images or batches")
+        )
+        code = 1
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
