@@ -10,7 +10,7 @@ import pytest
 from conftest import Casam
 from PIL import Image
 
-from casam_cache.datasets import DatasetOptions, read_dataset, read_masks
+from casam_cache.datasets import DatasetOptions, find_tasks, read_dataset, read_masks
 from casam_cache.errors import DatasetError
 
 TINY = ("--model", "small", "--name", "tiny", "--checkpoint")
@@ -146,3 +146,57 @@ def test_they_encode(write: object, masks: int, tmp_path: Path, casam: Casam, ti
     report = casam.json("encode", root, *TINY, tiny_checkpoint)["tasks"][0]
     assert (report["failed"], report["masks"]) == (0, masks), casam.err
     assert f"set é: {read_dataset(root).notes[0]}" in casam.err
+
+
+def pairs(root: Path, folders: int) -> Path:
+    """As in the LGG set of Kaggle: a folder a patient."""
+    for folder in range(folders):
+        for number in range(2):
+            save(
+                root / f"TCGA_{folder:02d}" / f"TCGA_{folder:02d}_{number}.tif", picture(10 * folder + number)
+            )
+            save(root / f"TCGA_{folder:02d}" / f"TCGA_{folder:02d}_{number}_mask.tif", squares(255))
+    return root
+
+
+def test_many_folders_of_pairs_are_patients_or_datasets(
+    tmp_path: Path, casam: Casam, tiny_checkpoint: Path
+) -> None:
+    root = pairs(tmp_path / "kaggle_3m", 10)
+    with pytest.raises(
+        DatasetError, match="two readings: 10 folders that each hold images and masks"
+    ) as error:
+        find_tasks(root)
+    assert "--reader folder-a-group" in error.value.hint
+    assert len(find_tasks(root, "folder")) == 10
+    (report,) = casam.json("encode", root, "--reader", "folder-a-group", *TINY, tiny_checkpoint)["tasks"]
+    assert (report["images"], report["masks"]) == (20, 20), casam.err
+    samples = read_dataset(root, reader="folder-a-group").samples
+    assert {(s.id, s.group) for s in samples} >= {("TCGA_03/TCGA_03_1", "TCGA_03")}
+    assert find_tasks(pairs(tmp_path / "few", 3)) == [tmp_path / "few" / f"TCGA_{n:02d}" for n in range(3)]
+
+
+def test_a_folder_that_nobody_knows_is_told_what_is_there(tmp_path: Path) -> None:
+    save(tmp_path / "set" / "slides" / "a.png", picture(1))
+    for name in ("b.json", "c.json", "d.xyz.gz"):
+        (tmp_path / "set" / "outlines").mkdir(exist_ok=True)
+        (tmp_path / "set" / "outlines" / name).write_text("{}")
+    with pytest.raises(DatasetError) as error:
+        find_tasks(tmp_path / "set")
+    assert error.value.message.endswith(
+        "no dataset here; it holds the folders outlines, slides, and files of the kinds 2 .json, 1 .xyz.gz, 1 .png, "
+        "for example outlines/b.json"
+    )
+    assert "dataset.csv" in error.value.hint
+
+
+def test_a_dataset_that_two_readers_know_stops_no_other(tmp_path: Path, casam: Casam) -> None:
+    for name in ("first", "second"):
+        for number in range(4):
+            save(tmp_path / name / "images" / f"{number}.png", picture(number))
+            save(tmp_path / name / "masks" / f"{number}.png", squares(255))
+    (tmp_path / "first" / "dataset.csv").write_text("image,mask\nimages/0.png,masks/0.png\n")
+    first, second = casam.json("data", "check", tmp_path)["tasks"]
+    assert (first["images"], second["images"]) == (0, 4)
+    assert first["problems"][0]["message"] == "read by several readers: folder, table"
+    assert first["problems"][0]["hint"] == "choose one: --reader folder or --reader table"

@@ -28,7 +28,8 @@ class Reader(ABC):
         name: what `--reader` takes and stores record.
         revision: raise it when other pixels or masks are read from the same files.
         precedence: of several readers that recognise a folder the highest is taken, and two of one height are
-            refused: 2 for the layout of one published data set, 1 for a format, 0 for folders of images without masks.
+            refused: 2 for the layout of one published data set, 1 for a format, 0 for folders of images without
+            masks; below 0 for one that is used by name alone.
     """
 
     name: ClassVar[str]

@@ -17,8 +17,9 @@ from casam_cache.datasets.splits import SPLIT_FOLDERS
 from casam_cache.errors import DatasetError
 
 EXPECTED = (
-    "a dataset is a folder with images/ and masks/ (same file names), "
-    "or with train/ and test/ that each hold the two; docs/layouts.md lists everything that is understood"
+    "a dataset is a folder with images/ and masks/ (same file names, or x_mask beside x), or with train/ and test/ "
+    "that each hold both, volumes (NIfTI, DICOM), COCO, YOLO, Pascal VOC, LabelMe, Label Studio, or anything "
+    "with a table dataset.csv (image,mask); docs/layouts.md"
 )
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 MASK_FOLDERS = (

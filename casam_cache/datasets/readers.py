@@ -14,15 +14,19 @@ from casam_cache.datasets.catalogue.compare import notes_of
 from casam_cache.datasets.catalogue.locate import locate
 from casam_cache.datasets.folder import FolderReader
 from casam_cache.datasets.folds import with_fold
+from casam_cache.datasets.layouts.folder_a_group import FolderAGroup
 from casam_cache.datasets.layouts.table import TABLE, Table
 from casam_cache.datasets.listing import entries, is_folder
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
+from casam_cache.datasets.seen import describe_contents
 from casam_cache.datasets.splits import refuse_parted_groups
 from casam_cache.datasets.volumes.folder_reader import VolumeFolderReader
 from casam_cache.datasets.volumes.read import volume_stem, volume_suffix
 from casam_cache.errors import DatasetError, OptionError
 from casam_cache.references import file_sha256
+
+_MANY = 8  # folders of images and masks together, which as well are patients
 
 
 def find_reader(path: Path, name: str | Reader | None = None, dataset: str | None = None) -> Reader | None:
@@ -54,7 +58,11 @@ def find_reader(path: Path, name: str | Reader | None = None, dataset: str | Non
         named = name if isinstance(name, Reader) else READERS.get(name)()
         return named if named.recognises(path) else None
     installed = [cls() for cls in READERS.all().values() if file_sha256(cls) is None]
-    heights = {reader: _height(reader, path) for reader in installed if reader.recognises(path)}
+    heights = {
+        reader: _height(reader, path)
+        for reader in installed
+        if reader.precedence >= 0 and reader.recognises(path)
+    }
     found = [reader for reader, height in heights.items() if height == max(heights.values())]
     if len(found) > 1:
         names = [reader.name for reader in found]
@@ -125,27 +133,36 @@ def find_tasks(
             task_name(path)
             return [path]
         inside = [Path(entry.path) for entry in entries(path) if is_folder(entry)]
-        tasks = [folder for folder in inside if find_reader(folder, reader)]
+        tasks = [folder for folder in inside if _may_be_read(folder, reader)]
     except PermissionError as error:
         raise DatasetError(
             f"{error.filename}: no permission to read it", f"chmod u+rx '{error.filename}'"
         ) from None
+    if reader is None and len(tasks) > _MANY and FolderAGroup().recognises(path):
+        raise DatasetError(
+            f"{path}: two readings: {len(tasks)} folders that each hold images and masks, for example {tasks[0].name}, "
+            "are one dataset with a folder a patient, or a dataset each",
+            f"--reader {FolderAGroup.name} reads one dataset, --reader {FolderReader.name} a dataset each",
+        )
     for task in tasks:
         task_name(task)
     if tasks:
         return tasks
-    names = [folder.name for folder in inside]
-    seen = (
-        f"it holds the folders {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-        if names
-        else "it holds no folder"
-    )
+    seen = describe_contents(path, [folder.name for folder in inside])
     if reader is not None:
         raise DatasetError(
             f"{path}: no dataset of the reader '{reader if isinstance(reader, str) else reader.name}' here; {seen}",
             "name another folder, or another --reader",
         )
     raise DatasetError(f"{path}: no dataset here; {seen}", f"{EXPECTED}; or give a folder of such folders")
+
+
+def _may_be_read(folder: Path, reader: str | Reader | None) -> bool:
+    """Whether it is a dataset; one that several readers recognise is, and reading it says so beside the others."""
+    try:
+        return find_reader(folder, reader) is not None
+    except DatasetError:
+        return True
 
 
 def read_dataset(
