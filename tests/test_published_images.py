@@ -138,7 +138,7 @@ class TestKpis(PairContract):
 class TestEbhi(PairContract):
     reader = "ebhi-seg"
     image, mask = "Polyp/image/GT{0}1-1.png", "Polyp/label/GT{0}1-1.png"
-    beside = (("Normal/image/GT{0}2-1.png", "Normal/label/GT{0}2-1.png"),)
+    beside = (("Low-grade IN/image/GT{0}2-1.png", "Low-grade IN/label/GT{0}2-1.png"),)
 
 
 class TestCamo(PairContract):
@@ -238,6 +238,10 @@ def test_slides_of_others_are_not_kpis(tmp_path: Path) -> None:
         picture(tmp_path / "mine" / task / "img" / "a.png")
         square(tmp_path / "mine" / task / "mask" / "a.png")
     assert [folder.name for folder in find_tasks(tmp_path / "mine")] == ["one", "two"]
+    for task in ("normal", "polyp"):
+        picture(tmp_path / "other" / task / "image" / "a.png")
+        square(tmp_path / "other" / task / "label" / "a.png")
+    assert [folder.name for folder in find_tasks(tmp_path / "other")] == ["normal", "polyp"], "nor EBHI-SEG"
 
 
 def test_ebhi_keeps_biopsies_together(tmp_path: Path) -> None:
@@ -309,6 +313,8 @@ def test_busi_is_three_tasks_with_an_object_a_file(tmp_path: Path) -> None:
     root = busi(tmp_path / "Dataset_BUSI_with_GT")
     assert [folder.name for folder in find_tasks(root)] == ["benign", "malignant", "normal"]
     (folder,) = find_tasks(root, dataset="BUSI_malignant")
+    with pytest.raises(DatasetError, match="the folder of BUSI_malignant, not of BUSI_benign"):
+        find_tasks(folder, dataset="BUSI_benign")
     dataset = read_dataset(folder, DatasetOptions(dataset="BUSI_malignant"))
     assert dataset.task == "BUSI_malignant"
     masks = {sample.id: len(list(read_masks(dataset, sample, (36, 44)))) for sample in dataset.samples}

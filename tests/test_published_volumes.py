@@ -239,6 +239,8 @@ def test_amos_reads_training_and_validation(tmp_path: Path) -> None:
             save(tmp_path / "amos22" / f"images{part}" / f"amos_{number:04d}.nii.gz", image)
             if part != "Ts":
                 save(tmp_path / "amos22" / f"labels{part}" / f"amos_{number:04d}.nii.gz", labels)
+    stated = {"name": "AMOS", "tensorImageSize": "3D", "modality": {"0": "CT"}, "labels": {"0": "background"}}
+    (tmp_path / "amos22" / "dataset.json").write_text(json.dumps(stated))
     reader = find_reader(tmp_path / "amos22")
     assert reader is not None
     assert reader.name == "amos"

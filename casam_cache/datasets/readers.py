@@ -127,7 +127,12 @@ def find_tasks(
     try:
         if dataset is not None:
             return [
-                locate(path, get_entry(dataset), lambda folder: bool(find_reader(folder, reader, dataset)))
+                locate(
+                    path,
+                    get_entry(dataset),
+                    lambda folder: bool(find_reader(folder, reader, dataset)),
+                    ENTRIES,
+                )
             ]
         if find_reader(path, reader):
             task_name(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from casam_cache.datasets.catalogue.entry import Entry
@@ -14,13 +14,16 @@ _DEPTH = 3
 _LOOKED_AT = 500  # folders
 
 
-def locate(path: Path, entry: Entry, recognised: Callable[[Path], bool]) -> Path:
+def locate(
+    path: Path, entry: Entry, recognised: Callable[[Path], bool], others: Sequence[Entry] = ()
+) -> Path:
     """The folder that is meant where `--dataset` names a set.
 
     Args:
         path: what the user gave.
         entry: the set.
         recognised: whether a folder is one that can be read as that set.
+        others: all of the catalogue; a folder that has the name of another is refused.
 
     Raises:
         DatasetError: there is none, or several.
@@ -36,6 +39,12 @@ def locate(path: Path, entry: Entry, recognised: Callable[[Path], bool]) -> Path
         if not whole and named:
             raise _several(path, entry, named)
     if whole:
+        other = next((one for one in others if one != entry and _plain(path) in one.folders), None)
+        if other is not None:
+            raise DatasetError(
+                f"{path}: the folder of {other.name}, not of {entry.name}",
+                f"--dataset {other.name}, or give the folder of {entry.name}",
+            )
         return path
     found = [] if entry.folders else _nearest(below, recognised)
     if len(found) == 1:

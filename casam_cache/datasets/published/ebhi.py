@@ -13,6 +13,12 @@ from casam_cache.datasets.sample import DatasetOptions
 CLASSES = (
     "adenocarcinoma", "high-grade in", "low-grade in", "normal", "polyp", "serrated adenoma",
 )  # fmt: skip
+_OWN = {
+    "adenocarcinoma",
+    "high-grade in",
+    "low-grade in",
+    "serrated adenoma",
+}  # folders `normal` are anybody's
 _BIOPSY = re.compile(r"[A-Za-z]*\d+(?=-)")
 
 
@@ -27,7 +33,8 @@ class EbhiSeg(PairedReader):
             for name in folders_in(path)
             if name.casefold() in CLASSES and {"image", "label"} <= set(folders_in(path / name))
         ]
-        return found if len(found) > 1 else []
+        own = any(place.prefix.rstrip("/").casefold() in _OWN for place in found)
+        return found if len(found) > 1 and own else []
 
     def group(self, one: Found) -> str:
         match = _BIOPSY.match(one.name)

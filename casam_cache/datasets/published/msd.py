@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from casam_cache.datasets.published.abdomen import Amos
 from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.datasets.volumes.cases import Found
 from casam_cache.datasets.volumes.nnunet_reader import NnunetReader, channel_names, read_dataset_json
@@ -23,7 +24,7 @@ class Msd(NnunetReader):
     def recognises(self, path: Path) -> bool:
         try:
             stated = json.loads((path / "dataset.json").read_text(encoding="utf-8-sig"))
-            return "tensorImageSize" in stated and super().recognises(path)
+            return "tensorImageSize" in stated and super().recognises(path) and not Amos().recognises(path)
         except (OSError, ValueError, TypeError):
             return False
 
