@@ -212,3 +212,11 @@ class _Doubled:
     def predict(self, **prompt: Any) -> Any:
         masks, scores, low_res = self._honest.predict(**prompt)
         return masks, scores, 2 * low_res
+
+
+def test_many_masks(results: Any, tmp_path: Path) -> None:
+    data = results("many_masks", "--sets", "cell", "--share", 0.02, "--folder", tmp_path)
+    (row,) = data["rows"]
+    assert row["commands"].keys() == {"torch", "data check", "encode"}
+    assert all(each["peak_mib"] > 20 and each["processor_s"] > 0 for each in row["commands"].values())
+    assert str(tmp_path) not in json.dumps(data)
