@@ -257,7 +257,7 @@ def test_several_pictures_at_one_position(tmp_path: Path) -> None:
     with says(ImageError, "2 pictures at each of 7 positions", "--channels 1 to --channels 2"):
         read_volume(tmp_path / "s")
     assert np.array_equal(slices(read_volume(tmp_path / "s", channel=1)), -IMAGE)
-    (tmp_path / "s" / "b" / "IM 00-é.dcm").unlink()
+    (tmp_path / "s" / "b" / "IM 000-é.dcm").unlink()
     with says(ImageError, "6 of 7 positions hold several pictures"):
         read_volume(tmp_path / "s", channel=1)
 

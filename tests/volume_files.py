@@ -162,7 +162,7 @@ def write_series(
     for k in range(voxels.shape[2]):
         if k in leave_out:
             continue
-        path = folder / f"IM {(k * 5) % 11:02d}-é{suffix}"
+        path = folder / f"IM {(k * 53) % 101:03d}-é{suffix}"
         dicom_slice(
             path, np.ascontiguousarray(voxels[:, :, k].T), series=series, study=study, number=k + 1,
             position=(lps @ (0, 0, k, 1))[:3], orientation=[*directions[:, 0], *directions[:, 1]],

@@ -33,7 +33,7 @@ class EncodeOptions(BaseModel):
         resize: `longest` is SAM's own, `stretch` the paper's, `auto` what the store has, else the preset's; part of the
             store's identity.
         intensity: `auto`, `LOW,HIGH` or a name of `parse_intensity`: how deeper images become 8-bit; part of the
-            store's identity, as `named_window` has it.
+            store's identity, as `named_window` has it. `auto` is what the store has, else percentiles.
         workers: processes that decode; None chooses (one background thread on a CPU).
         extra: further arrays to store: `early`, `tokens`.
         views: further views of each image to store, of `casam_cache.views`.
@@ -67,7 +67,7 @@ class EncodeOptions(BaseModel):
     @field_validator("intensity")
     @classmethod
     def _window(cls, intensity: str) -> str:
-        return named_window(intensity)
+        return intensity if intensity == "percentiles" else named_window(intensity)
 
     @field_validator("views")
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.presets import PRESETS, preset_named, preset_of, preset_of_file
 from casam_cache.backbones.published import PublishedSam
+from casam_cache.datasets.intensity import named_window
 from casam_cache.errors import OptionError
 
 Say = Callable[[str], None]
@@ -67,6 +68,13 @@ def resize_of(backbone: Backbone, resize: str, stated: Mapping[str, Any] | None 
     if stated is not None:
         return str(stated["preprocessing"]["resize"])
     return backbone.preset.resize if isinstance(backbone, PublishedSam) else "longest"
+
+
+def intensity_of(intensity: str, stated: Mapping[str, Any] | None = None) -> str:
+    """How deeper images become 8-bit, as the identity names it: asked for, as the store was begun, or percentiles."""
+    if intensity == "auto" and stated is not None:
+        return str(stated["preprocessing"]["intensity"])
+    return named_window(intensity)
 
 
 def as_in_store(backbone: Backbone, identity: Mapping[str, Any]) -> Backbone:

@@ -24,7 +24,7 @@ from casam_cache.encode.finished import forget, remember, remembered_files
 from casam_cache.encode.looks import duplicates
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
-from casam_cache.encode.preprocessing import as_in_store, resize_of, with_preprocessing
+from casam_cache.encode.preprocessing import as_in_store, intensity_of, resize_of, with_preprocessing
 from casam_cache.encode.report import EncodeReport
 from casam_cache.encode.sources import preparation, remember_backbone
 from casam_cache.encode.store_name import check_store_name
@@ -195,7 +195,8 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> Stor
     identity = {
         "backbone": backbone.identity,
         "preprocessing": backbone.preprocessing_identity(
-            resize_of(backbone, options.resize, _identity_of(path)), options.intensity
+            resize_of(backbone, options.resize, _identity_of(path)),
+            intensity_of(options.intensity, _identity_of(path)),
         ),
         "precision": precision,
         "extra": {name: backbone.feature_identity(name) for name in backbone.features() if name != EMBEDDING},
@@ -251,7 +252,7 @@ def _encode_missing(
         backbone.image_size,
         backbone.patch_size,
         writer.meta.identity["preprocessing"]["resize"],
-        options.intensity,
+        writer.meta.identity["preprocessing"]["intensity"],
         options.dataset.max_pixels,
         preparation(writer.path.parent.parent, backbone),
         reader=dataset.reader,

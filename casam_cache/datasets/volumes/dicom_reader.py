@@ -37,7 +37,7 @@ class DicomReader(VolumeReader):
 
     def find(self, path: Path, options: DatasetOptions) -> Found:
         everything = series_in(path)
-        images = [one for one in everything if one.is_image]
+        images = everywhere = [one for one in everything if one.is_image]
         if options.series is not None:
             images = _asked(path, images, options.series)
         problems: list[Problem] = [
@@ -64,7 +64,8 @@ class DicomReader(VolumeReader):
             cases.append(
                 Case(
                     names[one.uid], _folder_of(path, one), labels, one.patient or names[one.uid], None,
-                    asked_channel(options), one.uid, classes.get(labels or "", ()),
+                    asked_channel(options), one.uid if _is_among_others(path, one, everywhere) else None,
+                    classes.get(labels or "", ()),
                 )
             )  # fmt: skip
         problems += _strangers(path, drawn, everything)
@@ -119,6 +120,18 @@ def _folder_of(root: Path, one: Series) -> str:
         return Path(os.path.relpath(files[0], root)).as_posix()
     common = os.path.commonpath([os.path.dirname(file) for file in files])
     return Path(os.path.relpath(common, root)).as_posix()
+
+
+def _is_among_others(root: Path, one: Series, everything: Sequence[Series]) -> bool:
+    """Whether its folder, or one below it, holds files of another series, so that it is found by its UID alone."""
+    folder = _folder_of(root, one)
+    place = root / folder
+    return any(
+        place in file.parents or file == place
+        for other in everything
+        if other.uid != one.uid
+        for file, _ in other.headers
+    )
 
 
 def _names(root: Path, images: Sequence[Series]) -> dict[str, str]:

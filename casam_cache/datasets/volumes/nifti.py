@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def read_nifti(path: Path, key: tuple[Any, ...], channel: int | None = None) -> 
         ImageError: it cannot be read, is no volume, or has several channels and none was chosen.
     """
     nibabel = extra("nibabel", path, "NIfTI")
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it prints is said in our errors
     try:
         image = nibabel.load(path)
     except Exception as error:

@@ -101,9 +101,12 @@ class Volume:
     def values(self, axis: int, index: int) -> np.ndarray:
         """The values of one slice across a voxel axis, the two axes left over in their order: (I, J), (I, K) or (J, K).
 
-        Of whole numbers with a whole slope int64, with a broken one float64, and as stored where there is no slope.
+        Of whole numbers with a whole slope int32 or int64, with a broken one float64; without a slope as stored.
         """
-        return self.scaled(np.take(self.stored, index, axis))
+        # Not np.take, which first brings the whole volume into the order of C.
+        where: list[slice | int] = [slice(None)] * 3
+        where[axis] = index
+        return self.scaled(self.stored[tuple(where)])
 
     def array(self) -> np.ndarray:
         """All values, (I, J, K); takes eight bytes a voxel where there is a slope."""
@@ -115,5 +118,6 @@ class Volume:
         if (self.slope, self.intercept) == (1.0, 0.0):
             return stored
         if stored.dtype.kind in "iub" and self.slope.is_integer() and self.intercept.is_integer():
-            return stored.astype(np.int64) * int(self.slope) + int(self.intercept)
+            small = stored.dtype.itemsize <= 2 and abs(self.slope) < 2**14 and abs(self.intercept) < 2**30
+            return stored.astype(np.int32 if small else np.int64) * int(self.slope) + int(self.intercept)
         return stored.astype(np.float64) * self.slope + self.intercept
