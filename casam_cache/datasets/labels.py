@@ -21,6 +21,7 @@ from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
 from casam_cache.datasets.value_counts import ValueCounts, count_values, merge_counts
 from casam_cache.errors import ImageError
 
+MOST_RINGED = 64  # values; maps of many objects have no line round them
 MOST_VISIBLE = 257
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"}
 _CHROMA_NOISE = 48  # how far the channels of a grey picture drift apart in a lossy file
@@ -255,7 +256,7 @@ def scan_mask(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, colours: bool
         alpha = count_values(found.alpha)
         visible = tuple(distinct(found.labels[found.alpha > 0])[:MOST_VISIBLE].tolist())
     ring = None
-    if not found.lossy and 3 <= len(counts.values) <= MOST_VISIBLE:
+    if not found.lossy and 3 <= len(counts.values) <= MOST_RINGED:
         ring = measure_ring(found.labels, found.coloured)
     return MaskScan(
         path, found.size, counts, found.coloured, found.lossy, grey, alpha, visible, ring, found.format

@@ -93,13 +93,15 @@ def count_values(
     if many <= 2 or (many > MOST_COLOURS and coloured):
         flat = pixels if many <= 2 else none
         return ValueCounts(values, pixels, flat, none, flat, border, none)
-    solid, between, calm, tops = beyond.copy(), none.copy(), none, none
+    solid, between, calm, tops = pixels.copy(), none.copy(), none, none
     for rows, halo in _blocks(ranks.shape):
         own = slice(rows.start - halo.start, rows.stop - halo.start)
-        square = _in_squares(ranks[halo])[own]
-        solid += np.bincount(ranks[rows][square], minlength=many)
-        lies = _between(labels[halo], coloured)[own] & ~square
-        between += np.bincount(ranks[rows][lies], minlength=many)
+        loose = np.flatnonzero(~_in_squares(ranks[halo])[own])
+        held = ranks[rows].ravel()[loose]
+        solid -= np.bincount(held, minlength=many)
+        if len(loose):
+            lies = _between(labels[halo], loose + own.start * labels.shape[1], coloured)
+            between += np.bincount(held[lies], minlength=many)
     if not coloured and (lossy or np.sum(2 * solid < pixels) > 1):
         calm, tops = beyond.copy(), none.copy()
         for rows, halo in _blocks(ranks.shape):
@@ -133,19 +135,33 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
         yield slice(start, stop), slice(max(0, start - 1), min(stop + 1, shape[0]))
 
 
-def _between(labels: np.ndarray, coloured: bool) -> np.ndarray:
-    """Bool (H, W): pixels with a lower and a higher value beside them."""
+def _between(labels: np.ndarray, places: np.ndarray, coloured: bool) -> np.ndarray:
+    """Bool (n,): which of the pixels at these flat places have a lower and a higher value beside them."""
     if not coloured:
-        low, high = _neighbourhood(labels)
-        return (low < labels) & (labels < high)
-    channels = [(labels >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
-    bounds = [_neighbourhood(channel) for channel in channels]
-    beyond = [(low < own) & (own < high) for own, (low, high) in zip(channels, bounds, strict=True)]
-    level = [
-        ((low < own) & (own < high)) | (low == high)
-        for own, (low, high) in zip(channels, bounds, strict=True)
-    ]
-    return np.logical_or.reduce(beyond) & np.logical_and.reduce(level)
+        own, low, high = _around(labels, places)
+        return (low < own) & (own < high)
+    beyond, level = np.zeros(len(places), bool), np.ones(len(places), bool)
+    for shift in (16, 8, 0):
+        own, low, high = _around((labels >> shift & 255).astype(np.uint8), places)
+        inside = (low < own) & (own < high)
+        beyond |= inside
+        level &= inside | (low == high)
+    return beyond & level
+
+
+def _around(array: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values at flat places, and the least and greatest of their 3 x 3 neighbourhoods."""
+    height, width = array.shape
+    rows, columns = np.divmod(places, width)
+    own = array[rows, columns]
+    low, high = own.copy(), own.copy()
+    for down in (-1, 0, 1):
+        near = np.clip(rows + down, 0, height - 1)
+        for across in (-1, 0, 1):
+            beside = array[near, np.clip(columns + across, 0, width - 1)]
+            np.minimum(low, beside, out=low)
+            np.maximum(high, beside, out=high)
+    return own, low, high
 
 
 def merge_counts(parts: Sequence[ValueCounts]) -> ValueCounts:
