@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from casam_cache.bench.volumes import volume_scores
+from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
 from casam_cache.metrics.volumes import score_volume
 from casam_cache.report.formats import to_text
@@ -18,7 +19,7 @@ from casam_cache.report.volume_table import volume_notes, volume_section
 from casam_cache.training.items import Item, ItemMask
 from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.slices import Slice
-from casam_cache.training.volumes import VolumeMasks, read_volumes, volumes_to_score, write_volumes
+from casam_cache.training.volumes import VolumeMasks, read_volumes, volumes_of, write_volumes
 
 SPACING = (3.0, 0.8, 0.5)
 SHAPE = (5, 12, 14)
@@ -89,13 +90,26 @@ def test_every_third_slice_is_stacked_without_gaps():
     assert found.scores["assd"] == [0.0]
 
 
+def test_masks_come_back_from_their_files(tmp_path: Path):
+    masks = VolumeMasks()
+    for index in (4, 1, 3):
+        masks.add(slice_item("ä/b", index), mask_of(volume_of(1)[index], 2), volume_of(2)[index])
+        masks.add(
+            slice_item("c", index, spacing=None, step=1), mask_of(volume_of(3)[index]), volume_of(4)[index]
+        )
+    masks.write(tmp_path)
+    assert VolumeMasks.read(tmp_path).outcomes().to_csv() == masks.outcomes().to_csv()
+    (tmp_path / "volume_masks.npy").write_bytes((tmp_path / "volume_masks.npy").read_bytes()[:-9])
+    with pytest.raises(CasamError, match="cannot be read"):
+        VolumeMasks.read(tmp_path)
+
+
 def test_images_that_are_no_slices_make_no_volumes():
     alone = replace(slice_item("a", 0), place=None)
-    assert volumes_to_score([alone]) is None
+    assert volumes_of([alone]) is None
     masks = VolumeMasks()
     masks.add(alone, mask_of(np.ones(SHAPE[1:], bool)), np.ones(SHAPE[1:], bool))
     assert len(masks.outcomes()) == 0
-    assert volume_scores(None, None) == ()
 
 
 def test_slices_of_other_sizes_are_refused():
@@ -110,10 +124,8 @@ def test_the_table_comes_back_from_its_file(tmp_path: Path):
     found = outcomes_of(
         {("a, ü", 1): (np.zeros(SHAPE, bool), volume_of(2)), ("b", 1): (volume_of(3), volume_of(4))}
     )
-    assert read_volumes(tmp_path) is None
     write_volumes(tmp_path, found)
     read = read_volumes(tmp_path)
-    assert read is not None
     assert read.to_csv() == found.to_csv()
     assert math.isnan(read.scores["hd95"][0])
 

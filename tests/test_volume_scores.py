@@ -52,7 +52,7 @@ def test_a_fit_scores_volumes_as_predicting_them_whole_does(
         for mask in map(int, annotations.masks_of(row)):
             bitmap = predictor.predict(boxes=annotations.box[mask]).mask
             layout.place(found[int(annotations.class_id[mask])], int(number.rpartition("-")[2]), bitmap)
-    with (Path(report["outcomes"]) / "volumes.csv").open(newline="") as file:
+    with (Path(report["volume_outcomes"]) / "volumes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted({row["item"] for row in rows}) == sorted(labels)
     assert len(rows) == 2 * len(labels)
@@ -84,7 +84,7 @@ def test_a_person_gets_volumes_under_the_slices(casam: Casam, encode: Encode, ct
 def test_every_second_slice_is_a_coarser_volume(casam: Casam, encode: Encode, ct: Path) -> None:
     encode(ct, "--slices", "every:2", "--test-fraction", "0.5")
     report = casam.json("fit", "--task", "ct", *SHORT)
-    with (Path(report["outcomes"]) / "volumes.csv").open(newline="") as file:
+    with (Path(report["volume_outcomes"]) / "volumes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         truth = np.asarray(read_volume(ct / "masks" / f"{row['item']}.nii.gz").stored) == int(row["class_id"])
@@ -95,4 +95,5 @@ def test_images_have_no_volumes(casam: Casam, encode: Encode, discs: Path) -> No
     encode(discs)
     report = casam.json("fit", "--task", "discs", *SHORT)
     assert report["volumes"] == []
-    assert not (Path(report["outcomes"]) / "volumes.csv").exists()
+    assert report["volume_outcomes"] == ""
+    assert {path.name for path in Path(report["outcomes"]).iterdir()} == {"outcomes.csv", "record.json"}

@@ -14,7 +14,7 @@ from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import MethodRef
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
-from casam_cache.bench.volumes import VolumeScore, volume_scores
+from casam_cache.bench.volumes import VolumeScore, VolumeStages
 from casam_cache.config import validated
 from casam_cache.engine.runs import RECORD, Changed, Record, Runs, read_record
 from casam_cache.engine.schedule import PlanProgress, run_plan
@@ -212,7 +212,12 @@ def _report(
     tasks, fit, runs = plan.tasks, plan.fit, plan.runs
     scored: TaskSplit = tasks.split(fit.task, split)
     stages = [(kind, scoring(scored, fit, prompt=kind), scoring(scored, None, prompt=kind)) for kind in kinds]
-    wanted = [fit, *(stage for _, fitted, frozen in stages for stage in (frozen, fitted))]
+    volumes = [VolumeStages.of(scored, fitted, frozen) for _, fitted, frozen in stages]
+    wanted = [
+        fit,
+        *(stage for _, fitted, frozen in stages for stage in (frozen, fitted)),
+        *(stage for each in volumes for stage in each.wanted),
+    ]
     running = [""]
 
     def on_progress(progress: PlanProgress) -> None:
@@ -243,11 +248,16 @@ def _report(
         stand_in=plan.tasks.place.backbone(plan.fit.task).stand_in,
         mask_mode=recorded["mask_mode"],
         seed=fit.seed,
-        prompts=tuple(_score(runs, kind, fitted, frozen) for kind, fitted, frozen in stages),
+        prompts=tuple(
+            _score(runs, kind, fitted, frozen, own)
+            for (kind, fitted, frozen), own in zip(stages, volumes, strict=True)
+        ),
     )
 
 
-def _score(runs: Runs, kind: EvaluationPrompt, fitted: Evaluate, frozen: Evaluate) -> PromptScore:
+def _score(
+    runs: Runs, kind: EvaluationPrompt, fitted: Evaluate, frozen: Evaluate, volumes: VolumeStages
+) -> PromptScore:
     after, before = fitted.read(runs), frozen.read(runs)
     return PromptScore(
         prompt=kind.name,
@@ -257,7 +267,7 @@ def _score(runs: Runs, kind: EvaluationPrompt, fitted: Evaluate, frozen: Evaluat
         outcomes=str(runs.folder(fitted)),
         frozen_outcomes=str(runs.folder(frozen)),
         clicks=_clicks(runs, kind.clicks, after, fitted, frozen),
-        volumes=volume_scores(fitted.read_volumes(runs), frozen.read_volumes(runs)),
+        volumes=volumes.scores(runs),
     )
 
 

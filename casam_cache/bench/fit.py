@@ -15,7 +15,7 @@ from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
-from casam_cache.bench.volumes import VolumeScore, volume_scores
+from casam_cache.bench.volumes import VolumeScore, VolumeStages
 from casam_cache.config import parse_assignments, parse_settings
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
@@ -61,6 +61,7 @@ class FitReport:
         steps: optimiser steps taken.
         groups: of the training images with masks (patients, slides).
         volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
+        volume_outcomes: folder with them of each volume; empty without.
     """
 
     task: str
@@ -83,6 +84,7 @@ class FitReport:
     steps: int = 0
     groups: int = 0
     volumes: tuple[VolumeScore, ...] = ()
+    volume_outcomes: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
@@ -166,7 +168,8 @@ def fit_task(
             on_evaluate(*progress)
 
     cost = Cost(method=fit.method, weights=tasks.place.weights(task), task=task)
-    wanted = [fit, fitted, frozen, cost]
+    volumes = VolumeStages.of(scored, fitted, frozen)
+    wanted = [fit, fitted, frozen, cost, *volumes.wanted]
     computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
     keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
     told = "" if prompt == BOX else f", {prompt.name}"
@@ -194,7 +197,8 @@ def fit_task(
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
         groups=tasks.split(task, train).groups,
-        volumes=volume_scores(fitted.read_volumes(folder), frozen.read_volumes(folder)),
+        volumes=volumes.scores(folder),
+        volume_outcomes=volumes.folder(folder),
     )
 
 

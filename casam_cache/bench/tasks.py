@@ -52,12 +52,14 @@ class TaskSplit:
         ref: what stages are given.
         images: ids, in the order of the items; masks: how many masks each has.
         groups: patients, slides: how many of them have a mask.
+        volumes: whether some are slices of volumes.
     """
 
     ref: SplitRef
     images: tuple[str, ...]
     masks: tuple[int, ...]
     groups: int
+    volumes: bool = False
 
     @property
     def scored(self) -> int:
@@ -210,6 +212,7 @@ class Tasks:
                 tuple(item.id for item in items),
                 tuple(item.masks for item in items),
                 len({item.group for item in items if item.masks}),
+                any(item.place is not None for item in items),
             )
         return self._splits[task, split]
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from casam_cache.bench.stages.evaluate import Evaluate
+from casam_cache.bench.stages.volumes import ScoreVolumes
+from casam_cache.bench.tasks import TaskSplit
+from casam_cache.engine.runs import Runs
 from casam_cache.metrics.intervals import Interval
 from casam_cache.training.outcomes import Outcomes, Score, gain, score
 
@@ -33,10 +37,40 @@ class VolumeScore:
         }
 
 
-def volume_scores(fitted: Outcomes | None, frozen: Outcomes | None) -> tuple[VolumeScore, ...]:
-    """Over all, then of each class where there are several; empty where the images are no slices of volumes."""
-    if fitted is None or frozen is None:
-        return ()
+@dataclass(frozen=True)
+class VolumeStages:
+    """The scorings of volumes that stand beside two scorings of slices; none where images are no slices.
+
+    Attributes:
+        fitted, frozen: of the head and of the frozen SAM, or None.
+    """
+
+    fitted: ScoreVolumes | None
+    frozen: ScoreVolumes | None
+
+    @classmethod
+    def of(cls, split: TaskSplit, fitted: Evaluate, frozen: Evaluate) -> VolumeStages:
+        if not split.volumes:
+            return cls(None, None)
+        return cls(ScoreVolumes(evaluated=fitted), ScoreVolumes(evaluated=frozen))
+
+    @property
+    def wanted(self) -> list[ScoreVolumes]:
+        return [stage for stage in (self.frozen, self.fitted) if stage is not None]
+
+    def scores(self, runs: Runs) -> tuple[VolumeScore, ...]:
+        """Once computed."""
+        if self.fitted is None or self.frozen is None:
+            return ()
+        return volume_scores(self.fitted.read(runs), self.frozen.read(runs))
+
+    def folder(self, runs: Runs) -> str:
+        """With the fitted head's scores of each volume; empty where there are none."""
+        return "" if self.fitted is None else str(runs.folder(self.fitted))
+
+
+def volume_scores(fitted: Outcomes, frozen: Outcomes) -> tuple[VolumeScore, ...]:
+    """Over all, then of each class where there are several."""
     classes = sorted(set(fitted.class_id))
     parts: list[int | None] = [None, *(classes if len(classes) > 1 else [])]
     found = []

@@ -1,4 +1,4 @@
-"""Predicted and true masks of slices, put together to volumes and scored there: one row a volume and class.
+"""Predicted and true masks of slices, kept as they are scored, and put together to volumes: one row a volume and class.
 
 A class's objects in a slice are one mask here. Slices without the class are not prompted: both masks are empty there,
 as in slices that were not encoded. A class that a volume does not have has no row.
@@ -6,14 +6,18 @@ as in slices that were not encoded. A class that a volume does not have has no r
 
 from __future__ import annotations
 
+import io
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from casam_cache.metrics.volumes import VOLUME_METRICS, require_surface_distance, score_volume
+from casam_cache.errors import CasamError
+from casam_cache.metrics.volumes import VOLUME_METRICS, score_volume
+from casam_cache.store.files import write_file
 from casam_cache.store.runs import decode_runs, encode_runs
 from casam_cache.training import mask_tables
 from casam_cache.training.items import Item, ItemMask
@@ -21,6 +25,7 @@ from casam_cache.training.outcomes import Outcomes
 from casam_cache.training.slices import Slice
 
 FILE = "volumes.csv"
+MASKS, RUNS = "volume_masks.json", "volume_masks.npy"
 
 
 @dataclass
@@ -64,16 +69,20 @@ class VolumeMasks:
             ]
         known.slices[item.place.index] = _Pair(encode_runs(pairs[0]), encode_runs(pairs[1]), (height, width))
 
-    def outcomes(self) -> Outcomes:
+    def outcomes(self, progress: Callable[[int, int], None] | None = None) -> Outcomes:
         """A row a volume and class, sorted: `item` is the volume, `area` its true voxels, `instance` 0.
 
         `scores` are those of `VOLUME_METRICS`; `predicted_iou` is NaN.
 
+        Args:
+            progress: called with (volumes and classes done, all of them).
+
         Raises:
             ValueError: slices of one volume differ in size.
+            CasamError: surfaces are to be measured and surface-distance is not installed.
         """
         found = Outcomes(scores={metric.name: [] for metric in VOLUME_METRICS})
-        for (task, volume, class_id), one in sorted(self._classes.items(), key=lambda entry: entry[0]):
+        for done, ((task, volume, class_id), one) in enumerate(self._sorted(), start=1):
             predicted, truth = _stacked(volume, one)
             scored = score_volume(predicted, truth, one.place.spacing)
             found.task.append(task)
@@ -85,7 +94,54 @@ class VolumeMasks:
             found.predicted_iou.append(math.nan)
             for name, values in found.scores.items():
                 values.append(getattr(scored, name))
+            if progress is not None:
+                progress(done, len(self._classes))
         return found
+
+    def write(self, folder: Path) -> None:
+        """All masks as runs, so that volumes can be scored without predicting again."""
+        entries, runs = [], [np.zeros(0, np.uint32)]
+        for (task, volume, class_id), one in self._sorted():
+            slices = []
+            for index, pair in sorted(one.slices.items()):
+                slices.append([index, *pair.size, len(pair.predicted), len(pair.truth)])
+                runs += [pair.predicted, pair.truth]
+            entries.append([task, volume, class_id, one.group, one.place.spacing, one.place.step, slices])
+        data = io.BytesIO()
+        np.save(data, np.concatenate(runs), allow_pickle=False)
+        write_file(folder / RUNS, data.getvalue())
+        write_file(folder / MASKS, json.dumps(entries).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> VolumeMasks:
+        """What `write` wrote.
+
+        Raises:
+            CasamError: missing or damaged.
+        """
+        made = cls()
+        try:
+            runs = np.load(folder / RUNS, allow_pickle=False)
+            at = 0
+            for task, volume, class_id, group, spacing, step, slices in json.loads(
+                (folder / MASKS).read_bytes()
+            ):
+                place = Slice(volume, slices[0][0], None if spacing is None else tuple(spacing), step)
+                one = made._classes[task, volume, class_id] = _Class(task, group, place)
+                for index, height, width, predicted, truth in slices:
+                    ends = (at, at + predicted, at + predicted + truth)
+                    one.slices[index] = _Pair(
+                        runs[ends[0] : ends[1]], runs[ends[1] : ends[2]], (height, width)
+                    )
+                    at = ends[2]
+        except (OSError, ValueError, IndexError, TypeError) as error:
+            raise CasamError(
+                f"{folder / MASKS} cannot be read: {error}", f"remove {folder} and run the command again"
+            ) from None
+        return made
+
+    def _sorted(self) -> list[tuple[tuple[str, str, int], _Class]]:
+        return sorted(self._classes.items(), key=lambda entry: entry[0])
 
 
 def _stacked(volume: str, one: _Class) -> tuple[np.ndarray, np.ndarray]:
@@ -105,26 +161,19 @@ def _stacked(volume: str, one: _Class) -> tuple[np.ndarray, np.ndarray]:
     return predicted, truth
 
 
-def volumes_to_score(items: Iterable[Item]) -> VolumeMasks | None:
-    """Where the masks of items go that are slices of volumes; None where none is.
-
-    Raises:
-        CasamError: surfaces are to be measured and surface-distance is not installed.
-    """
-    places = [item.place for item in items if item.place is not None]
-    if any(place.spacing is not None for place in places):
-        require_surface_distance()
-    return VolumeMasks() if places else None
+def volumes_of(items: Iterable[Item]) -> VolumeMasks | None:
+    """Where the masks of items go that are slices of volumes; None where none is."""
+    return VolumeMasks() if any(item.place is not None for item in items) else None
 
 
 def write_volumes(folder: Path, outcomes: Outcomes) -> None:
     mask_tables.write(folder / FILE, outcomes.to_csv())
 
 
-def read_volumes(folder: Path) -> Outcomes | None:
-    """The table that `write_volumes` wrote; None where the images were no slices of volumes.
+def read_volumes(folder: Path) -> Outcomes:
+    """The table that `write_volumes` wrote.
 
     Raises:
-        CasamError: damaged.
+        CasamError: missing or damaged.
     """
-    return mask_tables.read(folder / FILE, Outcomes.from_csv) if (folder / FILE).is_file() else None
+    return mask_tables.read(folder / FILE, Outcomes.from_csv)

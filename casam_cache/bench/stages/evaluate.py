@@ -16,7 +16,7 @@ from casam_cache.training.clicks import ClickOutcomes, read_clicks, write_clicks
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
 from casam_cache.training.outcomes import Outcomes, read_outcomes, write_outcomes
-from casam_cache.training.volumes import read_volumes, volumes_to_score, write_volumes
+from casam_cache.training.volumes import volumes_of
 
 if TYPE_CHECKING:
     from casam_cache.bench.stages.head import HeadStage
@@ -35,7 +35,7 @@ def metric_refs(names: Iterable[str] = ()) -> MetricRefs:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluate(Stage):
-    """Per-mask outcomes on one split; of slices of volumes, outcomes of each volume and class too.
+    """Per-mask outcomes on one split; of slices of volumes, the masks too.
 
     Attributes:
         items: the split.
@@ -72,24 +72,20 @@ class Evaluate(Stage):
         items = place.items(self.items)
         prompt = parse_prompt(self.prompt)
         clicks = ClickOutcomes() if prompt.clicks else None
-        volumes = volumes_to_score(items)
+        volumes = volumes_of(items)
         outcomes = evaluate(
             head, backbone, items, prompt=prompt, metrics=names, progress=done, clicks=clicks,
             on_mask=None if volumes is None else volumes.add,
         )  # fmt: skip
         write_outcomes(work.result, outcomes)
         if volumes is not None:
-            write_volumes(work.result, volumes.outcomes())
+            volumes.write(work.result)
         if clicks is not None:
             write_clicks(work.result, clicks)
         return {}
 
     def read(self, runs: Runs) -> Outcomes:
         return read_outcomes(runs.open(self))
-
-    def read_volumes(self, runs: Runs) -> Outcomes | None:
-        """A row a volume and class, where the images are slices of volumes."""
-        return read_volumes(runs.open(self))
 
     def read_clicks(self, runs: Runs) -> ClickOutcomes:
         """The IoU after each click, where the prompt is clicks."""

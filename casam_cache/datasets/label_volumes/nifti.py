@@ -29,7 +29,7 @@ def nifti_bytes(volume: Volume, labels: np.ndarray, *, compressed: bool) -> byte
         _on_nifti(nibabel, volume, labels) if volume.kind == "nifti" else _on_other(nibabel, volume, labels)
     )
     data: bytes = image.to_bytes()
-    return gzip.compress(data, mtime=0) if compressed else data
+    return gzip.compress(data, 6, mtime=0) if compressed else data
 
 
 def _on_nifti(nibabel: Any, volume: Volume, labels: np.ndarray) -> Any:
