@@ -234,6 +234,23 @@ def test_real_labels(tmp_path: Path) -> None:
     assert "labels/broken.nii.gz" in str(dataset.problems[0])
 
 
+def test_a_label_that_counts_nowhere_and_another_background(tmp_path: Path) -> None:
+    image, label = phantom(0)
+    write_nifti(tmp_path / "images" / "a.nii", image, oblique())
+    write_nifti(tmp_path / "labels" / "a.nii", label, oblique())
+    dataset = read_dataset(tmp_path, DatasetOptions(ignore="2", slices="all", test_fraction=0))
+    assert dataset.mask_mode == "binary"
+    assert np.array_equal(labels_of(dataset, "a"), label == 1)
+    reader, layout = dataset.reader, layout_of(read_volume(tmp_path / "images" / "a.nii"))
+    for k, sample in enumerate(dataset.samples):
+        ignored, expected = reader.ignored(dataset, sample), layout.picture(label[:, :, k]) == 2
+        assert np.array_equal(expected, np.zeros_like(expected) if ignored is None else ignored)
+    turned = read_dataset(tmp_path, DatasetOptions(background="1", slices="all", test_fraction=0))
+    assert np.array_equal(labels_of(turned, "a"), np.choose(label, [1, 0, 2]))
+    odd = read_dataset(tmp_path, DatasetOptions(ignore="9"))
+    assert "no label has this value" in str(odd.problems[0])
+
+
 def test_volumes_beside_their_labels(tmp_path: Path) -> None:
     for seed in range(2):
         image, label = phantom(seed)

@@ -10,9 +10,10 @@ from pathlib import Path
 from casam_cache.datasets.base import FilesDone
 from casam_cache.datasets.listing import SPLIT_CSV
 from casam_cache.datasets.mask_values import decide_mode
-from casam_cache.datasets.sample import Dataset, DatasetOptions, MaskValues, Problem, Sample, SplitName
+from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample, SplitName
 from casam_cache.datasets.splits import carve_validation, draw_splits, group_of, read_split_csv
 from casam_cache.datasets.volumes.case import Case, Looked
+from casam_cache.datasets.volumes.ground import absent, asked_values
 from casam_cache.datasets.volumes.look import look_at
 from casam_cache.datasets.volumes.read import volume_stem
 from casam_cache.datasets.volumes.slices import DEFAULT_SLICES, SliceName
@@ -90,7 +91,10 @@ def dataset_of(
     ]
     looked, splits, source = _split(root, looked, found.folder_splits, options, problems)
     _refuse_empty(root, looked, found, problems)
-    values = MaskValues(tuple(sorted({value for _, one in looked for value in one.values})))
+    asked = asked_values(options)
+    there = {value for _, one in looked for value in one.values}
+    problems += absent(asked, there)
+    values = replace(asked, values=tuple(sorted(there - {asked.ignore})))
     mode, reason = decide_mode(options.masks, values, False)
     samples = [
         sample

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from casam_cache.datasets.labels import distinct
-from casam_cache.datasets.sample import DatasetOptions
+from casam_cache.datasets.sample import DatasetOptions, MaskValues
 from casam_cache.datasets.volumes.case import Case, Looked, numbered_anew
+from casam_cache.datasets.volumes.ground import asked_values, grounded
 from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
 from casam_cache.datasets.volumes.layout import Layout, layout_of
 from casam_cache.datasets.volumes.read import read_volume
@@ -36,7 +37,7 @@ def look_at(root: Path, case: Case, options: DatasetOptions) -> Looked:
     if case.labels is not None:
         labels = read_labels(root / case.labels, image)
         notes += [f"{case.labels}: {note}" for note in labels.notes if note not in image.notes]
-        filled, values = _scan(labels, layout, dict(case.classes))
+        filled, values = _scan(labels, layout, dict(case.classes), asked_values(options))
     return Looked(
         taken_slices(options.slices, count, filled),
         count,
@@ -48,7 +49,9 @@ def look_at(root: Path, case: Case, options: DatasetOptions) -> Looked:
     )
 
 
-def _scan(labels: Volume, layout: Layout, classes: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _scan(
+    labels: Volume, layout: Layout, classes: dict[int, int], asked: MaskValues
+) -> tuple[np.ndarray, np.ndarray]:
     """Which slices hold a label, and every value there is; slice by slice, so nothing is as large as the volume."""
     count = labels.shape[layout.axis]
     filled, values = np.zeros(count, bool), set[int]()
@@ -56,7 +59,7 @@ def _scan(labels: Volume, layout: Layout, classes: dict[int, int]) -> tuple[np.n
         found = distinct(
             numbered_anew(whole_numbers(labels.values(layout.axis, index), labels.path), classes)
         )
-        filled[index] = bool((found != 0).any())
+        filled[index] = bool((grounded(found, asked) != 0).any())
         values.update(found.tolist())
     return filled, np.array(sorted(values), int)
 

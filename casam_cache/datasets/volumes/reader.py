@@ -13,6 +13,7 @@ from casam_cache.datasets.masks import size_mismatch, split_labels
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, Sample
 from casam_cache.datasets.volumes.case import labels_and_classes, numbered_anew
 from casam_cache.datasets.volumes.cases import Found, dataset_of
+from casam_cache.datasets.volumes.ground import grounded
 from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
 from casam_cache.datasets.volumes.layout import picture
 from casam_cache.datasets.volumes.slices import SliceName
@@ -56,12 +57,24 @@ class VolumeReader(Reader):
     def masks(self, dataset: Dataset, sample: Sample, size: tuple[int, int] | None) -> Iterator[Mask]:
         if not sample.masks:
             return
-        name = SliceName.parse(sample.source)
-        image, layout = name.open(dataset.root)
-        file, classes = labels_and_classes(sample.masks[0])
-        path = dataset.root / file
-        labels = read_labels(path, image)
-        found = whole_numbers(layout.picture(labels.values(layout.axis, name.index)), path)
+        path, found = _labels(dataset, sample)
         if size is not None and found.shape != tuple(size):
             raise size_mismatch(path, found.shape, size)
-        yield from split_labels(numbered_anew(found, classes), dataset.mask_mode, dataset.values)
+        yield from split_labels(grounded(found, dataset.values), dataset.mask_mode, dataset.values)
+
+    def ignored(self, dataset: Dataset, sample: Sample) -> np.ndarray | None:
+        if dataset.values.ignore is None or not sample.masks:
+            return None
+        ignored: np.ndarray = _labels(dataset, sample)[1] == dataset.values.ignore
+        return ignored if ignored.any() else None
+
+
+def _labels(dataset: Dataset, sample: Sample) -> tuple[Path, np.ndarray]:
+    """The file of a sample's labels, and those of its slice as they lie on the screen, whole numbers (H, W)."""
+    name = SliceName.parse(sample.source)
+    image, layout = name.open(dataset.root)
+    file, classes = labels_and_classes(sample.masks[0])
+    path = dataset.root / file
+    labels = read_labels(path, image)
+    found = whole_numbers(layout.picture(labels.values(layout.axis, name.index)), path)
+    return path, numbered_anew(found, classes)
