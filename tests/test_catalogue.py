@@ -154,7 +154,8 @@ def test_counts_that_are_the_papers(tmp_path: Path) -> None:
     assert same == "train / test images are the paper's: 8 / 2"
     (_, other) = notes_of(dataset, "folder", replace(entry, train=7, test=3), ENTRIES)
     assert other == "as many images as in the paper, in another split: train / test 8 / 2, the paper's 7 / 3"
-    assert notes_of(dataset, "folder", None, ENTRIES) == ()
+    for reader in ("folder", "folder-an-image"):
+        assert notes_of(dataset, reader, None, ENTRIES) == (), "a layout that is no set's own"
 
 
 def test_encode_takes_the_name(tmp_path: Path, casam: Casam, tiny_checkpoint: Path) -> None:

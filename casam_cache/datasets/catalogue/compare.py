@@ -8,6 +8,9 @@ from casam_cache.datasets.catalogue import find_entry
 from casam_cache.datasets.catalogue.entry import Entry
 from casam_cache.datasets.sample import Dataset
 
+_ANYBODYS = {"folder", "folder-an-image"}
+"""Readers of layouts that are no set's own."""
+
 
 def notes_of(
     dataset: Dataset, reader: str, named: Entry | None, entries: tuple[Entry, ...]
@@ -34,8 +37,8 @@ def notes_of(
 
 
 def _layout(entry: Entry, reader: str) -> tuple[str, ...]:
-    if reader == entry.reader == "folder":  # which reads what was converted to plain folders just as well
-        return (f"{entry.name}, read by 'folder'",)
+    if reader == entry.reader and reader in _ANYBODYS:  # what was converted to it is read just as well
+        return (f"{entry.name}, read by '{reader}'",)
     if reader == entry.reader:
         return (f"{entry.name}, in the layout in which it is distributed",)
     if reader == "imis":
@@ -45,7 +48,7 @@ def _layout(entry: Entry, reader: str) -> tuple[str, ...]:
 
 def _by_layout(dataset: Dataset, reader: str, entries: tuple[Entry, ...]) -> Entry | None:
     """The set whose layout a reader of its own recognised; by the folder's name where it reads several."""
-    if reader == "folder":
+    if reader in _ANYBODYS:
         return None
     found = [entry for entry in entries if entry.reader == reader]
     folder = os.path.basename(os.path.abspath(dataset.root)).casefold()
