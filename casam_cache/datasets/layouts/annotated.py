@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from casam_cache.datasets.parts import Found
 from casam_cache.datasets.portion import WHOLE, split_portion
 from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample, SplitName
-from casam_cache.errors import DatasetError
+from casam_cache.errors import DatasetError, ImageError
 
 Draw = Callable[[tuple[int, int]], Cutout | None]
 """The pixels of an object in an image of (height, width); None where it has none there."""
@@ -154,7 +155,13 @@ class AnnotatedReader(Reader):
         if not sample.labelled:
             return
         size = size or image_size(dataset.root / sample.source, dataset.options.max_pixels)
-        shapes = self.shapes(dataset, sample, size)
+        file = dataset.root / sample.masks[0]
+        if not file.exists():  # one of many in a file
+            file = dataset.root / sample.masks[0].rpartition("#")[0]
+        shapes = [
+            replace(shape, draw=partial(_named, shape.draw, file))
+            for shape in self.shapes(dataset, sample, size)
+        ]
         mode = dataset.mask_mode
         if mode == "instances":
             yield from _each(shapes, size)
@@ -179,6 +186,16 @@ class AnnotatedReader(Reader):
     def file_of(self, source: str) -> str | None:
         file, portion = split_portion(source)
         return file if portion == WHOLE else None
+
+
+def _named(draw: Draw, file: Path, size: tuple[int, int]) -> Cutout | None:
+    """Draws, and names the file of the annotation where that fails."""
+    try:
+        return draw(size)
+    except ImageError as error:
+        if error.message.startswith(str(file)):
+            raise
+        raise ImageError(f"{file}: {error.message}", error.hint) from None
 
 
 def _each(shapes: Iterable[Shape], size: tuple[int, int]) -> Iterator[Mask]:
