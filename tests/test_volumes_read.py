@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 
 import nibabel
 import numpy as np
@@ -314,6 +315,31 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.nii.gz")
     with says(ImageError, "not a regular file"):
         read_volume(tmp_path / "b.nii.gz")
+
+
+def test_special_files_of_a_series_are_left_out(tmp_path: Path) -> None:
+    import os
+
+    write_series(tmp_path / "s", IMAGE)
+    os.mkfifo(tmp_path / "s" / "pipe.dcm")
+    (tmp_path / "s" / "zero.dcm").symlink_to("/dev/zero")
+    volume = read_volume(tmp_path / "s")
+    assert np.array_equal(slices(volume), IMAGE)
+    assert [note.split()[0] for note in volume.notes] == ["pipe.dcm", "zero.dcm"]
+    with says(ImageError, "pipe.dcm: not a regular file"):
+        read_volume(tmp_path / "s" / "pipe.dcm")
+
+
+def test_a_decode_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", IMAGE, np.eye(4))
+    over = Event()
+    monkeypatch.setenv("CASAM_DECODE_SECONDS", "0.1")
+    monkeypatch.setattr(nibabel.arrayproxy.ArrayProxy, "get_unscaled", lambda self: over.wait(60))
+    try:
+        with says(ImageError, "a.nii.gz: not decoded after 0.1 seconds"):
+            read_volume(path).values(2, 0)
+    finally:
+        over.set()
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:

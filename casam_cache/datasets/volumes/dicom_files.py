@@ -10,6 +10,7 @@ from typing import Any
 
 from casam_cache.datasets.extras import extra
 from casam_cache.datasets.listing import walk
+from casam_cache.datasets.regular_files import check_regular
 from casam_cache.datasets.volumes.nifti import damaged
 
 _NO_IMAGES = {"SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "PR", "KO", "REG"}
@@ -81,6 +82,7 @@ def read_header(path: Path) -> Any:
         ImageError: it cannot be read, or pydicom is not installed.
     """
     pydicom = extra("pydicom", path, "DICOM")
+    check_regular(path)
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, force=not is_dicom(path))
         if "SOPClassUID" not in header and "Rows" not in header:

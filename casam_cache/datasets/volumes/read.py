@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from casam_cache.datasets.listing import facts_below
+from casam_cache.datasets.time_limit import within_limit
 from casam_cache.datasets.volumes.dicom import read_dicom
 from casam_cache.datasets.volumes.dicom_files import SUFFIXES as DICOM_SUFFIXES
 from casam_cache.datasets.volumes.dicom_files import may_be_dicom
@@ -64,7 +66,8 @@ def read_volume(path: Path | str, *, channel: int | None = None, series: str | N
         if key in _volumes:
             _volumes.move_to_end(key)
             return _volumes[key]
-    volume = _read(path, key, channel, series)
+    read = _read(path, key, channel, series)
+    volume = replace(read, load=lambda: within_limit(path, read.load))
     with _lock:
         _volumes[key] = volume
         while len(_volumes) > _REMEMBERED:
