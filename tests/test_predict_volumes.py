@@ -247,6 +247,20 @@ def test_a_table_of_slices_that_says_too_little(tmp_path: Path, text: str, words
         assert word in str(error.value)
 
 
+def test_a_folder_of_volumes_is_predicted_one_by_one(casam: Casam, model) -> None:
+    for name in ("a", "b"):
+        write_nifti(casam.folder / "cts" / f"{name}.nii.gz", phantom()[0])
+    (casam.folder / "p.csv").write_text("image,slice,x0,y0,x1,y1\na,2,1,2,9,8\nb.nii.gz,3,1,2,9,8\n")
+    casam("predict", "cts", "--prompts", "p.csv", *model)
+    assert casam.code == 1
+    assert "cts holds volumes" in casam.err
+    for name, index in (("a", 2), ("b", 3)):
+        report = casam.json(
+            "predict", f"cts/{name}.nii.gz", "--prompts", "p.csv", "--out", f"{name}.nii", *model
+        )
+        assert report["slices"] == [index]
+
+
 def test_two_boxes_of_one_object_on_a_slice_are_refused(casam: Casam, ct: Path, model) -> None:
     (casam.folder / "p.csv").write_text("slice,x0,y0,x1,y1,object\n1-4,1,2,3,4,1\n3,5,6,7,8,1\n")
     casam("predict", ct, "--prompts", "p.csv", *model)

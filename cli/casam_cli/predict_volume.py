@@ -43,18 +43,21 @@ def volume_at(image: Path | None, options: VolumeOptions) -> Volume | None:
     """The volume that an argument names, or None; options of volumes are refused where it is none.
 
     Raises:
-        OptionError: `--slices` or the like beside an image.
+        OptionError: `--slices` or the like beside an image, or a folder of several volumes.
         CasamError: it cannot be read.
     """
     from casam_cache.datasets.label_volumes.sources import volume_source
+    from casam_cache.datasets.volumes.places import holds_volumes
 
-    found = (
-        None
-        if image is None
-        else volume_source(
-            image, channel=None if options.channels is None else options.channels - 1, series=options.series
+    found = None
+    if image is not None:
+        channel = None if options.channels is None else options.channels - 1
+        found = volume_source(image, channel=channel, series=options.series)
+    if found is None and image is not None and image.is_dir() and holds_volumes(image):
+        raise OptionError(
+            f"{image} holds volumes, which are predicted one at a time",
+            f"casam predict {image}/NAME; a file of prompts may be about many, those of others are left out",
         )
-    )
     if found is None and options.given:
         raise OptionError(
             f"{', '.join(options.given)}: {image or 'a stored item'} is no volume", "leave it out"
