@@ -182,6 +182,19 @@ def test_a_stack_of_pages_gets_a_stack_of_labels(casam: Casam, model) -> None:
     assert "does not say how it lies" in casam.err
 
 
+def test_an_array_is_an_image_or_a_stack_of_them(casam: Casam, model) -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (4, 30, 22), dtype=np.uint8)
+    np.save(casam.folder / "stack.npy", pixels)
+    np.save(casam.folder / "flat.npy", pixels[2])
+    casam("predict", "stack.npy", "--box", "3,4,2,15,20,2", *model)
+    assert casam.code == 0, casam.err
+    casam("predict", "flat.npy", "--box", "3,4,15,20", "--overwrite", *model)
+    assert casam.code == 0, casam.err
+    labels = np.load(casam.folder / "mask.npy")
+    assert np.array_equal(labels[2] > 0, np.asarray(Image.open(casam.folder / "mask.png")) > 0)
+    assert not labels[[0, 1, 3]].any()
+
+
 WRONG = [
     (("--box", "2,1,5,9,8,7"), ("slices 5 to 7", "7 axial slices, 0 to 6")),
     (("--box", "2,1,5,9,8,2"), ("5 to 2", "first not above the last")),

@@ -31,6 +31,8 @@ def volume_source(path: Path, *, channel: int | None = None, series: str | None 
         return read_volume(path, channel=channel, series=series) if _is_series(path) else None
     if path.suffix.lower() in TIFF:
         return _tiff_stack(path)
+    if path.suffix.lower() == ".npy" and path.is_file() and image_header(path).pages < 2:
+        return None  # an array of two axes, or of colour, is an image
     return read_volume(path, channel=channel, series=series) if path.is_file() and is_volume(path) else None
 
 
