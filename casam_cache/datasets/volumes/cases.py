@@ -19,6 +19,7 @@ from casam_cache.datasets.volumes.read import volume_stem
 from casam_cache.datasets.volumes.slices import DEFAULT_SLICES, SliceName
 from casam_cache.errors import CasamError, DatasetError, OptionError
 
+NO_LABELS, ORPHAN = "no labels", "labels without an image"
 WHOLE = "one window a volume brings its values to 8 bit; pixels are not resampled"
 
 
@@ -32,6 +33,7 @@ class Found:
         notes: what was recognised, for people.
         folder_splits: how the folder says which cases are for what; empty where it does not.
         unlabelled: there can be no labels, so cases without are kept unasked.
+        labels_wanted: what to do where a case has no labels, for people.
     """
 
     cases: tuple[Case, ...]
@@ -39,6 +41,7 @@ class Found:
     notes: tuple[str, ...] = ()
     folder_splits: str = ""
     unlabelled: bool = False
+    labels_wanted: str = "add label volumes of their names in labels/"
 
 
 def dataset_of(
@@ -63,7 +66,9 @@ def dataset_of(
     looked: list[tuple[Case, Looked]] = []
     keeps = options.unlabelled or found.unlabelled
     labelled = [case for case in found.cases if case.labels is not None or keeps]
-    problems += [_no_labels(case) for case in found.cases if case.labels is None and not keeps]
+    problems += [
+        _no_labels(case, found.labels_wanted) for case in found.cases if case.labels is None and not keeps
+    ]
     for done, case in enumerate(sorted(labelled, key=lambda case: case.name), 1):
         try:
             one = look_at(root, case, options)
@@ -124,10 +129,8 @@ def _samples(case: Case, one: Looked, split: SplitName) -> list[Sample]:
     return found
 
 
-def _no_labels(case: Case) -> Problem:
-    return Problem(
-        case.image, "no labels", "add a label volume of its name, or use --unlabelled", sample=case.name
-    )
+def _no_labels(case: Case, wanted: str) -> Problem:
+    return Problem(case.image, NO_LABELS, f"{wanted}, or use --unlabelled", sample=case.name)
 
 
 def _problem(error: CasamError, case: Case, root: Path) -> Problem:
@@ -224,13 +227,15 @@ def _refuse_empty(
         return
     if not problems:
         raise DatasetError(f"{root}: no volume here", "put volumes there, or give another folder")
-    first = problems[0]
-    unlabelled = sum(problem.message == "no labels" for problem in problems)
-    if found.cases and unlabelled == len(found.cases):
+    unlabelled = [problem for problem in problems if problem.message == NO_LABELS]
+    if found.cases and len(unlabelled) == len(found.cases):
+        orphan = next((problem for problem in problems if problem.message == ORPHAN), None)
+        beside = f", while {orphan.path} fits no image by its name" if orphan else ""
         raise DatasetError(
-            f"{root}: no volume has labels, for example {first.path}",
-            "add label volumes of their names in labels/, or use --unlabelled to encode all slices without",
+            f"{root}: no volume has labels, for example {unlabelled[0].path}{beside}",
+            f"{found.labels_wanted}, or use --unlabelled to encode all slices without",
         )
+    first = next((problem for problem in problems if problem.severity == "error"), problems[0])
     raise DatasetError(f"{root}: no volume can be used: {first.path}: {first.message}", first.hint)
 
 

@@ -9,6 +9,10 @@ from casam_cache.datasets.sample import DatasetOptions
 from casam_cache.errors import ImageError, OptionError
 
 
+class SeveralVolumes(ImageError):
+    """A file holds several volumes, and none was chosen."""
+
+
 def choose_channel(
     path: Path, shape: tuple[int, ...], channel: int | None
 ) -> tuple[tuple[int, int, int], int | None]:
@@ -31,7 +35,7 @@ def choose_channel(
             raise no_such_channel(path, channel, 1)
         return spatial, None
     if channel is None:
-        raise ImageError(
+        raise SeveralVolumes(
             f"{path}: {rest[0]} volumes (channels or time points) in one file, of shape {shape}",
             one_of(rest[0]),
         )

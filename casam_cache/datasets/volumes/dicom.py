@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -55,10 +56,12 @@ def read_dicom(
 
     def load() -> np.ndarray:
         voxels = read_frames([(frame.path, frame.number) for frame in frames])
-        if not one_scale:  # as in PET, where each slice has its own
-            slopes = np.array([frame.slope for frame in frames])
-            voxels = (voxels * slopes + np.array([frame.intercept for frame in frames])).astype(np.float32)
-        return voxels
+        if one_scale:
+            return voxels
+        scaled = np.empty(voxels.shape, np.float32, order="F")
+        for k, frame in enumerate(frames):  # as in PET, where each slice has its own
+            scaled[:, :, k] = voxels[:, :, k] * frame.slope + frame.intercept
+        return scaled
 
     return Volume(
         path, "dicom", (first.columns, first.rows, len(frames)), affine, (*key, found.uid, channel), load,
@@ -106,14 +109,11 @@ def _without_copies(frames: list[Frame], notes: list[str]) -> list[Frame]:
 def _refuse_unlike(path: Path, frames: Sequence[Frame]) -> None:
     """One grid: every frame of one size, one direction and one meaning of its numbers."""
     for what, values in (
-        ("sizes", {f"{frame.columns} x {frame.rows}" for frame in frames}),
-        ("photometric interpretations", {frame.photometric for frame in frames}),
+        ("sizes", [f"{frame.columns} x {frame.rows}" for frame in frames]),
+        ("photometric interpretations", [frame.photometric for frame in frames]),
     ):
-        if len(values) > 1:
-            raise ImageError(
-                f"{path}: a series of several {what}: {', '.join(sorted(values))}",
-                "keep the files of one in a folder",
-            )
+        if len(set(values)) > 1:
+            raise _unlike(path, what, frames, values)
     known = [frame for frame in frames if frame.position is not None]
     if known and len(known) < len(frames):
         lost = next(frame for frame in frames if frame.position is None)
@@ -121,16 +121,34 @@ def _refuse_unlike(path: Path, frames: Sequence[Frame]) -> None:
             f"{path}: {len(frames) - len(known)} of {len(frames)} pictures have no position, e.g. {lost.path.name}",
             "remove them, or export the series again",
         )
-    first = frames[0].orientation
-    if known and any(
-        np.abs(np.subtract(frame.orientation, first)).max() > _PARALLEL
-        or not np.allclose(frame.spacing or 0.0, frames[0].spacing or 0.0, rtol=1e-3)
-        for frame in known
-    ):
-        raise ImageError(
-            f"{path}: slices of several directions or spacings (a localiser?), which are no volume",
-            "keep those of one in a folder",
-        )
+    grids: list[Frame] = []  # the first frame of each direction and spacing
+    of_grid = [_grid(frame, grids) for frame in known]
+    if len(grids) > 1:
+        raise _unlike(path, "directions or spacings (a localiser?)", known, of_grid)
+
+
+def _grid(frame: Frame, grids: list[Frame]) -> str:
+    """The direction and spacing of a frame, by the first one that had it."""
+    for other in grids:
+        if np.abs(np.subtract(frame.orientation, other.orientation)).max() <= _PARALLEL and np.allclose(
+            frame.spacing or 0.0, other.spacing or 0.0, rtol=1e-3
+        ):
+            return _shown(other)
+    grids.append(frame)
+    return _shown(frame)
+
+
+def _unlike(path: Path, what: str, frames: Sequence[Frame], values: Sequence[str]) -> ImageError:
+    """Names the files that are not as most are."""
+    usual = Counter(values).most_common(1)[0][0]
+    odd = [_shown(frame) for frame, value in zip(frames, values, strict=True) if value != usual]
+    kinds = "" if what.startswith("dir") else f": {', '.join(sorted(set(values)))}"
+    more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+    return ImageError(
+        f"{path}: a series of several {what}{kinds}; {len(odd)} of {len(frames)} pictures are not as the others: "
+        f"{odd[0]}{more}",
+        "move these files to another folder, out of the dataset",
+    )
 
 
 def _sorted(

@@ -13,7 +13,7 @@ from casam_cache.datasets.sample import DatasetOptions, Problem
 from casam_cache.datasets.volumes.case import Case
 from casam_cache.datasets.volumes.cases import Found
 from casam_cache.datasets.volumes.channels import asked_channel
-from casam_cache.datasets.volumes.dicom_files import SUFFIXES, Series, may_be_dicom, series_in
+from casam_cache.datasets.volumes.dicom_files import SUFFIXES, Series, is_dicom, may_be_dicom, series_in
 from casam_cache.datasets.volumes.dicom_seg import Segments, segments_of
 from casam_cache.datasets.volumes.read import volume_suffix
 from casam_cache.datasets.volumes.reader import VolumeReader
@@ -31,7 +31,9 @@ class DicomReader(VolumeReader):
 
     def recognises(self, path: Path) -> bool:
         try:
-            return path.is_dir() and bool(_holds_dicom(path, _DEPTH))
+            # What is written to a disc for patients brings a viewer with pictures of its own.
+            whole_disc = is_dicom(path / "DICOMDIR")
+            return path.is_dir() and bool(_holds_dicom(path, _DEPTH, whole_disc))
         except OSError:
             return False
 
@@ -79,19 +81,27 @@ class DicomReader(VolumeReader):
         example = next((case for case in cases if case.labels), None)
         if example:
             notes.insert(0, f"DICOM series with DICOM-SEG: {example.image} with {example.labels}")
-        return Found(tuple(cases), tuple(problems), tuple(notes))
+        wanted = "add the DICOM-SEG that was drawn on it anywhere in this folder"
+        return Found(tuple(cases), tuple(problems), tuple(notes), labels_wanted=wanted)
 
 
-def _holds_dicom(folder: Path, depth: int) -> bool | None:
-    """Whether DICOM lies there or below; None where something lies there that another reader would take."""
+def _holds_dicom(folder: Path, depth: int, whole_disc: bool = False) -> bool | None:
+    """Whether DICOM lies there or below; None where something lies there that another reader would take.
+
+    Args:
+        folder: where.
+        depth: of folders below that are looked into.
+        whole_disc: all of it is one disc of DICOM, whatever else lies there.
+    """
     inside = entries(folder)
     files = [Path(entry.path) for entry in inside if not entry.is_dir()][:_LOOKED_AT]
     below = [entry for entry in inside if entry.is_dir()][:_LOOKED_AT]
-    if any(entry.name in _OTHERS for entry in below) or any(map(_is_foreign, files)):
+    foreign = any(entry.name in _OTHERS for entry in below) or any(map(_is_foreign, files))
+    if foreign and not whole_disc:
         return None
     found = any(map(may_be_dicom, files))
     for entry in below if depth else ():
-        deeper = _holds_dicom(Path(entry.path), depth - 1)
+        deeper = _holds_dicom(Path(entry.path), depth - 1, whole_disc)
         if deeper is None:
             return None
         found = found or deeper

@@ -134,7 +134,7 @@ def _overlap(path: Path, segments: Segments, first: int, second: int, k: int, co
     named = " and ".join(f"{number} '{segments.names.get(number, '')}'" for number in (first, second))
     return ImageError(
         f"{path}: the segments {named} overlap, in {count} pixels of slice {k}, and a pixel has one label",
-        "export them without overlap, or in files of their own",
+        "export each of them as a file of its own, or without overlap",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from casam_cache.datasets.listing import entries, facts_below
 from casam_cache.datasets.sample import SPLITS, DatasetOptions, Problem, SplitName
 from casam_cache.datasets.volumes.case import Case
-from casam_cache.datasets.volumes.cases import Found
+from casam_cache.datasets.volumes.cases import ORPHAN, Found
 from casam_cache.datasets.volumes.channels import asked_channel
 from casam_cache.datasets.volumes.places import holds_volumes, volumes_in
 from casam_cache.datasets.volumes.read import is_volume, volume_stem, volume_suffix
@@ -16,7 +16,8 @@ from casam_cache.datasets.volumes.reader import VolumeReader
 from casam_cache.errors import DatasetError
 
 LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "segmentations")
-MARKS = ("_mask", "_label", "_labels", "_seg", "_segmentation", "_gt")
+_WORDS = ("mask", "label", "labels", "seg", "segmentation", "gt")
+MARKS = tuple(f"{separator}{word}" for separator in "_-." for word in _WORDS)  # 3D Slicer writes x.seg.nrrd
 
 
 class VolumeFolderReader(VolumeReader):
@@ -149,8 +150,7 @@ def cases_of(
         cases.append(Case(name, names[0], files[0] if files else None, stem, split, channel, series))
     for other in sorted(set(labels) - used):
         problems += [
-            Problem(name, "labels without an image", "give them the name of their image", "warning")
-            for name in labels[other]
+            Problem(name, ORPHAN, "give them the name of their image", "warning") for name in labels[other]
         ]
     return cases
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
+from casam_cache.errors import ImageError
+
 LIMIT = 768 * 2**20  # bytes; an image of 512 x 512 x 600 at 16 bit and its labels are 472 MB
 
 
@@ -21,13 +23,20 @@ class Held:
         self._limit = limit
         self._lock = threading.RLock()
         self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._failed: dict[Hashable, ImageError] = {}
 
     def get(self, key: Hashable, load: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
             if key in self._arrays:
                 self._arrays.move_to_end(key)
                 return self._arrays[key]
-            array = load()
+            if key in self._failed:  # else each of its slices would decode it up to where it breaks off
+                raise self._failed[key]
+            try:
+                array = load()
+            except ImageError as error:
+                self._failed[key] = error
+                raise
             self._arrays[key] = array
             while len(self._arrays) > 1 and sum(map(_bytes, self._arrays.values())) > self._limit:
                 self._arrays.popitem(last=False)
@@ -36,6 +45,7 @@ class Held:
     def clear(self) -> None:
         with self._lock:
             self._arrays.clear()
+            self._failed.clear()
 
 
 def _bytes(array: np.ndarray) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from casam_cache.datasets.extras import extra
-from casam_cache.datasets.volumes.channels import no_such_channel, one_of
+from casam_cache.datasets.volumes.channels import SeveralVolumes, no_such_channel, one_of
 from casam_cache.datasets.volumes.nifti import damaged
 from casam_cache.datasets.volumes.orientation import LPS_TO_RAS, is_sound
 from casam_cache.datasets.volumes.volume import Volume
@@ -35,7 +35,7 @@ def read_itk(path: Path, key: tuple[Any, ...], channel: int | None = None) -> Vo
     size, vectors = tuple(header.GetSize()), int(header.GetNumberOfComponents())
     shape, count, colour = _shape(path, size, vectors, header.GetPixelID() == sitk.sitkVectorUInt8)
     if count > 1 and channel is None and not colour:
-        raise ImageError(
+        raise SeveralVolumes(
             f"{path}: {count} channels in one file, of shape {size}",
             one_of(count),
         )

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from casam_cache.datasets.volumes.channels import SeveralVolumes
 from casam_cache.datasets.volumes.dicom_seg import is_segmentation, read_segmentation
 from casam_cache.datasets.volumes.read import read_volume
 from casam_cache.datasets.volumes.volume import Volume
 from casam_cache.errors import ImageError
 
 _TOLERANCE = 0.05  # voxels by which a corner may lie elsewhere
+_ROUNDING = 1e-5  # by which a stored real number may miss a whole one
 
 
 def read_labels(path: Path, image: Volume) -> Volume:
@@ -31,7 +33,18 @@ def read_labels(path: Path, image: Volume) -> Volume:
         return read_contours(path, image)
     if path.is_file() and is_segmentation(path):
         return read_segmentation(path, image)
-    return on_grid_of(image, read_volume(path))
+    return on_grid_of(image, _alone(path))
+
+
+def _alone(path: Path) -> Volume:
+    """A label volume of one channel; `--channels` is about images, so its hint would not help."""
+    try:
+        return read_volume(path)
+    except SeveralVolumes as error:
+        raise ImageError(
+            f"{error.message}; of labels one is read",
+            "save one label volume of three axes a file, with a number a class",
+        ) from error
 
 
 def on_grid_of(image: Volume, labels: Volume) -> Volume:
@@ -105,19 +118,21 @@ def _elsewhere(image: Volume, labels: Volume, more: str) -> ImageError:
 
 
 def whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    """Labels as whole numbers; real numbers that are whole are fine.
+    """Labels as whole numbers; real numbers that are whole but for how they are stored (a scale of 1/255) are fine.
 
     Raises:
         ImageError: fractional, NaN or negative values, or colour.
     """
     if values.dtype.kind == "f":
-        if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
-            odd = values[~(values == np.rint(values))].flat[0]
+        near = np.rint(values)
+        if not (np.isfinite(values).all() and np.allclose(values, near, rtol=0.0, atol=_ROUNDING)):
+            off = np.abs(values - near)
+            odd = values.flat[int(np.where(np.isfinite(off), off, np.inf).argmax())]
             raise ImageError(
-                f"{path}: the labels hold fractional or NaN values, e.g. {odd:.4g}",
+                f"{path}: the labels hold fractional or NaN values, e.g. {odd:.7g}",
                 "labels are whole numbers: resample them by nearest neighbour, or save them as such",
             )
-        values = values.astype(np.int64)
+        values = near.astype(np.int64)
     if values.ndim > 2:
         raise ImageError(f"{path}: labels in colour", "save one number a voxel")
     if values.dtype.kind == "i" and values.size and values.min() < 0:

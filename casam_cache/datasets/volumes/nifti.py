@@ -31,6 +31,7 @@ def read_nifti(path: Path, key: tuple[Any, ...], channel: int | None = None) -> 
     try:
         image = nibabel.load(path)
     except Exception as error:
+        _refuse_misnamed(path)
         raise damaged(path, "NIfTI", error) from error
     if not hasattr(image.header, "get_sform"):
         raise ImageError(
@@ -63,6 +64,22 @@ def read_nifti(path: Path, key: tuple[Any, ...], channel: int | None = None) -> 
         path, "nifti", shape, affine, key, load, oriented, "mm", slope, intercept,
         channel=channel, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _refuse_misnamed(path: Path) -> None:
+    """Nibabel goes by the suffix, and its error does not say that the content is of the other kind."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    named = path.name.lower().endswith(".gz")
+    if compressed and not named:
+        raise ImageError(
+            f"{path}: compressed by gzip, but its name does not say so", f"rename it to {path.name}.gz"
+        )
+    if named and not compressed:
+        raise ImageError(
+            f"{path}: not compressed by gzip, though its name says so",
+            f"rename it to {path.name[:-3]} if it is NIfTI; else export it again",
+        )
 
 
 def _shape(path: Path, image: Any) -> tuple[tuple[int, ...], bool]:

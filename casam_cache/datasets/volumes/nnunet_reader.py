@@ -10,7 +10,7 @@ from typing import Any
 from casam_cache.datasets.listing import facts_below
 from casam_cache.datasets.sample import DatasetOptions, Problem, SplitName
 from casam_cache.datasets.volumes.case import Case
-from casam_cache.datasets.volumes.cases import Found
+from casam_cache.datasets.volumes.cases import ORPHAN, Found
 from casam_cache.datasets.volumes.channels import asked_channel
 from casam_cache.datasets.volumes.places import holds_volumes, volumes_in
 from casam_cache.datasets.volumes.reader import VolumeReader
@@ -103,9 +103,7 @@ class NnunetReader(VolumeReader):
             found = labels.get(name, [None])[0]
             cases.append(Case(name, files[0], found, name, split, inside, options.series))
         for name in sorted(labels.keys() - by_case.keys()):
-            problems.append(
-                Problem(labels[name][0], "labels without an image", "add its image", "warning", name)
-            )
+            problems.append(Problem(labels[name][0], ORPHAN, "add its image", "warning", name))
         return cases
 
 

@@ -1,0 +1,142 @@
+"""Volumes as hospitals and tools leave them behind: misnamed, half written, with more beside them than was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from volume_files import (
+    dicom_slice,
+    oblique,
+    phantom,
+    says,
+    write_itk,
+    write_nifti,
+    write_patient,
+    write_segmentation,
+    write_series,
+)
+
+from casam_cache.datasets.readers import find_tasks, read_dataset
+from casam_cache.datasets.volumes import read_volume
+from casam_cache.datasets.volumes.held import Held
+from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
+from casam_cache.errors import DatasetError, ImageError
+
+
+def test_gzip_that_the_name_does_not_say(tmp_path: Path) -> None:
+    voxels = phantom()[0]
+    hidden = write_nifti(tmp_path / "a.nii.gz", voxels).rename(tmp_path / "a.nii")
+    plain = write_nifti(tmp_path / "b.nii", voxels).rename(tmp_path / "b.nii.gz")
+    with says(ImageError, str(hidden), "rename it to a.nii.gz"):
+        read_volume(hidden)
+    with says(ImageError, str(plain), "rename it to b.nii "):
+        read_volume(plain)
+    assert np.array_equal(read_volume(hidden.rename(tmp_path / "a.nii.gz")).array(), voxels)
+    assert np.array_equal(read_volume(plain.rename(tmp_path / "b.nii")).array(), voxels)
+
+
+def test_labels_that_are_whole_but_for_their_storage(tmp_path: Path) -> None:
+    image, labels = phantom()
+    volume = read_volume(write_nifti(tmp_path / "a.nii", image, oblique()))
+    path = write_nifti(tmp_path / "b.nii", (labels > 0).astype(np.uint8) * 255, oblique(), slope=1 / 255)
+    found = whole_numbers(read_labels(path, volume).values(2, 3), path)
+    assert np.array_equal(found, labels[:, :, 3] > 0)
+    with says(ImageError, "fractional", "0.9999"):
+        whole_numbers(np.array([0.0, 1.0, 0.9999]), path)
+    with says(ImageError, "nan"):
+        whole_numbers(np.array([0.0, np.nan]), path)
+
+
+@pytest.mark.parametrize("name", ["b.nii.gz", "b.nrrd"])
+def test_labels_of_several_layers_are_not_about_channels(tmp_path: Path, name: str) -> None:
+    image, labels = phantom()
+    volume = read_volume(write_itk(tmp_path / "a.nrrd", image, oblique()))
+    layers = np.stack([labels == 1, labels == 2], -1).astype(np.uint8)
+    path = tmp_path / name
+    if name.endswith("gz"):
+        write_nifti(path, layers, volume.affine)
+    else:
+        found = sitk.GetImageFromArray(layers.transpose(2, 1, 0, 3).copy(), isVector=True)
+        found.CopyInformation(sitk.ReadImage(str(tmp_path / "a.nrrd")))
+        sitk.WriteImage(found, str(path))
+    with says(ImageError, str(path), "one label volume of three axes"):
+        read_labels(path, volume)
+    with pytest.raises(ImageError) as caught:
+        read_labels(path, volume)
+    assert "--channels" not in str(caught.value)
+
+
+def test_a_volume_that_breaks_off_is_decoded_once() -> None:
+    held, times = Held(), []
+
+    def load() -> np.ndarray:
+        times.append(1)
+        raise ImageError("a.nii.gz: it breaks off")
+
+    for _ in range(3):
+        with pytest.raises(ImageError, match="breaks off"):
+            held.get("a", load)
+    assert len(times) == 1
+
+
+@pytest.mark.parametrize("mark", [".seg", "-label", "_seg"])
+def test_labels_by_the_marks_of_tools(tmp_path: Path, mark: str) -> None:
+    for number in range(2):
+        image, labels = phantom(number)
+        write_itk(tmp_path / f"c{number}.nrrd", image, oblique())
+        write_itk(tmp_path / f"c{number}{mark}.nrrd", labels, oblique())
+    dataset = read_dataset(tmp_path)
+    assert not dataset.problems
+    assert {sample.masks for sample in dataset.samples} == {(f"c{n}{mark}.nrrd",) for n in range(2)}
+
+
+def test_labels_of_other_names_are_named_where_no_volume_has_any(tmp_path: Path) -> None:
+    image, labels = phantom()
+    write_nifti(tmp_path / "images" / "a.nii.gz", image)
+    write_nifti(tmp_path / "labels" / "a_drawn.nii.gz", labels)
+    with says(DatasetError, "no volume has labels", "images/a.nii.gz", "labels/a_drawn.nii.gz fits no image"):
+        read_dataset(tmp_path)
+
+
+def test_a_disc_with_its_viewer_is_one_dataset(tmp_path: Path) -> None:
+    for number in range(2):
+        write_patient(tmp_path / f"PA{number}", number, suffix="")
+    viewer = tmp_path / "VIEWER" / "logo.bmp"
+    viewer.parent.mkdir()
+    viewer.write_bytes(b"BM")
+    assert len(find_tasks(tmp_path)) == 2  # pictures among DICOM may be anything
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert find_tasks(tmp_path) == [tmp_path]
+    dataset = read_dataset(tmp_path)
+    assert {sample.group for sample in dataset.samples} == {"PA0", "PA1"}
+
+
+def test_dicom_without_segmentation_says_what_is_wanted(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "p" / "CT", phantom()[0])
+    with says(DatasetError, "no volume has labels", "DICOM-SEG", "--unlabelled"):
+        read_dataset(tmp_path)
+    write_segmentation(tmp_path / "seg.dcm", paths, phantom()[1], ("a", "b"))
+    assert read_dataset(tmp_path).samples
+
+
+def test_a_localiser_is_named(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, phantom()[0])
+    header = pydicom.dcmread(paths[0])
+    scout = tmp_path / "scout.dcm"
+    place = {
+        "series": str(header.SeriesInstanceUID),
+        "position": (0, 0, 0),
+        "orientation": (1, 0, 0, 0, 0, -1),
+    }
+    dicom_slice(scout, np.zeros((16, 20), np.int16), **place)
+    with says(ImageError, "directions", "1 of 8", "scout.dcm"):
+        read_volume(tmp_path)
+    dicom_slice(scout, np.zeros((40, 50), np.int16), **place)
+    with says(ImageError, "sizes", "20 x 16, 50 x 40", "1 of 8", "scout.dcm"):
+        read_volume(tmp_path)
+    scout.unlink()
+    assert read_volume(tmp_path).shape == phantom()[0].shape
