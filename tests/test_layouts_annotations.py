@@ -219,8 +219,8 @@ def test_coco_reports_what_it_leaves_out(cells: Path) -> None:
         "object 7 of cellule é 1.jpg: its category 9 is not listed",
         "there is no image 'gone.jpg'",
         "1 images are in no annotation file, for example train2017/unlisted.jpg",
-        "the mask has 56 x 99 pixels, its image 56 x 40",
-        "a crowd: it counts in binary and classes",
+        "annotated at 56 x 99 pixels, but it has 56 x 40",
+        "crowds (iscrowd is 1",
     ):
         assert part in text, part
     file.write_text('{"images": [{"file_name": 1}], "annotations": [')

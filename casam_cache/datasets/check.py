@@ -234,7 +234,7 @@ def empty_masks(images: int) -> Problem:
     """The warning for a dataset of which every mask is empty: no split could help."""
     return Problem(
         ".", f"no object in any mask: those of all {images} images are background alone",
-        "look at a mask file and export it again; or remove masks/ and use --unlabelled",
+        "look at a mask or annotation and export it again; or remove all of them and use --unlabelled",
         "warning",
     )  # fmt: skip
 
@@ -248,8 +248,9 @@ def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
     labelled = any(sample.labelled for sample in dataset.samples)
     if any(look.masks_read for look in looks) and labelled and not any(by_split.values()):
         return [empty_masks(sum(sample.labelled for sample in dataset.samples))]
+    read = {sample.split for sample, look in zip(dataset.samples, looks, strict=True) if look.masks_read}
     for split, classes in by_split.items():
-        if labelled and not classes:
+        if labelled and not classes and split in read and any(by_split.values()):
             hint = "its masks are empty, those of other splits are not: check the split, or these masks"
             problems.append(Problem(".", f"no object in any mask of {split}", hint, "warning"))
     if by_split.get("train"):

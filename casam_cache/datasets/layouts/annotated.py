@@ -22,7 +22,7 @@ from casam_cache.datasets.folder import problem_of
 from casam_cache.datasets.images import image_size, image_suffixes, load_array
 from casam_cache.datasets.labels import scan_files
 from casam_cache.datasets.listing import walk
-from casam_cache.datasets.masks import cutouts_of_regions, size_mismatch
+from casam_cache.datasets.masks import cutouts_of_regions
 from casam_cache.datasets.parts import Found
 from casam_cache.datasets.portion import WHOLE, split_portion
 from casam_cache.datasets.portions import choose_portions
@@ -128,14 +128,23 @@ class AnnotatedReader(Reader):
         _, headers = scan_files(
             [], [path / sample.source for sample in samples], options.max_pixels, progress
         )
+        misfits: set[str] = set()
         for sample, header in zip(samples, headers, strict=True):
             stated = told.sizes.get(split_portion(sample.source)[0])
             error = header.error
             if error is None and stated is not None and header.size is not None and header.size != stated:
                 error = fits_as_stored(path / sample.source, stated, header)
-                error = error or size_mismatch(path / sample.source, stated, header.size)
+                error = error or _of_another_size(path / sample.source, stated, header.size)
+                misfits.add(sample.id)  # what is drawn for another size would lie elsewhere
             if error is not None:
                 told.problems.append(problem_of(error, sample.source, path, sample.id))
+        samples = [sample for sample in samples if sample.id not in misfits]
+        if not samples:
+            wrong = next(problem for problem in told.problems if problem.sample in misfits)
+            raise DatasetError(
+                f"{path}: no image of its annotations can be used, for example {wrong.path}: {wrong.message}",
+                wrong.hint,
+            )
         mode, reason = _mode(options, told)
         values = MaskValues((0, *sorted(told.classes)))
         classes = ", ".join(f"{number} {name}" for number, name in sorted(told.classes.items())[:20])
@@ -205,6 +214,13 @@ def _each(shapes: Iterable[Shape], size: tuple[int, int]) -> Iterator[Mask]:
         numbers[shape.class_id] += 1
         if cutout is not None:
             yield Mask(cutout, shape.class_id, numbers[shape.class_id])
+
+
+def _of_another_size(path: Path, stated: tuple[int, int], size: tuple[int, int]) -> ImageError:
+    return ImageError(
+        f"{path}: annotated at {stated[1]} x {stated[0]} pixels, but it has {size[1]} x {size[0]}",
+        "put the image in its place that was annotated, or export the annotations again",
+    )
 
 
 def _mode(options: DatasetOptions, told: Annotations) -> tuple[str, str]:

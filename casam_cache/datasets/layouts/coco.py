@@ -16,6 +16,7 @@ import numpy as np
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.extras import extra
 from casam_cache.datasets.layouts.annotated import AnnotatedReader, Annotations, ImageFiles, Parsed, Shape
+from casam_cache.datasets.layouts.polygon import lies_outside
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample, SplitName
 from casam_cache.datasets.splits import SPLIT_FOLDERS
@@ -25,6 +26,7 @@ _HEAD = 1 << 20
 _SPLIT = re.compile(
     r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?=\d|[^a-z]|$)", re.IGNORECASE
 )
+_THIN = 2  # pixels; a thinner outline may hold none
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic")
 
 
@@ -106,6 +108,7 @@ def _add(
     owners: dict[str, str],
 ) -> None:
     """The images of one file, and what is wrong with them."""
+    crowds = 0
     for image in parsed.images:
         name, number = str(image.get("file_name", "")), str(image.get("id"))
         source, wrong = images.find(name, _folders(file, split))
@@ -121,22 +124,57 @@ def _add(
             continue
         owners[source] = file
         objects = parsed.objects.get(number, [])
+        size = _stated_size(image)
+        if size is not None:
+            told.sizes[source] = size
         shapes = []
         for one in objects:
-            wrong = _what_is_wrong(one, parsed)
+            wrong = _what_is_wrong(one, parsed) or _why_without_pixels(root / file, one, size)
             if wrong:
                 where = f"{file}, object {one.get('id')} of {name}"
                 told.problems.append(Problem(where, wrong, "correct it, or remove it", "warning"))
             elif (shape := _shape(root / file, one, parsed)) is not None:
                 shapes.append(shape)
-        if any(shape.crowd for shape in shapes):
-            message = "a crowd: it counts in binary and classes, and is no single object in instances"
-            told.problems.append(Problem(source, message, "", "warning"))
+        crowds += any(shape.crowd for shape in shapes)
         told.add(source, f"{file}#{number}", shapes, split)
+    if crowds:
+        message = (
+            f"{crowds} image{'s hold' if crowds > 1 else ' holds'} crowds (iscrowd is 1, as CVAT also writes what is "
+            "painted): they count in binary, classes and components, and are no single object in instances"
+        )
+        told.problems.append(Problem(file, message, "set iscrowd to 0 where it is one object", "warning"))
+    listed = {str(image.get("id")) for image in parsed.images}
+    lost = sorted(parsed.objects.keys() - listed)
+    if lost:
+        count = sum(len(parsed.objects[number]) for number in lost)
+        message = (
+            f"{count} object{'s are' if count > 1 else ' is'} of images that are not listed, for example of the id "
+            f"{lost[0]}; left out"
+        )
+        told.problems.append(Problem(file, message, "list the image, or export again", "warning"))
+
+
+def _stated_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        return int(image["height"]), int(image["width"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _why_without_pixels(path: Path, one: dict[str, Any], size: tuple[int, int] | None) -> str:
+    """Why an object would be lost in silence; only outlines that may be so are drawn for it."""
+    drawn = one["segmentation"]
+    if size is None or isinstance(drawn, dict):
+        return ""
+    corners = [np.asarray(part, np.float64).reshape(-1, 2) for part in drawn]
+    if all(lies_outside(part, size[1], size[0]) for part in corners):
+        return "it lies outside its image, left out"
+    if all((np.ptp(part.clip(0, size[::-1]), axis=0) < _THIN).any() for part in corners):
         try:
-            told.sizes[source] = (int(image["height"]), int(image["width"]))
-        except (KeyError, TypeError, ValueError):
-            continue
+            return "" if _draw(path, one, size) else "its outline holds no pixel, left out"
+        except ImageError:  # drawing it says what is wrong
+            return ""
+    return ""
 
 
 def _what_is_wrong(one: dict[str, Any], parsed: _File) -> str:

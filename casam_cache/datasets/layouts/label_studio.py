@@ -24,7 +24,7 @@ from casam_cache.datasets.layouts.annotated import (
     numbered,
 )
 from casam_cache.datasets.layouts.labelme import circle
-from casam_cache.datasets.layouts.polygon import fill
+from casam_cache.datasets.layouts.polygon import fill, lies_outside
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import DatasetError, ImageError
@@ -137,7 +137,10 @@ def _shapes(results: Sequence[dict[str, Any]], classes: dict[str, int]) -> tuple
     shapes, wrong = [], []
     for one in results:
         draw = _draw_of(one)
-        if draw is not None:
+        corners = one.get("value", {}).get("points")
+        if draw is not None and corners and lies_outside(corners, 100, 100):
+            wrong.append(f"region {one.get('id')} lies outside the image, left out")
+        elif draw is not None:
             shapes.append(Shape(classes[_label(one)], draw))
         elif one.get("type") not in ("choices", "textarea", "rating", "number", "taxonomy", "relation"):
             wrong.append(f"region {one.get('id')} ({one.get('type')}) has no area, left out")

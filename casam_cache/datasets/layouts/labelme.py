@@ -25,7 +25,7 @@ from casam_cache.datasets.layouts.annotated import (
     numbered,
     united,
 )
-from casam_cache.datasets.layouts.polygon import fill
+from casam_cache.datasets.layouts.polygon import fill, lies_outside
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import ImageError
@@ -82,9 +82,8 @@ class LabelMe(AnnotatedReader):
             shapes, wrong_shapes = _shapes(parsed, classes)
             told.problems += [Problem(file, what, "draw it as a polygon", "warning") for what in wrong_shapes]
             told.add(source, file, shapes)
-            height, width = parsed.get("imageHeight"), parsed.get("imageWidth")
-            if isinstance(height, int) and isinstance(width, int):
-                told.sizes[source] = (height, width)
+            if (size := _stated_size(parsed)) is not None:
+                told.sizes[source] = size
         for source in images.all:
             if source not in owners and PurePosixPath(source).parent in {
                 PurePosixPath(one).parent for one in owners
@@ -122,6 +121,7 @@ def _shapes(parsed: dict[str, Any], classes: dict[str, int]) -> tuple[list[Shape
     """The objects of one image, in the order of their first parts, and what is no object."""
     parts: dict[tuple[str, Any], list[Draw]] = {}
     wrong = []
+    size = _stated_size(parsed)
     for number, one in enumerate(parsed["shapes"], 1):
         label = str(one.get("label")) if isinstance(one, dict) else ""
         draw = _draw_of(one)
@@ -129,9 +129,22 @@ def _shapes(parsed: dict[str, Any], classes: dict[str, int]) -> tuple[list[Shape
             kind = one.get("shape_type", "polygon") if isinstance(one, dict) else "shape"
             wrong.append(f"shape {number} ('{label}', {kind}) has no area, left out")
             continue
+        if size is not None and _lies_outside(one, size):
+            wrong.append(f"shape {number} ('{label}') lies outside the image, left out")
+            continue
         group = one.get("group_id")
         parts.setdefault((label, ("one", number) if group is None else group), []).append(draw)
     return [Shape(classes[label], partial(united, draws)) for (label, _), draws in parts.items()], wrong
+
+
+def _stated_size(parsed: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = parsed.get("imageHeight"), parsed.get("imageWidth")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _lies_outside(one: dict[str, Any], size: tuple[int, int]) -> bool:
+    drawn = (one.get("shape_type") or "polygon") in ("polygon", "rectangle")
+    return drawn and lies_outside(one["points"], size[1], size[0])
 
 
 def _draw_of(one: Any) -> Draw | None:

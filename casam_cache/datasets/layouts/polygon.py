@@ -46,6 +46,13 @@ def fill(points: Points, size: tuple[int, int]) -> Cutout | None:
     return Cutout(np.ones((1, 1), bool), int(y), int(x), (height, width))
 
 
+def lies_outside(points: Points | np.ndarray, width: float, height: float) -> bool:
+    """Whether no part of a polygon lies in an image of this width and height, in the unit of its corners."""
+    corners = np.asarray(points, np.float64).reshape(-1, 2)
+    first, last = corners.min(axis=0), corners.max(axis=0)
+    return bool((last <= 0).any() or first[0] >= width or first[1] >= height)
+
+
 def _inside(corners: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
     """Bool (bottom - top, right - left): the pixels of a rectangle whose centre the outline winds around."""
     turns = np.zeros((bottom - top, right - left + 1), np.int32)

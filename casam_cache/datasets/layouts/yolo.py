@@ -11,7 +11,7 @@ from typing import Any
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.images import image_suffixes
 from casam_cache.datasets.layouts.annotated import AnnotatedReader, Annotations, Shape
-from casam_cache.datasets.layouts.polygon import fill
+from casam_cache.datasets.layouts.polygon import fill, lies_outside
 from casam_cache.datasets.listing import entries, walk
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import DatasetError, ImageError
@@ -34,11 +34,13 @@ class Yolo(AnnotatedReader):
     def load(self, path: Path, options: DatasetOptions) -> Annotations:
         told = Annotations(example="YOLO segmentation")
         labels = set(_label_files(path))
+        by_folded = {name.casefold(): name for name in labels}
         names = _names(path)
         used: set[int] = set()
         boxes = 0
         for source in _images(path):
-            file = _label_of(source)
+            wanted = _label_of(source)
+            file = by_folded.get(wanted.casefold(), wanted)
             if file not in labels:
                 told.bare(source, f"no {file}", "an empty file says that there is no object", options)
                 continue
@@ -104,6 +106,9 @@ def _read(path: Path) -> tuple[list[Shape], list[str]]:
             wrong.append(f"line {number}: no class with corners between 0 and 1, left out")
         else:
             corners = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+            if lies_outside(corners, 1, 1):
+                wrong.append(f"line {number}: it lies outside the image, left out")
+                continue
             shapes.append(Shape(kind + 1, partial(_draw, corners)))
     return shapes, wrong
 
@@ -133,14 +138,14 @@ def _images(root: Path) -> list[str]:
         name
         for name, _ in walk(root)
         if PurePosixPath(name).suffix.lower() in image_suffixes()
-        and "images" in PurePosixPath(name).parts[:-1]
+        and "images" in [part.casefold() for part in PurePosixPath(name).parts[:-1]]
     ]
 
 
 def _label_of(source: str) -> str:
     """The label file of an image, as YOLO finds it: the last folder `images` becomes `labels`."""
     *folders, name = PurePosixPath(source).parts
-    place = len(folders) - 1 - folders[::-1].index("images")
+    place = len(folders) - 1 - [folder.casefold() for folder in folders[::-1]].index("images")
     folders[place] = "labels"
     return "/".join([*folders, PurePosixPath(name).with_suffix(".txt").name])
 
