@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from volume_files import (
+    SHAPE,
     dicom_slice,
     oblique,
     phantom,
@@ -20,10 +21,12 @@ from volume_files import (
     write_series,
 )
 
+from casam_cache.datasets import DatasetOptions, read_image
 from casam_cache.datasets.readers import find_tasks, read_dataset
 from casam_cache.datasets.volumes import read_volume
 from casam_cache.datasets.volumes.held import Held
 from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
+from casam_cache.datasets.volumes.windows import volume_window
 from casam_cache.errors import DatasetError, ImageError
 
 
@@ -140,3 +143,94 @@ def test_a_localiser_is_named(tmp_path: Path) -> None:
         read_volume(tmp_path)
     scout.unlink()
     assert read_volume(tmp_path).shape == phantom()[0].shape
+
+
+def two_values(folder: Path, padding: int, *, dicom: bool, **more: object) -> tuple[float, float]:
+    """The window of a volume from 0 to 99 with padding in a fifth of it."""
+    voxels = np.resize(np.arange(100, dtype=np.int16), SHAPE)
+    voxels[:4] = padding
+    if not dicom:
+        return volume_window(read_volume(write_nifti(folder / "a.nii.gz", voxels)), "auto")
+    for path in write_series(folder, voxels):
+        header = pydicom.dcmread(path)
+        header.add_new("PixelPaddingValue", "SS", padding)
+        header.save_as(path)
+    return volume_window(read_volume(folder), "auto")
+
+
+@pytest.mark.parametrize("padding", [-32768, -3024, -2000])
+def test_padding_around_a_field_of_view_is_no_value(tmp_path: Path, padding: int) -> None:
+    for dicom in (True, False):
+        low, high = two_values(tmp_path / str(dicom), padding, dicom=dicom)
+        assert -1 < low < 5
+        assert 95 < high < 100
+    low, _ = two_values(tmp_path / "near", -50, dicom=False)  # may as well be a value
+    assert low == -50
+    low, _ = two_values(tmp_path / "said", -50, dicom=True)
+    assert low >= 0
+
+
+def test_slices_of_the_plane_that_was_acquired_are_proposed(tmp_path: Path) -> None:
+    affine = np.array([[0, 0, 3.0, 0], [-0.9, 0, 0, 0], [0, -0.9, 0, 0], [0, 0, 0, 1]])
+    for number in range(2):
+        image, labels = phantom(number)
+        write_nifti(tmp_path / "images" / f"{number}.nii.gz", image, affine)
+        write_nifti(tmp_path / "labels" / f"{number}.nii.gz", labels, affine)
+    dataset = read_dataset(tmp_path)
+    assert any("2 volumes were acquired sagittal" in note for note in dataset.notes)
+    dataset = read_dataset(tmp_path, DatasetOptions(axis="sagittal"))
+    assert not any("acquired" in note for note in dataset.notes)
+    assert read_image(dataset, dataset.samples[0]).shape[:2] == (SHAPE[1], SHAPE[0])
+
+
+def write_named(folder: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        image, labels = phantom(number)
+        write_nifti(folder / "images" / f"{name}.nii.gz", image)
+        write_nifti(folder / "labels" / f"{name}.nii.gz", labels)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "alike"),
+    [
+        (["p1_ED", "p1_ES", "p2_ED", "p2_ES", "p3_ED"], True),
+        (["p1/pre", "p1/post", "p2/pre", "p2/post"], True),
+        (["site1_001", "site1_002", "site1_003", "site2_004"], False),
+        (["liver_1", "liver_2", "liver_3"], False),
+        (["a", "b"], False),
+    ],
+)
+def test_names_that_look_like_one_patient_are_asked_about(
+    tmp_path: Path, names: list[str], alike: bool
+) -> None:
+    write_named(tmp_path, names)
+    said = [problem for problem in read_dataset(tmp_path).problems if "one patient" in problem.message]
+    assert bool(said) == alike
+    if said:
+        regex = said[0].hint.split("'")[1]
+        dataset = read_dataset(tmp_path, DatasetOptions(group_regex=regex))
+        assert {sample.group for sample in dataset.samples} == {name[:2] for name in names}
+        assert not any("one patient" in problem.message for problem in dataset.problems)
+
+
+def test_patients_without_a_name_of_their_own_are_said_to_be_one(tmp_path: Path) -> None:
+    for number in range(3):
+        paths = write_series(tmp_path / f"p{number}" / "CT", phantom(number)[0], patient="ANONYMOUS")
+        write_segmentation(tmp_path / f"p{number}" / "seg.dcm", paths, phantom(number)[1], ("a", "b"))
+    said = [problem for problem in read_dataset(tmp_path).problems if "one patient" in problem.message]
+    assert "ANONYMOUS" in said[0].message
+    assert "--group-regex" in said[0].hint
+    dataset = read_dataset(tmp_path, DatasetOptions(group_regex="^(p.)"))
+    assert {sample.group for sample in dataset.samples} == {"p0", "p1", "p2"}
+    assert not dataset.problems
+
+
+def test_what_is_odd_about_all_volumes_is_said_once(tmp_path: Path) -> None:
+    for number in range(5):
+        image, labels = phantom(number)
+        write_nifti(tmp_path / "images" / f"{number}.nii.gz", image, oblique())
+        write_nifti(tmp_path / "labels" / f"{number}.nii.gz", labels)
+    [said] = [problem for problem in read_dataset(tmp_path).problems if problem.severity == "warning"]
+    assert said.path == "labels/0.nii.gz"
+    assert "4 more volumes" in said.message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,15 @@ from casam_cache.datasets.mask_values import decide_mode
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample, SplitName
 from casam_cache.datasets.splits import carve_validation, draw_splits, group_of, read_split_csv
 from casam_cache.datasets.volumes.case import Case, Looked
+from casam_cache.datasets.volumes.described import described, worrying
 from casam_cache.datasets.volumes.ground import absent, asked_values
+from casam_cache.datasets.volumes.groups import doubtful_groups
 from casam_cache.datasets.volumes.look import look_at
 from casam_cache.datasets.volumes.read import volume_stem
-from casam_cache.datasets.volumes.slices import DEFAULT_SLICES, SliceName
+from casam_cache.datasets.volumes.slices import SliceName
 from casam_cache.errors import CasamError, DatasetError, OptionError
 
 NO_LABELS, ORPHAN = "no labels", "labels without an image"
-WHOLE = "one window a volume brings its values to 8 bit; pixels are not resampled"
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def dataset_of(
             )
         else:
             looked.append((case, one))
-            problems += [Problem(case.image, note, "", "warning") for note in _worrying(one)]
         if progress:
             progress(done, len(labelled))
+    problems += worrying(looked)
     looked, empty = (
         [pair for pair in looked if pair[1].indexes],
         [pair for pair in looked if not pair[1].indexes],
@@ -96,6 +96,7 @@ def dataset_of(
     ]
     looked, splits, source = _split(root, looked, found.folder_splits, options, problems)
     _refuse_empty(root, looked, found, problems)
+    problems += doubtful_groups([case for case, _ in looked], options)
     asked = asked_values(options)
     there = {value for _, one in looked for value in one.values}
     problems += absent(asked, there)
@@ -109,7 +110,7 @@ def dataset_of(
     return Dataset(
         task, root, tuple(sorted(samples, key=lambda sample: sample.id)), mode, reason, values,
         tuple(problems), source, options,
-        notes=(*found.notes, *_described(looked, options)),
+        notes=(*found.notes, *described(looked, options)),
         volumes=tuple(one.record for _, one in looked),
     )  # fmt: skip
 
@@ -141,14 +142,6 @@ def _problem(error: CasamError, case: Case, root: Path) -> Problem:
     )
     message = error.message.removeprefix(f"{root / name}: ").replace(place, "")
     return Problem(name, message, error.hint.replace(place, ""), sample=case.name)
-
-
-_QUIET = ("a NumPy file does not say", "it does not say how it lies")
-
-
-def _worrying(one: Looked) -> list[str]:
-    """Notes to look at, file by file; what is true of a whole set by its kind is said once instead."""
-    return [note for note in one.notes if not note.startswith(_QUIET)]
 
 
 def _split(
@@ -237,49 +230,3 @@ def _refuse_empty(
         )
     first = next((problem for problem in problems if problem.severity == "error"), problems[0])
     raise DatasetError(f"{root}: no volume can be used: {first.path}: {first.message}", first.hint)
-
-
-def _described(looked: Sequence[tuple[Case, Looked]], options: DatasetOptions) -> list[str]:
-    """What was decided for the set as a whole, in lines."""
-    kinds = Counter(str(one.record["kind"]) for _, one in looked)
-    planes = Counter(str(one.record["plane"]) or f"axis {one.axis}" for _, one in looked)
-    taken, there = sum(len(one.indexes) for _, one in looked), sum(one.count for _, one in looked)
-    slices = options.slices or DEFAULT_SLICES
-    chosen = {"nonempty": "those that hold a label (--slices all takes every one)"}.get(
-        slices, f"--slices {slices}"
-    )
-    if all(case.labels is None for case, _ in looked) and slices == "nonempty":
-        chosen = "all, since there are no labels"
-    volumes = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-    lines = [
-        f"{len(looked)} volume{'s' if len(looked) != 1 else ''} ({volumes}), "
-        f"slices {', '.join(sorted(planes))}{'' if options.axis else ' (--axis takes others)'}: "
-        f"{taken} of {there}, {chosen}",
-        f"{_spacings(looked)}; {WHOLE}",
-    ]
-    lost = [case.name for case, one in looked if not one.record["oriented"]]
-    if lost:
-        lines.append(
-            f"{len(lost)} volumes do not say how they lie in the patient, e.g. {lost[0]}: slices are as stored"
-        )
-    return lines
-
-
-def _spacings(looked: Sequence[tuple[Case, Looked]]) -> str:
-    """Pixel sizes of the slices, for people."""
-    sizes = Counter(
-        (
-            one.record["spacing"][one.record["rows"]],
-            one.record["spacing"][one.record["columns"]],
-            one.record["units"],
-        )
-        for _, one in looked
-    )
-    if all(units == "voxels" for _, _, units in sizes):
-        return "spacing unknown"
-    rows = [size for pair in sizes for size in pair[:2]]
-    uneven = sum(
-        number for (row, column, _), number in sizes.items() if abs(row - column) > 0.01 * max(row, column)
-    )
-    square = f", not square in {uneven} of {len(looked)} volumes" if uneven else ""
-    return f"pixels of {min(rows):.3g} to {max(rows):.3g} mm{square}"

@@ -69,7 +69,8 @@ def read_dicom(
         slope=first.slope if one_scale else 1.0, intercept=first.intercept if one_scale else 0.0,
         inverted=first.photometric == "MONOCHROME1", channel=channel,
         planes=tuple(Plane(frame.uid, frame.path, frame.number, frame.position) for frame in frames),
-        series=found.uid, patient=found.patient, notes=tuple(notes),
+        series=found.uid, patient=found.patient,
+        padding=_padding(found) if one_scale else None, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -94,6 +95,14 @@ def _one_series(path: Path, there: Sequence[Series], wanted: str | None) -> Seri
             f"say which one is meant: --series {images[0].uid}",
         )
     return images[0]
+
+
+def _padding(series: Series) -> tuple[float, float] | None:
+    """The stored numbers of padding that the first file of a series names."""
+    _, header = series.headers[0]
+    ends = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    known = [float(end) for end in ends if isinstance(end, int)]
+    return (min(known), max(known)) if known else None
 
 
 def _without_copies(frames: list[Frame], notes: list[str]) -> list[Frame]:

@@ -58,7 +58,8 @@ def on_grid_of(image: Volume, labels: Volume) -> Volume:
             raise _elsewhere(image, labels, "and one of them does not say how it lies")
         if image.oriented != labels.oriented:
             said = "it does not say how it lies, and is taken to lie as its image"
-            return replace(labels, affine=image.affine, oriented=image.oriented, notes=(*labels.notes, said))
+            others = [note for note in labels.notes if not note.startswith("it does not say how it lies")]
+            return replace(labels, affine=image.affine, oriented=image.oriented, notes=(*others, said))
         return labels
     to_image = np.linalg.inv(image.affine) @ labels.affine
     turn = np.rint(to_image[:3, :3]).astype(int)

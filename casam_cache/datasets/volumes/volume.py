@@ -54,6 +54,7 @@ class Volume:
         planes: of DICOM, one a slice k.
         series: series instance UID of DICOM.
         patient: as the file names the patient; empty where it does not.
+        padding: lowest and highest stored number that stands for no measurement, as DICOM says it.
         notes: what was decided in reading it, for people, one line each.
     """
 
@@ -73,6 +74,7 @@ class Volume:
     planes: tuple[Plane, ...] = field(default=(), repr=False)
     series: str = ""
     patient: str = ""
+    padding: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -20,8 +20,9 @@ def volume_window(volume: Volume, intensity: str) -> tuple[float, float]:
 
     Args:
         volume: whose.
-        intensity: `auto`: the 0.5 and 99.5 percentiles of the whole volume (of more than 8 million voxels every second,
-            third and so on along each axis counts); `full`: its extremes; or a window of its own.
+        intensity: `auto`: the 0.5 and 99.5 percentiles of the whole volume without the padding around a field of view
+            (of more than 8 million voxels every second, third and so on along each axis counts); `full`: its extremes;
+            or a window of its own.
 
     Raises:
         ImageError: the voxels cannot be read.
@@ -43,10 +44,30 @@ def _looked_up(volume: Volume, percentiles: bool) -> tuple[float, float]:
         found = volume.scaled(np.array([np.nanmin(ends), np.nanmax(ends)]))
         return float(found.min()), float(found.max())
     step = max(1, int(np.ceil((stored.size / SAMPLED) ** (1 / 3))))
-    values = volume.scaled(np.asarray(stored[::step, ::step, ::step]))
+    sampled = np.asarray(stored[::step, ::step, ::step])
+    if volume.padding is not None:
+        low, high = volume.padding
+        seen = sampled[(sampled < low) | (sampled > high)]
+        sampled = seen if seen.size else sampled
+    values = volume.scaled(sampled)
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]  # the slices with others are refused one by one
+    values = _unpadded(values)
     return window_of(values) if values.size else (0.0, 0.0)
+
+
+def _unpadded(values: np.ndarray) -> np.ndarray:
+    """Values without a lowest, negative one that lies further below the rest than the rest is wide.
+
+    Around a round field of view scanners write -2000, -3024 or -32768, which no NIfTI file says.
+    """
+    if not values.size or not (lowest := values.min()) < 0:
+        return values
+    rest = values[values > lowest]
+    if not rest.size:
+        return values
+    low, high = float(rest.min()), float(np.percentile(rest, 99.5))
+    return rest if low - float(lowest) > high - low else values
 
 
 def _parts(stored: np.ndarray) -> list[np.ndarray]:
