@@ -285,6 +285,7 @@ def run_bench(casam: Casam, encode: Encode, discs: Path) -> Iterator[tuple[str, 
     yield "bench", results
     yield "report", casam.json("report", "casam_runs")
     yield "report --out", casam.json("report", "casam_runs", "--out", "tables")
+    yield "report --html", casam.json("report", "casam_runs", "--html", "html")
     image, model = discs / "images" / "p004.png", results["results"][0]["run"]
     routed = ("--box", "5,5,20,20", "--run", model, "--out", "routed.png")
     yield "predict --run MODEL", casam.json("predict", image, *routed)

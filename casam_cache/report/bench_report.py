@@ -110,6 +110,15 @@ def claims_pages(runs: Path, say: Callable[[str], None] = lambda line: None) -> 
     return [Page(claims_table(runs, say), None, {})]
 
 
+def page_of(results: Mapping[str, Any]) -> Page:
+    """Results as the table that their recipe names.
+
+    Args:
+        results: as `read_results` gives them.
+    """
+    return _page(results["table"], results)
+
+
 def _page(name: str, results: Mapping[str, Any]) -> Page:
     if name == BENCH:
         made = bench_table(results)

@@ -86,7 +86,7 @@ def drawn_in(style: Style) -> Iterator[None]:
         "svg.hashsalt": "casam", "svg.fonttype": "none", "font.size": style.font, "lines.linewidth": style.line,
         "axes.linewidth": 0.6 * style.line, "lines.markersize": 0.45 * style.font, "legend.frameon": False,
         "axes.titlesize": style.font, "axes.grid": True, "grid.linewidth": 0.4 * style.line, "grid.alpha": 0.5,
-        "axes.spines.top": False, "axes.spines.right": False,
+        "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False,  # names may hold dollars
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         yield

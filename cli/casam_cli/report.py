@@ -20,8 +20,13 @@ def report(
     out: Path | None = typer.Option(
         None, help="The folder to write every table to, in every format, instead of printing it."
     ),
+    html: Path | None = typer.Option(
+        None,
+        help="The folder to write a report for a browser to, of every bench and fit; RUNS may be one fit too.",
+    ),
+    open_: bool = typer.Option(False, "--open", help="With --html, open the report in the browser."),
     style: str = typer.Option(
-        "paper", help="What the figures that --out writes are for: paper, thesis or slides."
+        "paper", help="What the figures that --out and --html write are for: paper, thesis or slides."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     claims: bool = typer.Option(
@@ -30,6 +35,16 @@ def report(
     json_: bool = console.JsonOption,
 ) -> None:
     """Print finished benches in the shape of the paper's tables."""
+    if html is not None:
+        if claims or table is not None or out is not None:
+            raise OptionError(
+                "--html shows every table, and goes with neither --table, --claims nor --out",
+                "leave them out",
+            )
+        _write_html(runs, html, style, overwrite, open_, json_)
+        return
+    if open_:
+        raise OptionError("--open opens a report for a browser", "give --html DIR too")
     from casam_cache.report.bench_report import claims_pages, pages, write_pages
     from casam_cache.report.formats import FORMATS
 
@@ -61,3 +76,15 @@ def report(
             console.show_result("")
         for line in page.show(format_).rstrip("\n").split("\n"):
             console.show_result(line)
+
+
+def _write_html(runs: Path, out: Path, style: str, overwrite: bool, open_: bool, json_: bool) -> None:
+    from casam_cache.report.html.writing import write_report
+
+    written = write_report(runs, out, style=style, overwrite=overwrite, say=console.show_line)
+    if json_:
+        console.print_json({"index": str(written.index), "benches": written.benches, "fits": written.fits})
+    else:
+        console.show_result(str(written.index))
+    if open_:
+        typer.launch(str(written.index.resolve()))

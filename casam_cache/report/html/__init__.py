@@ -1,0 +1,1 @@
+"""A runs folder as pages for a browser: one folder that opens from disk, without a server or a network."""

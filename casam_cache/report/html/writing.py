@@ -1,0 +1,254 @@
+"""Writes the report of a runs folder: pages, tables, figures, and what a browser needs to show them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from casam_cache import __version__
+from casam_cache.bench.results import FOLDER, read_results
+from casam_cache.engine.runs import RECORD
+from casam_cache.errors import CasamError, OptionError
+from casam_cache.fingerprint import digest
+from casam_cache.report.bench_report import page_of
+from casam_cache.report.formats import to_csv
+from casam_cache.report.html.benches import BenchSection, bench_section
+from casam_cache.report.html.circumstances import circumstances
+from casam_cache.report.html.curves import curves
+from casam_cache.report.html.fits import ScoredFit, fit_warnings, fits_table, scored_fits
+from casam_cache.report.layout import Column
+from casam_cache.store.files import make_directory, write_all
+
+INDEX = "index.html"
+MARK = "casam-report.txt"
+_STATIC = ("report.css", "report.js")
+_MARKED = "written by `casam report --html`, which replaces this folder with --overwrite\n"
+
+
+@dataclass
+class Written:
+    """What was written.
+
+    Attributes:
+        index: the page to open.
+        benches, fits: how many of each.
+        files: content by name below the folder, but for pictures of masks.
+        warnings: as the overview shows them, with what they are about.
+    """
+
+    index: Path
+    benches: int = 0
+    fits: int = 0
+    files: dict[str, bytes] = field(default_factory=dict)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a report is of.
+
+    Attributes:
+        root: the runs folder.
+        bench: results to read: the runs folder, or one folder of its `bench/`; None: no bench.
+        fit: KIND/KEY of the only fit; None: all.
+        fits: whether fits are shown.
+    """
+
+    root: Path
+    bench: Path | None
+    fit: str | None = None
+    fits: bool = True
+
+
+def source_of(runs: Path) -> Source:
+    """A runs folder, RUNS/bench/NAME or RUNS/fit/KEY.
+
+    Raises:
+        CasamError: it is none of them.
+    """
+    runs = runs.resolve()
+    if not runs.is_dir():
+        raise CasamError(f"there is no folder {runs}", "name a folder of runs, casam_runs by default")
+    if runs.parent.name == FOLDER and (runs / "results.json").is_file():
+        return Source(runs.parent.parent, runs, fits=False)
+    if (runs / RECORD).is_file():
+        if runs.parent.name != "fit":
+            raise CasamError(
+                f"{runs} is a stage of kind '{runs.parent.name}'",
+                "name the folder of runs, one of its bench/ folders, or a fit as `casam fit` printed it",
+            )
+        return Source(runs.parent.parent, None, f"fit/{runs.name}")
+    return Source(runs, runs)
+
+
+def write_report(
+    runs: Path,
+    out: Path,
+    *,
+    style: str = "paper",
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Written:
+    """Writes the report; the same runs give the same bytes.
+
+    Args:
+        runs: a runs folder, one of its `bench/` folders, or one fit.
+        out: the folder to write.
+        style: of the figures, one of `STYLES`.
+        overwrite: replace a report that is there; any other folder that holds something is refused all the same.
+        say: takes a line for each thing that is left out.
+
+    Raises:
+        CasamError: there is neither a bench nor a fit.
+        OptionError: the folder holds something, or there is no such style.
+        StoreError: the folder cannot be written.
+    """
+    check_out(out, overwrite)
+    source = source_of(runs)
+    warnings: list[tuple[str, str]] = []
+
+    def left_out(line: str) -> None:
+        warnings.append(("runs folder", line))
+        say(line)
+
+    benches = _benches(source, left_out)
+    fits = scored_fits(source.root, source.fit, left_out) if source.fits else []
+    if not benches and not fits:
+        raise CasamError(
+            f"no finished bench and no scored fit in {runs}", "casam fit and casam bench make them"
+        )
+    written = Written(out / INDEX, len(benches), len(fits), warnings=warnings)
+    for bench in benches:
+        warnings += [(bench.title, line) for line in bench.warnings]
+    warnings += [("fits", line) for line in fit_warnings(fits)]
+    sections = [_bench_view(bench, written, style) for bench in benches]
+    fit_view = _fit_view(fits, written, style) if fits else None
+    page = _environment().get_template("index.html").render(
+        title=source.root.name, runs=str(runs.resolve()), version=__version__, benches=sections, fits=fit_view,
+        warnings=warnings, masks=None,
+    )  # fmt: skip
+    written.files[INDEX] = page.encode()
+    for name in _STATIC:
+        written.files[name] = resources.files(__package__).joinpath("templates", name).read_bytes()
+    written.files[MARK] = _MARKED.encode()
+    replace_folder(out)
+    for folder in sorted({(out / name).parent for name in written.files}):
+        make_directory(folder)
+    write_all([(out / name, [data]) for name, data in written.files.items()])
+    return written
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Only an empty folder, or a report to overwrite, is written to.
+
+    Raises:
+        OptionError: the folder holds something else, or a report without `overwrite`.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not (out / MARK).is_file():
+        raise OptionError(f"{out} holds something that is no report", "choose another folder for --html")
+    if not overwrite:
+        raise OptionError(
+            f"{out} holds a report", "choose another folder for --html, or give --overwrite to replace it"
+        )
+
+
+def replace_folder(out: Path) -> None:
+    """Removes what an earlier report wrote, so that nothing of it is left between the new pages."""
+    for path in out.iterdir() if (out / MARK).is_file() else ():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _benches(source: Source, say: Callable[[str], None]) -> list[BenchSection]:
+    if source.bench is None:
+        return []
+    if source.bench == source.root and not any((source.root / FOLDER).glob("*/results.json")):
+        return []
+    # By content, not by time: a copied runs folder gives the same report.
+    found = sorted(
+        read_results(source.bench, say), key=lambda each: (str(each["title"]), Path(each["folder"]).name)
+    )
+    return [bench_section(page_of(results), number) for number, results in enumerate(found, 1)]
+
+
+def _bench_view(bench: BenchSection, written: Written, style: str) -> dict[str, Any]:
+    """The section as the template takes it; its files go into `written`."""
+    files = bench.page.files(style)
+    written.files |= {f"{bench.anchor}/{name}": data for name, data in files.items()}
+    figures = []
+    for name in sorted(files):
+        stem, _, form = name.rpartition(".")
+        if form == "svg":
+            others = [f"{stem}.{other}" for other in ("svg", "png", "csv") if f"{stem}.{other}" in files]
+            figures.append(
+                {
+                    "file": f"{bench.anchor}/{name}",
+                    "name": stem,
+                    "others": [f"{bench.anchor}/{each}" for each in others],
+                }
+            )
+    tables = [
+        f"{bench.anchor}/{name}"
+        for name in sorted(files)
+        if name.rpartition(".")[0] in (bench.page.table.name, getattr(bench.page.tests, "name", ""))
+        and not name.endswith(".svg")
+    ]
+    return {"bench": bench, "figures": figures, "tables": tables}
+
+
+def _fit_view(fits: list[ScoredFit], written: Written, style: str) -> dict[str, Any]:
+    table = fits_table(fits)
+    written.files["fits/fits.csv"] = to_csv(table).encode()
+    shown: dict[Path, dict[str, Any]] = {}
+    for each in fits:
+        if each.folder in shown:
+            continue
+        facts = each.record.recorded
+        svg = curves(facts.get("fit") or {}, str(facts.get("method", "")), "svg", style)
+        file = None
+        if svg is not None:
+            file = f"fits/{each.folder.name}_curves.svg"
+            written.files[file] = svg
+        options = {**each.record.inputs["method"]["options"], **each.record.inputs["training"]}
+        shown[each.folder] = {
+            "name": f"{each.task}, {each.label}",
+            "facts": [
+                ("run", str(each.folder)),
+                ("store", str(each.store)),
+                ("backbone", f"{each.store.stem}, {_weights(facts)}"),
+                ("masks read as", str(facts.get("mask_mode", ""))),
+                ("trained parameters", f"{int(facts.get('parameters') or 0):,}"),
+                ("seed", str(each.record.inputs["seed"])),
+                ("options", ", ".join(f"{name}={value}" for name, value in sorted(options.items()))),
+                *circumstances([each.folder]).facts,
+            ],
+            "curves": file,
+            "key": digest([each.task, each.folder.name])[:12],
+        }
+    return {"table": table, "runs": list(shown.values())}
+
+
+def _weights(facts: dict[str, Any]) -> str:
+    return f"weights {str(((facts.get('identity') or {}).get('backbone') or {}).get('weights', '?'))[:20]}"
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("casam_cache.report.html", "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters["spans"] = _spans
+    return made
+
+
+def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Headers over neighbours of one group, with how many columns each spans."""
+    return [(name, len(list(found))) for name, found in groupby(columns, key=lambda column: column.group)]
