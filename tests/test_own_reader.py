@@ -285,7 +285,7 @@ def test_readers_are_chosen_by_the_folder_or_by_name(
     assert several.value.hint == "choose one: --reader folder or --reader other"
     monkeypatch.setattr(Other, "precedence", 2)  # the layout of one data set
     assert type(find_reader(tmp_path / "set")) is Other
-    casam("encode", tmp_path, "--reader", "folder", "--name", "tiny", "--dry-run")
+    casam("encode", tmp_path, "--reader", "folder", "--model", "small", "--name", "tiny", "--dry-run")
     assert casam.code == 0, casam.err
     casam("encode", tmp_path / "set" / "masks", "--reader", "other")
     refused(casam, "no dataset of the reader 'other'")
