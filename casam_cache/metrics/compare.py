@@ -46,7 +46,8 @@ def over_runs(
     Runs of one seed share initial weights and runs of one order share the path, so runs are not independent. The
     variance of the mean is that of the means by seed plus that of the means by order, each over their number, as far as
     there are several; the t-interval has Satterthwaite's degrees of freedom. Below two (two orders of one seed) there
-    is none: its half width would be thirteen times the standard error, which says nothing.
+    is none: its half width would be thirteen times the standard error, which says nothing. Neither is there one where
+    all runs have the same value: what does not depend on the order says nothing of seeds by not varying with it.
 
     Args:
         values: one a run; None and NaN are left out and counted.
@@ -68,7 +69,8 @@ def over_runs(
         _means_by([unit for unit, known in zip(units, finite, strict=True) if known], kept)
         for units in (seeds, orders)
     )
-    half = _t_half([means for means in (by_seed, by_order) if len(means) > 1], level)
+    varied = float(np.ptp(kept)) > 0
+    half = _t_half([means for means in (by_seed, by_order) if len(means) > 1], level) if varied else math.nan
     return Estimate(
         float(kept.mean()), half, len(kept), len(by_seed), len(by_order), len(column) - len(kept),
         tuple(kept.tolist()),
