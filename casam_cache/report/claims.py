@@ -70,6 +70,8 @@ def claims_table(runs: Path, say: Callable[[str], None] = lambda line: None) -> 
         decided = claim.decide(results) if results else None
         ours, verdict = decided or ("", MISSING if claim.table else BEYOND)
         command = f"casam bench --recipe recipes/{claim.table}_cpu.yaml" if claim.table else ""
+        if results and results["unseen"]:
+            command += f" --unseen {','.join(results['unseen'])}"
         words = {"paper": claim.paper, "ours": ours, "verdict": verdict, "command": command}
         lines.append(Line(claim.text, {key: Cell(text) for key, text in words.items()}))
     used = [newest[table] for table in dict.fromkeys(claim.table for claim in CLAIMS) if table in newest]
