@@ -23,6 +23,7 @@ from volume_files import (
 
 from casam_cache.datasets import DatasetOptions, read_image
 from casam_cache.datasets.readers import find_tasks, read_dataset
+from casam_cache.datasets.testing import ReaderContract
 from casam_cache.datasets.volumes import read_volume
 from casam_cache.datasets.volumes.held import Held
 from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
@@ -234,3 +235,65 @@ def test_what_is_odd_about_all_volumes_is_said_once(tmp_path: Path) -> None:
     [said] = [problem for problem in read_dataset(tmp_path).problems if problem.severity == "warning"]
     assert said.path == "labels/0.nii.gz"
     assert "4 more volumes" in said.message
+
+
+def write_cases(folder: Path, *names: str, count: int = 3) -> Path:
+    """Cases by names with {} for their number; the last is of the labels."""
+    for number in range(count):
+        image, labels = phantom(number)
+        for name in names:
+            voxels = labels if name == names[-1] else image
+            write_nifti(folder / f"{name.replace('{}', f'{number:03d}')}.nii.gz", voxels, oblique())
+    return folder
+
+
+def test_words_in_front_of_names(tmp_path: Path) -> None:
+    dataset = read_dataset(write_cases(tmp_path, "volume-{}", "segmentation-{}"))
+    assert {(s.source.partition("#")[0], *s.masks) for s in dataset.samples} == {
+        (f"volume-{n:03d}.nii.gz", f"segmentation-{n:03d}.nii.gz") for n in range(3)
+    }
+    write_nifti(tmp_path / "masked_brain.nii.gz", phantom()[0])
+    assert [problem.path for problem in read_dataset(tmp_path).problems] == [
+        "masked_brain.nii.gz"
+    ]  # no labels
+
+
+@pytest.mark.parametrize(
+    "names", [("case_{}/imaging", "case_{}/segmentation"), ("case_{}/case_{}", "case_{}/case_{}-seg")]
+)
+def test_a_folder_a_patient(tmp_path: Path, names: tuple[str, str]) -> None:
+    write_cases(tmp_path, *names)
+    assert find_tasks(tmp_path) == [tmp_path]
+    dataset = read_dataset(tmp_path)
+    assert {sample.group for sample in dataset.samples} == {"case_000", "case_001", "case_002"}
+    assert any("a folder a patient: case_000/" in note for note in dataset.notes)
+    assert not dataset.problems
+
+
+def test_of_several_images_of_a_patient_one_is_chosen(tmp_path: Path) -> None:
+    write_cases(tmp_path, "B_{}/B_{}_t1", "B_{}/B_{}_t2", "B_{}/B_{}_seg")
+    with says(DatasetError, "1 is t1, 2 is t2", "--channels 1"):
+        read_dataset(tmp_path)
+    with says(DatasetError, "1 is t1, 2 is t2"):
+        read_dataset(tmp_path, DatasetOptions(channels="3"))
+    (tmp_path / "B_001" / "B_001_t2.nii.gz").unlink()
+    dataset = read_dataset(tmp_path, DatasetOptions(channels="2"))
+    assert {s.source.partition("#")[0] for s in dataset.samples} == {
+        f"B_{n}/B_{n}_t2.nii.gz" for n in ("000", "002")
+    }
+    assert [(problem.path, problem.message) for problem in dataset.problems] == [("B_001", "no image 't2'")]
+
+
+def test_folders_of_several_labels_are_datasets_of_their_own(tmp_path: Path) -> None:
+    for name in ("liver", "spleen"):
+        write_cases(tmp_path / name, "c{}", "c{}_seg")
+    assert len(find_tasks(tmp_path)) == 2
+
+
+class TestPatients(ReaderContract):
+    reader = "volume-patients"
+
+    def write(self, folder: Path, name: str, seed: int) -> Path:
+        image, labels = phantom(seed)
+        write_nifti(folder / name / "mask.nii.gz", labels, oblique())
+        return write_nifti(folder / name / "ct.nii.gz", image, oblique())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from casam_cache.datasets.volumes.reader import VolumeReader
 from casam_cache.errors import DatasetError
 
 LABEL_FOLDERS = ("labels", "masks", "annotations", "gt", "segmentations")
-_WORDS = ("mask", "label", "labels", "seg", "segmentation", "gt")
+_WORDS = ("masks", "mask", "labels", "label", "segmentation", "seg", "gt")
 MARKS = tuple(f"{separator}{word}" for separator in "_-." for word in _WORDS)  # 3D Slicer writes x.seg.nrrd
+_PREFIXED = re.compile(rf"(?:{'|'.join(_WORDS)})[ ._-]?(.+)", re.IGNORECASE)
+_OF_IMAGES = re.compile(r"(?:image|imaging|img|volume|vol|scan)[ ._-]?(.+)", re.IGNORECASE)
 
 
 class VolumeFolderReader(VolumeReader):
@@ -110,6 +113,9 @@ def _beside(root: Path, channel: int | None, options: DatasetOptions, problems: 
         if not entry.is_dir() and is_volume(Path(entry.path)):
             everything.setdefault(volume_stem(entry.name), []).append(entry.name)
     labels = {stem: names for stem, names in everything.items() if _unmarked(stem) in everything}
+    if not labels:
+        cores = _cores(stem for stem in everything if not _PREFIXED.fullmatch(stem))
+        labels = {stem: names for stem, names in everything.items() if _owner(stem, cores)}
     images = {stem: names for stem, names in everything.items() if stem not in labels}
     return cases_of(images, labels, "", None, channel, options.series, problems)
 
@@ -118,6 +124,32 @@ def _unmarked(stem: str) -> str | None:
     """The name of the image that a label's name is made of; None where it has no mark."""
     mark = next((mark for mark in sorted(MARKS, key=len, reverse=True) if stem.lower().endswith(mark)), None)
     return stem[: -len(mark)] if mark else None
+
+
+def _cores(images: Iterable[str]) -> dict[str, list[str]]:
+    """Images by what their names share with labels: `0` of `volume-0`."""
+    cores: dict[str, list[str]] = {}
+    for stem in images:
+        match = _OF_IMAGES.fullmatch(stem)
+        cores.setdefault((match[1] if match else stem).lower(), []).append(stem)
+    return cores
+
+
+def _owner(label: str, cores: dict[str, list[str]]) -> str | None:
+    """The one image that a name such as `segmentation-0` belongs to."""
+    match = _PREFIXED.fullmatch(label)
+    owners = cores.get(match[1].lower(), []) if match else []
+    return owners[0] if len(owners) == 1 else None
+
+
+def _by_prefix(images: dict[str, list[str]], labels: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Labels of names such as `segmentation-0` beside `volume-0` under the name of their image."""
+    cores = _cores(images)
+    found: dict[str, list[str]] = {}
+    for stem, names in labels.items():
+        own = None if stem in images else _owner(stem, cores)
+        found.setdefault(own or stem, []).extend(names)
+    return found
 
 
 def cases_of(
@@ -131,6 +163,7 @@ def cases_of(
 ) -> list[Case]:
     """Images with the labels of their name, or of their name and a mark; what has no partner is a problem."""
     cases, used = [], set[str]()
+    labels = _by_prefix(images, labels)
     for stem, names in sorted(images.items()):
         partners = [other for other in (stem, *(stem + mark for mark in MARKS)) if other in labels]
         used.update(partners)
