@@ -51,6 +51,10 @@ class OptionError(CasamError):
     """An option, task, method or name that does not exist or has a wrong value."""
 
 
+class DivergedError(CasamError):
+    """A fit whose loss is no longer finite: what is wrong are its options."""
+
+
 def unknown_name(kind: str, name: str, available: list[str]) -> OptionError:
     known = ", ".join(sorted(available)) or "none"
     return OptionError(f"unknown {kind} '{name}'", f"available: {known}")

@@ -187,7 +187,9 @@ def test_unusable_files_are_one_error(tmp_path, backbone):
 
 
 def test_wrong_names_and_options_say_what_there_is(backbone):
-    with pytest.raises(OptionError, match="alignment, combined, decoder, hq-sam, identity, prompt-pool, prompt-tuning"):
+    with pytest.raises(
+        OptionError, match="alignment, combined, decoder, hq-sam, identity, prompt-pool, prompt-tuning"
+    ):
         build_head("unet", None, backbone, 0)
     with pytest.raises(OptionError, match="blocks"):
         build_head("alignment", {"block": 3}, backbone, 0)

@@ -65,7 +65,7 @@ def expand(recipe: Recipe, usual: Mapping[str, Any] | None = None) -> tuple[list
             note(f"method {made.name}", absolute_reference(entry.method))
         entry = entry.model_copy(update={"set": chosen_set})
         configs = tuple(
-            _config(
+            config_of(
                 made,
                 label,
                 {**fitting(usual, made, {**recipe.training, **chosen}), **recipe.training, **chosen},
@@ -113,7 +113,14 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"methods": entries})
 
 
-def _config(made: type[Method], label: str, options: Mapping[str, Any], chosen: Mapping[str, Any]) -> Config:
+def config_of(
+    made: type[Method], label: str, options: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> Config:
+    """A method and its training from options of both.
+
+    Raises:
+        OptionError: an unknown option, a wrong value, or values that do not go together.
+    """
     model = made.options_model()
     fields = model.model_fields
     own = {key: value for key, value in options.items() if key in fields}

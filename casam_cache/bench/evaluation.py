@@ -9,7 +9,8 @@ from typing import Any
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import scoring
-from casam_cache.bench.fit import DEFAULT_RECIPE, check_split, plan_fit
+from casam_cache.bench.fit import check_split, plan_fit
+from casam_cache.bench.fit_recipe import DEFAULT_RECIPE
 from casam_cache.bench.stages.evaluate import Evaluate
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import MethodRef
@@ -136,7 +137,7 @@ def evaluate_prompts(
     prompts: str = DEFAULT_PROMPTS,
     store: Path | str | None = None,
     runs: Path | str | None = None,
-    method: str = "alignment",
+    method: str | None = None,
     options: Sequence[str] = (),
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
@@ -157,7 +158,7 @@ def evaluate_prompts(
         prompts: kinds of prompts, separated by commas.
         store: folder of stores; by default the run's own, or `casam_store`.
         runs: folder of runs; by default the one that the run lies in, or `casam_runs`.
-        method: with `task`, a method's name.
+        method: with `task`, a method's name; None is the one of a recipe file, or else `alignment`.
         options: with `task`, `key=value` for the method's options and for `TrainingOptions`.
         recipe: with `task`, as of `fit_task`.
         seed: with `task`, of everything random in the fit.

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.configs import fitting
 from casam_cache.bench.families import fit_stage, scoring
+from casam_cache.bench.fit_recipe import DEFAULT_RECIPE, FitRecipe
 from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
@@ -21,7 +22,7 @@ from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.uses import note_use
-from casam_cache.errors import CasamError, OptionError, unknown_name
+from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.intervals import Interval
 from casam_cache.references import absolute_reference, is_file_reference
@@ -32,8 +33,6 @@ from casam_cache.training.options import TrainingOptions
 from casam_cache.training.outcomes import Score, gain, score
 
 SPLITS = ("val", "test")
-DEFAULT_RECIPE = "default"
-RECIPES = (DEFAULT_RECIPE, "paper")
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,13 @@ def fit_task(
     store: Path | str = "casam_store",
     runs: Path | str = "casam_runs",
     *,
-    method: str = "alignment",
+    method: str | None = None,
     options: Sequence[str] = (),
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     split: str = "test",
     fold: Fold | None = None,
-    prompts: str = BOX.text,
+    prompts: str | None = None,
     model: str | None = None,
     device: str = "auto",
     changed: Changed = "stop",
@@ -122,14 +121,16 @@ def fit_task(
         task: name of the dataset, a folder of `store`.
         store: folder of stores.
         runs: folder of runs.
-        method: a method's name.
+        method: a method's name; None is the one of a recipe file, or else `alignment`.
         options: `key=value` for the method's options and for `TrainingOptions`.
-        recipe: where options say nothing: `default`, the backbone's own recipe (`Backbone.recipe`), or `paper`.
+        recipe: where options say nothing: `default`, the backbone's own recipe (`Backbone.recipe`), `paper`, or a YAML
+            file with one method, such as `casam search` writes.
         seed: of everything random.
         split: `test`, or `val` so that nothing needs choosing on test.
         fold: trains on all folds but this and scores this; None trains on the train split and scores `split`.
         prompts: what every mask is prompted with when it is scored: `box`, `jitter:0.1`, `jitter:5px`, `point`,
-            `point:random` or `clicks:5`. Training has prompts of its own.
+            `point:random` or `clicks:5`. Training has prompts of its own. None is what a recipe file says, or else
+            `box`.
         model: the backbone's store, needed only where the task has several.
         device: `auto`, `cpu`, `cuda`, ...
         changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
@@ -143,7 +144,7 @@ def fit_task(
         StoreError: the store is not finished, lacks an array the method needs, or has no such split.
     """
     check_split(split)
-    prompt = parse_prompt(prompts)
+    prompt = parse_prompt(prompts or FitRecipe.read(recipe, method).prompts or BOX.text)
     train, evaluate = ("train", split) if fold is None else (fold.train, fold.scored)
     tasks, fit = plan_fit(
         task,
@@ -216,7 +217,7 @@ def plan_fit(
     task: str,
     store: Path | str,
     *,
-    method: str = "alignment",
+    method: str | None = None,
     options: Sequence[str] = (),
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
@@ -225,21 +226,20 @@ def plan_fit(
     train: str = "train",
 ) -> tuple[Tasks, Fit]:
     """The fit of one method to one task, not yet computed, from its split `train`; the rest as of `fit_task`."""
-    made = METHODS.get(method)
+    base = FitRecipe.read(recipe, method)
+    made = METHODS.get(base.method)
     if made.family != "single":
         raise OptionError(
             f"method '{made.name}' is not a fit of one task",
-            f"casam bench --methods {method} compares it over tasks",
+            f"casam bench --methods {base.method} compares it over tasks",
         )
-    if recipe not in RECIPES:
-        raise unknown_name("recipe", recipe, list(RECIPES))
     models: list[type[BaseModel]] = [made.options_model(), TrainingOptions]
     parse_assignments(options, models)  # what is wrong is said before anything is opened
-    references = [absolute_reference(method)] if is_file_reference(method) else []
+    references = [absolute_reference(base.method)] if is_file_reference(base.method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
-    usual = tasks.place.backbone(task).recipe if recipe == DEFAULT_RECIPE else {}
+    usual = tasks.place.backbone(task).recipe if base.backbone else {}
     given = {name: values[0] for name, values in parse_settings(options).items()}
-    usual = fitting(usual, made, given)
+    usual = fitting({**fitting(usual, made, base.options), **base.options}, made, given)
     method_options, training = parse_assignments(options, models, usual)
     assert isinstance(training, TrainingOptions)
     return tasks, fit_stage(tasks, made(method_options), training, task, seed, train)

@@ -173,10 +173,17 @@ def workers(jobs: int, executor: Executor | None, threads: int | None) -> Iterat
     if jobs == 1:
         yield _Inline(threads)
         return
+    with own_processes(jobs) as pool:
+        yield _Pool(pool, jobs, threads)
+
+
+@contextmanager
+def own_processes(jobs: int) -> Iterator[Executor]:
+    """Processes here, for one plan or for many; where work is cut short, they end at once."""
     others = set(active_children())
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),))
     try:
-        yield _Pool(pool, jobs, threads)
+        yield pool
     except BaseException:
         # What they were at is repeated from its last checkpoint; waiting for it could take hours.
         for child in set(active_children()) - others:

@@ -34,7 +34,7 @@ RECORD = "record.json"
 Changed = Literal["stop", "recompute", "keep"]  # what to do about stages that other code computed
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _KEY = re.compile(r"[0-9a-f]{20}")
-_APART = ("partial", "locks", "bench", "used")
+_APART = ("partial", "locks", "bench", "used", "search")
 
 
 def _silent(line: str) -> None:

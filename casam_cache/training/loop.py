@@ -19,7 +19,7 @@ import torch
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.compiling import CompiledStep
 from casam_cache.backbones.devices import choose_precision
-from casam_cache.errors import CasamError
+from casam_cache.errors import CasamError, DivergedError
 from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head, run_head
 from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
@@ -289,7 +289,7 @@ class _Run:
                     on_step(self.progress(loss))
         means = dict(zip(_TERMS, (sums / pairs).tolist(), strict=True))
         if not all(map(math.isfinite, means.values())):
-            raise CasamError(
+            raise DivergedError(
                 f"the loss is no longer finite in epoch {number + 1} ({means})",
                 "lower learning_rate, or train with precision=fp32",
             )

@@ -84,7 +84,7 @@ def evaluate(
 
         report = evaluate_prompts(
             run, task=task, prompts=prompts or DEFAULT_PROMPTS, store=store, runs=runs,
-            method=method or "alignment", options=options, recipe=recipe or "default", seed=seed or 0,
+            method=method, options=options, recipe=recipe or "default", seed=seed or 0,
             split=evaluate, model=model, device=device, changed=console.changed(recompute, keep), say=console.show_line,
             on_fit=on_fit, on_evaluate=bar.update_named,
         )  # fmt: skip

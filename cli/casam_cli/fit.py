@@ -18,8 +18,9 @@ def fit(
     task: str = typer.Option(..., help="The name of the dataset, as casam encode printed it."),
     store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
     runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs."),
-    method: str = typer.Option(
-        "alignment", help="The method to train: alignment, decoder, hq-sam, or FILE.py:CLASS of your own."
+    method: str | None = typer.Option(
+        None,
+        help="The method to train: alignment (the default), decoder, hq-sam, or FILE.py:CLASS of your own.",
     ),
     set_: list[str] = typer.Option(
         [],
@@ -32,17 +33,20 @@ def fit(
     ),
     recipe: str = typer.Option(
         "default",
-        help="What stands where options say nothing: default, which belongs to the backbone, or paper.",
+        metavar="default|paper|FILE",
+        help="What stands where options say nothing: default, which belongs to the backbone, paper, or a file"
+        " (YAML), such as casam search writes.",
     ),
     seed: int = typer.Option(0, help="The seed of initial weights, order, masks and prompts."),
     evaluate: str | None = typer.Option(None, help="The split to score: test (the default) or val."),
     folds: int | None = typer.Option(
         None, help="Fit so many times, each time without one fold of the groups, score it, and give the mean."
     ),
-    prompts: str = typer.Option(
-        "box",
+    prompts: str | None = typer.Option(
+        None,
         metavar="PROMPT",
-        help="The prompt of each scored mask: box, jitter:0.1, jitter:5px, point, point:random or clicks:5.",
+        help="The prompt of each scored mask: box (the default), jitter:0.1, jitter:5px, point, point:random or"
+        " clicks:5.",
     ),
     model: str | None = typer.Option(
         None, help="The backbone. It is needed only where the task has several."
