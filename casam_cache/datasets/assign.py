@@ -216,8 +216,33 @@ def _drawn(found: Sequence[Listed], options: DatasetOptions) -> _Reading:
     problems: tuple[Problem, ...] = ()
     if len(set(groups)) < 2 and 0 < options.test_fraction < 1:
         problems = (Problem(".", "one group only: no test split", "check --group-regex", "warning"),)
+    if options.group_regex is None:
+        problems += _parted_folders(found, splits)
     source = f"seeded, {options.test_fraction:g} of the images for test by group, seed {options.seed}"
     return _Reading(found, groups, splits, source, problems)
+
+
+def _parted_folders(found: Sequence[Listed], splits: Sequence[SplitName]) -> tuple[Problem, ...]:
+    """A warning where a drawn split parts the folders that images lie in, which may be patients."""
+    sides: dict[str, dict[SplitName, str]] = {}
+    for one, split in zip(found, splits, strict=True):
+        folder = PurePosixPath(splits_of_name(one.name)[1]).parent.as_posix()
+        if folder != "." and not one.group:
+            sides.setdefault(folder, {}).setdefault(split, one.id)
+    parted = {folder: ids for folder, ids in sides.items() if len(ids) > 1}
+    if len(sides) < 2 or not parted:
+        return ()
+    folder, ids = next(iter(parted.items()))
+    shown = ", ".join(f"'{id}' is in {split}" for split, id in sorted(ids.items()))
+    message = (
+        f"the images lie in {len(sides)} folders, of which the drawn split parts {len(parted)}, "
+        f"such as {folder}/: {shown}"
+    )
+    hint = (
+        "where a folder is a patient or a slide, --group-regex '^(.+/|.+)' keeps it together; "
+        "--group-regex '.+' says that each image stands alone"
+    )
+    return (Problem(".", message, hint, "warning"),)
 
 
 def _from_table(root: Path, found: Sequence[Listed], options: DatasetOptions, reported: set[str]) -> _Reading:

@@ -14,6 +14,8 @@ Legend = tuple[tuple[str, str], ...]
 """Names with `#rrggbb` or a number, in the order of the file."""
 
 _LAYOUT = "a line a class: name,#rrggbb or name,r,g,b or r g b name or name,value; or JSON: {name: '#rrggbb'}"
+_CVAT = re.compile(r"^([^:]+):(\d{1,3},\d{1,3},\d{1,3}):[^:]*:[^:]*$")
+"""A line of labelmap.txt, as CVAT and Datumaro write it beside masks: `name:r,g,b:parts:actions`."""
 _COLOUR_KEYS = ("color", "colour", "rgb", "hex", "value", "id")
 
 
@@ -70,6 +72,7 @@ def _from_lines(path: Path, text: str) -> list[tuple[str, str]]:
 
 
 def _row(line: str) -> tuple[str, str] | None:
+    line = _CVAT.sub(r"\1,\2", line.strip())
     split = next((mark for mark in ",;\t" if mark in line), None)
     fields = [field.strip().strip("\"'") for field in (line.split(split) if split else line.split())]
     fields = [field for field in fields if field]

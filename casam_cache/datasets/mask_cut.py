@@ -11,6 +11,7 @@ import numpy as np
 from casam_cache.datasets.labels import LabelMap, distinct
 from casam_cache.datasets.named_values import GREY, shown_value
 from casam_cache.datasets.sample import MaskValues
+from casam_cache.datasets.value_counts import FAINT
 from casam_cache.errors import ImageError
 
 
@@ -74,9 +75,12 @@ def refusal(
 ) -> ImageError | None:
     """Why a file is not used in the reading of its dataset; None where it is."""
     if lossy and values.lossy == "refused":
+        hint = "save the masks as PNG from their source"
+        if max(held(), default=0) > FAINT and not values.legend and values.ignore is None:
+            hint += "; --masks binary takes all that is not black for one thing"
         return ImageError(
             f"{path}: a label map in a lossy {name} file: its labels can no longer be told apart exactly",
-            "save the masks as PNG from their source; --masks binary takes all that is not black for one thing",
+            hint,
         )
     present = [int(value) for value in held()]
     if values.coloured and not coloured and present and max(present) > 255 and not values.soft:

@@ -14,6 +14,7 @@ from casam_cache.datasets.sample import MaskValues, Problem
 from casam_cache.datasets.value_counts import ValueCounts, as_colours, merge_counts
 
 _NEARLY_ALL = 0.9
+_MOSTLY = 0.7  # of the masks; where more objects reach the border of their image, some fill it
 _MANY_LABELS = 32
 
 
@@ -94,6 +95,33 @@ def hidden_background(usable: Sequence[MaskScan], values: MaskValues) -> list[Pr
     right = typed_value(0, coloured)
     hint = f"--background {typed} makes it the background, --background {right} says that all is right"
     return [Problem("masks", message, hint, "warning")]
+
+
+def inverted(usable: Sequence[MaskScan], values: MaskValues) -> list[Problem]:
+    """A warning where some masks of one thing have around them what the others have inside."""
+    if values.background is not None or len(values.foreground) != 1:
+        return []
+    regular, odd = [], []
+    for scan in usable:
+        counts = _counts(scan, values.coloured).without(values.ignore)
+        if not counts.border.sum():
+            continue
+        cut = min(values.white, int(counts.values[-1])) // 2 if values.soft or values.lossy == "cut" else 0
+        inside = counts.values > cut
+        if inside.all() or not inside.any():
+            continue
+        if not counts.border[inside].any():
+            regular.append(scan)
+        elif not counts.border[~inside].any() and counts.pixels[~inside].sum() < counts.pixels[inside].sum():
+            odd.append(scan)
+    if not odd or not regular or len(regular) + len(odd) < _MOSTLY * len(usable):
+        return []
+    message = (
+        f"{len(odd)} of {len(usable)} masks hold the object's value all along their border and background inside "
+        f"(such as {odd[0].path.name}), {len(regular)} the other way round (such as {regular[0].path.name}); "
+        "each is read as it is"
+    )
+    return [Problem("masks", message, "look at both, and invert the masks that are inverted", "warning")]
 
 
 def ground_notes(values: MaskValues, mode: str) -> tuple[str, ...]:

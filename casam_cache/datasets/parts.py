@@ -14,6 +14,7 @@ from casam_cache.datasets.listing import entries, is_folder, walk
 from casam_cache.datasets.pairing import Neighbours, Pairs, nearest_pair, pair, split_marked, what_parts
 from casam_cache.datasets.places import EXPECTED, Place
 from casam_cache.datasets.sample import Problem, SplitName
+from casam_cache.datasets.seen import other_folders, unread_annotations
 from casam_cache.errors import DatasetError
 from casam_cache.printable import printable
 
@@ -198,16 +199,36 @@ def refuse_nothing(
     images = [image for part in parts for image in part.bare.values()]
     missing = [part.place.masks for part in parts if not (root / part.place.masks).is_dir()]
     if images and missing:
-        raise DatasetError(
-            f"{root}: no {missing[0]} folder",
-            "add masks with the names of the images, or use --unlabelled to encode images without masks",
-        )
+        raise DatasetError(*_without_masks(root, parts, missing[0]))
     if images:
         raise DatasetError(*_unpaired(root, parts, images))
     if problems:
         raise DatasetError(f"{root}: no usable image, for example {problems[0]}", EXPECTED)
     raise DatasetError(
         f"{root}: {parts[0].place.images} is empty", "put the images there, or give another folder"
+    )
+
+
+def _without_masks(root: Path, parts: Sequence[Part], missing: str) -> tuple[str, str]:
+    """The message and the hint where there is no folder of masks: what there is instead."""
+    message = f"{root}: no {missing} folder"
+    unread = unread_annotations(root)
+    others = other_folders(root, [part.place.images for part in parts])
+    if others:
+        message += f"; {', '.join(f'{name}/' for name in others)} may hold masks by another name"
+        return (
+            message,
+            f"rename the folder that is meant to {missing}, or list its files in a table dataset.csv",
+        )
+    if unread:
+        message += f"; {', '.join(unread)} is in no layout that is read"
+        return message, (
+            "export the annotations as COCO, YOLO segmentation (a class and corners between 0 and 1 a line), Label "
+            "Studio's JSON or mask images; or use --unlabelled to encode images without masks"
+        )
+    return (
+        message,
+        "add masks with the names of the images, or use --unlabelled to encode images without masks",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ from casam_cache.errors import DatasetError, OptionError
 from casam_cache.references import file_sha256
 
 _MANY = 8  # folders of images and masks together, which as well are patients
+_LOOKED_INTO = 20  # folders, for one that holds datasets
 
 
 def find_reader(path: Path, name: str | Reader | None = None, dataset: str | None = None) -> Reader | None:
@@ -159,7 +161,28 @@ def find_tasks(
             f"{path}: no dataset of the reader '{reader if isinstance(reader, str) else reader.name}' here; {seen}",
             "name another folder, or another --reader",
         )
+    deeper = _deeper(inside, reader)
+    if deeper is not None:
+        raise DatasetError(f"{path}: no dataset here; {seen}", f"one lies deeper: give {deeper}")
     raise DatasetError(f"{path}: no dataset here; {seen}", f"{EXPECTED}; or give a folder of such folders")
+
+
+def _deeper(folders: Sequence[Path], reader: str | Reader | None) -> Path | None:
+    """The first folder, one or two levels down, that holds datasets, as unpacked archives have it."""
+    below = folders[:_LOOKED_INTO]
+    for _ in range(2):
+        following: list[Path] = []
+        for folder in below:
+            try:
+                inside = [Path(entry.path) for entry in entries(folder) if is_folder(entry)][:_LOOKED_INTO]
+            except OSError:
+                continue
+            found = [one for one in inside if _may_be_read(one, reader)]
+            if found:
+                return found[0] if len(found) == 1 else folder
+            following += inside
+        below = following[:_LOOKED_INTO]
+    return None
 
 
 def _may_be_read(folder: Path, reader: str | Reader | None) -> bool:

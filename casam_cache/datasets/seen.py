@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from casam_cache.datasets.listing import walk
+from casam_cache.datasets.images import image_suffixes
+from casam_cache.datasets.listing import entries, is_folder, walk
 
 _LOOKED_AT = 5000
 _FOLDERS, _KINDS = 8, 5
+_ANNOTATIONS = (".json", ".xml", ".txt", ".csv")
+_NO_ANNOTATIONS = ("readme", "license", "licence", "classes.", "split.", "requirements")
 
 
 def describe_contents(path: Path, folders: Sequence[str]) -> str:
@@ -32,6 +35,31 @@ def describe_contents(path: Path, folders: Sequence[str]) -> str:
     more = f" and {len(kinds) - _KINDS} other kinds" if len(kinds) > _KINDS else ""
     example = next(name for name in names if _kind(name) == kinds.most_common(1)[0][0])
     return f"{text}, and files of the kinds {counted}{more}, for example {example}"
+
+
+def unread_annotations(path: Path) -> list[str]:
+    """Files in and below a folder that may be annotations of a layout that nobody reads, sorted; three at most."""
+    try:
+        names = [name for name, _ in islice(walk(path), _LOOKED_AT)]
+    except OSError:
+        return []
+    texts = [name for name in names if PurePosixPath(name).suffix.lower() in _ANNOTATIONS]
+    return [name for name in texts if not PurePosixPath(name).name.lower().startswith(_NO_ANNOTATIONS)][:3]
+
+
+def other_folders(path: Path, read: Iterable[str]) -> list[str]:
+    """Folders directly in `path` that hold images and are none of those that are read; four at most."""
+    known = {folder.split("/")[0] for folder in read}
+    inside = [entry for entry in entries(path) if is_folder(entry) and entry.name not in known]
+    return [entry.name for entry in inside if _any_image(Path(entry.path))][:4]
+
+
+def _any_image(folder: Path) -> bool:
+    try:
+        names = [name for name, _ in islice(walk(folder), 100)]
+    except OSError:
+        return False
+    return any(PurePosixPath(name).suffix.lower() in image_suffixes() for name in names)
 
 
 def _kind(name: str) -> str:

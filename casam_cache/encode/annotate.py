@@ -27,13 +27,13 @@ class Annotated:
         refreshed: whether these annotations differ from those that were current.
         unusable: ids of encoded images whose mask files cannot be used; they are not in the annotations, since an
             unreadable mask is not an empty one.
-        problems: one line for each of them.
+        problems: a line for each of them, by its id.
     """
 
     masks: int = 0
     refreshed: bool = False
     unusable: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
 
 
 def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
@@ -103,7 +103,7 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
         for sample, found in zip(usable, pool.map(read, usable), strict=True):
             if isinstance(found, ImageError):
                 done.unusable.add(sample.id)
-                done.problems.append(f"{found.message} ({found.hint})" if found.hint else found.message)
+                done.problems[sample.id] = f"{found.message} ({found.hint})" if found.hint else found.message
                 continue
             done.masks += len(found.masks)
             yield found

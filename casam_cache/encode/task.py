@@ -350,7 +350,8 @@ def _report(path: Path, dataset: Dataset, encoded: PipelineResult, annotated: An
     gone = sum(name not in here for name in store.ids)
     lines = [f"{name}: {reason}" for name, reason in failures.items()]
     lines += [str(problem) for problem in dataset.problems if problem.sample not in failures]
-    lines += annotated.problems
+    known = {problem.sample for problem in dataset.problems if problem.severity == "error"}
+    lines += [line for id, line in annotated.problems.items() if id not in known]
     labelled = sum(sample.labelled for sample in dataset.samples)
     if labelled and not annotated.masks and not annotated.unusable:
         lines.append(str(empty_masks(labelled)))

@@ -8,7 +8,9 @@ from typing import Any
 import typer
 
 from casam_cli import catalogue, console, dataset_options
+from casam_cli.problems import first_of_each_kind
 
+MOST = 50  # problems of one kind
 data_app = typer.Typer(help="Look at datasets before encoding them, or draw phantoms.", no_args_is_help=True)
 data_app.command("list")(catalogue.list_datasets)
 data_app.command("show")(catalogue.show_dataset)
@@ -87,8 +89,11 @@ def _show(task: Any, picture: str | None) -> None:
         for name, entry in task.splits.items()
     )
     out(f"  splits ({task.split_source}): {splits}; {task.groups} groups")
-    for problem in task.problems:
+    shown = first_of_each_kind(task.problems, MOST, lambda problem: f"{problem.severity}: {problem}")
+    for problem, more in shown:
         style = "red" if problem.severity == "error" else "yellow"
         console.show_line(f"  {problem.severity}: {problem}", style)
+        if more:
+            console.show_line(f"  and {more} more of this kind; --json lists all", style)
     if picture:
         out(f"  contact sheet: {picture}")

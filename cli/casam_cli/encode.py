@@ -10,10 +10,13 @@ import typer
 from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console, dataset_options
+from casam_cli.problems import first_of_each_kind
 
 if TYPE_CHECKING:
     from casam_cache.encode.options import EncodeOptions
     from casam_cache.encode.report import EncodeReport
+
+MOST = 10  # problems of one kind
 
 
 @dataset_options.takes_dataset_options
@@ -139,8 +142,12 @@ def _encode(path: Path, store: Path, options: EncodeOptions) -> list[dict[str, A
 
         def show(report: EncodeReport) -> None:
             console.show_line(report.describe())
-            for problem in report.problems:
+            for problem, more in first_of_each_kind(report.problems, MOST):
                 console.show_line(f"  {problem}", "yellow")
+                if more:
+                    console.show_line(
+                        f"  and {more} more of this kind; casam data check --json lists all", "yellow"
+                    )
 
         reports = encode_dataset(
             path, store, options, progress=bar.update_named, warn=console.show_line, on_task=show
