@@ -114,6 +114,7 @@ def test_fits_with_their_curves_and_warnings(
     assert casam.code == 0, casam.err
     page = check_safe(casam.folder / printed)
     assert data.name in page.text
+    assert "masks.html" in page.files()
     assert "alignment batch_size=3 seed=1" in page.text
     assert "too few groups" in page.text
     assert "one seed" not in page.text

@@ -75,6 +75,7 @@ def remember(root: Path, store: Path, options: EncodeOptions, report: EncodeRepo
         "metadata": digest((store / "zarr.json").read_text()),
         "weights": EmbeddingStore.open(store).identity["backbone"]["weights"],
         "files": {name: [size, time] for name, size, time in request.files},
+        "folder": str(root.resolve()),
         "report": replace(report, encoded=0, skipped=0, refreshed=False, seconds={}, store="").to_json(),
     }
     path = memory_path(store)
@@ -115,6 +116,15 @@ def remembered_files(store: Path) -> dict[str, tuple[int, int]]:
     except (OSError, ValueError, KeyError):
         return {}
     return {name: (size, time) for name, (size, time) in files.items()}
+
+
+def remembered_folder(store: Path) -> Path | None:
+    """The dataset folder of the last complete run; None if unknown."""
+    try:
+        folder = json.loads(memory_path(store).read_text())["folder"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(folder) if isinstance(folder, str) else None
 
 
 @dataclass(frozen=True)

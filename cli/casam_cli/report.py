@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -24,6 +25,12 @@ def report(
         None,
         help="The folder to write a report for a browser to, of every bench and fit; RUNS may be one fit too.",
     ),
+    masks: bool = typer.Option(
+        True, "--masks/--no-masks", help="With --html, predict and show every test mask of the fits."
+    ),
+    data: Path | None = typer.Option(
+        None, help="With --html, the folder of the datasets, if they are not where they were when encoded."
+    ),
     open_: bool = typer.Option(False, "--open", help="With --html, open the report in the browser."),
     style: str = typer.Option(
         "paper", help="What the figures that --out and --html write are for: paper, thesis or slides."
@@ -41,10 +48,14 @@ def report(
                 "--html shows every table, and goes with neither --table, --claims nor --out",
                 "leave them out",
             )
-        _write_html(runs, html, style, overwrite, open_, json_)
+        _write_html(
+            runs, html, open_, json_, {"style": style, "overwrite": overwrite, "masks": masks, "data": data}
+        )
         return
-    if open_:
-        raise OptionError("--open opens a report for a browser", "give --html DIR too")
+    if open_ or data is not None or not masks:
+        raise OptionError(
+            "--open, --data and --no-masks are about a report for a browser", "give --html DIR too"
+        )
     from casam_cache.report.bench_report import claims_pages, pages, write_pages
     from casam_cache.report.formats import FORMATS
 
@@ -78,12 +89,20 @@ def report(
             console.show_result(line)
 
 
-def _write_html(runs: Path, out: Path, style: str, overwrite: bool, open_: bool, json_: bool) -> None:
+def _write_html(runs: Path, out: Path, open_: bool, json_: bool, asked: dict[str, Any]) -> None:
     from casam_cache.report.html.writing import write_report
 
-    written = write_report(runs, out, style=style, overwrite=overwrite, say=console.show_line)
+    with console.bar("report", unit="masks") as bar:
+        written = write_report(
+            runs,
+            out,
+            **asked,
+            say=console.show_line,
+            progress=lambda done, total: bar.update(done, total, "masks"),
+        )
+    counts = {"benches": written.benches, "fits": written.fits, "masks": written.masks}
     if json_:
-        console.print_json({"index": str(written.index), "benches": written.benches, "fits": written.fits})
+        console.print_json({"index": str(written.index), **counts})
     else:
         console.show_result(str(written.index))
     if open_:

@@ -21,6 +21,7 @@ from casam_cache.report.html.benches import BenchSection, bench_section
 from casam_cache.report.html.circumstances import circumstances
 from casam_cache.report.html.curves import curves
 from casam_cache.report.html.fits import ScoredFit, fit_warnings, fits_table, scored_fits
+from casam_cache.report.html.gallery import write_gallery
 from casam_cache.report.layout import Column
 from casam_cache.store.files import make_directory, write_all
 
@@ -36,7 +37,7 @@ class Written:
 
     Attributes:
         index: the page to open.
-        benches, fits: how many of each.
+        benches, fits, masks: how many of each.
         files: content by name below the folder, but for pictures of masks.
         warnings: as the overview shows them, with what they are about.
     """
@@ -44,6 +45,7 @@ class Written:
     index: Path
     benches: int = 0
     fits: int = 0
+    masks: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
@@ -92,6 +94,10 @@ def write_report(
     *,
     style: str = "paper",
     overwrite: bool = False,
+    masks: bool = True,
+    data: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Written:
     """Writes the report; the same runs give the same bytes.
@@ -101,6 +107,10 @@ def write_report(
         out: the folder to write.
         style: of the figures, one of `STYLES`.
         overwrite: replace a report that is there; any other folder that holds something is refused all the same.
+        masks: whether the masks of fits are predicted again and shown.
+        data: folder of the datasets, or of the only one; None: where each was when it was encoded.
+        device: where masks are predicted: `auto`, `cpu`, `cuda`, ...
+        progress: of the masks, called with (masks done, masks).
         say: takes a line for each thing that is left out.
 
     Raises:
@@ -128,15 +138,28 @@ def write_report(
     warnings += [("fits", line) for line in fit_warnings(fits)]
     sections = [_bench_view(bench, written, style) for bench in benches]
     fit_view = _fit_view(fits, written, style) if fits else None
-    page = _environment().get_template("index.html").render(
+    replace_folder(out)
+    gallery = None
+    if masks and fits:
+        gallery = write_gallery(fits, out, data=data, device=device, progress=progress)
+        for about, line in gallery.warnings:
+            say(f"{about}: {line}")
+        warnings += gallery.warnings
+        gallery = gallery if gallery.count else None
+    environment = _environment()
+    page = environment.get_template("index.html").render(
         title=source.root.name, runs=str(runs.resolve()), version=__version__, benches=sections, fits=fit_view,
-        warnings=warnings, masks=None,
+        warnings=warnings, masks=gallery,
     )  # fmt: skip
     written.files[INDEX] = page.encode()
-    for name in _STATIC:
+    if gallery is not None:
+        written.masks = gallery.count
+        written.files |= gallery.files
+        shown = environment.get_template("masks.html").render(title=source.root.name, masks=gallery)
+        written.files["masks.html"] = shown.encode()
+    for name in (*_STATIC, *(["masks.js"] if gallery is not None else [])):
         written.files[name] = resources.files(__package__).joinpath("templates", name).read_bytes()
     written.files[MARK] = _MARKED.encode()
-    replace_folder(out)
     for folder in sorted({(out / name).parent for name in written.files}):
         make_directory(folder)
     write_all([(out / name, [data]) for name, data in written.files.items()])
