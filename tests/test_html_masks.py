@@ -64,6 +64,11 @@ def masks_data(report: Path) -> dict[str, Any]:
     return found
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 @pytest.fixture
 def fitted(casam: Casam, encode: Callable[..., Any], tmp_path: Path) -> Path:
     """A fit of a dataset with a hostile name; returns its dataset."""
@@ -99,14 +104,9 @@ def test_every_mask_is_there_as_it_was_scored(casam: Casam, fitted: Path) -> Non
         y, x = np.nonzero(truth)
         assert prompt == [x.min(), y.min(), x.max(), y.max()]
         assert (shape(found["outlines"]["0-0"][place][0], truth.shape) != truth).mean() < 0.02
-        assert Image.open(casam.folder / "report" / "masks" / "images" / "0" / f"{image}.jpg").size == (
-            40,
-            48,
-        )
-        assert Image.open(casam.folder / "report" / "masks" / "thumbs" / "0" / f"{thumb}.jpg").size == (
-            168,
-            168,
-        )
+        pictures = casam.folder / "report" / "masks"
+        assert size_of(pictures / "images" / "0" / f"{image}.jpg") == (40, 48)
+        assert size_of(pictures / "thumbs" / "0" / f"{thumb}.jpg") == (168, 168)
         assert crop[2] >= 12
 
 
