@@ -113,3 +113,12 @@ def test_a_cosine_over_one_step_is_the_whole_rate_and_over_more_another(
 
     assert weights(1, "cosine") == weights(1, "constant")
     assert weights(3, "cosine") != weights(3, "constant")
+
+
+@pytest.mark.parametrize("name", ["small", "lite_medsam"])
+def test_an_affine_layer_is_asked_for_by_its_kind_alone(name: str) -> None:
+    """Whatever number of blocks the backbone's own recipe has."""
+    made = METHODS.get("alignment")
+    usual = fitting(BACKBONES.get(name).recipe, made, {"kind": "affine"})
+    own = {key: usual[key] for key in made.options_model().model_fields if key in usual}
+    validated(made.options_model(), {**own, "kind": "affine"})

@@ -139,7 +139,8 @@ def config_of(
 def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a backbone's recipe that a method has, as far as they agree with what is `given`.
 
-    Who names epochs means all of them, whatever the recipe's limits; who names one limit of steps moves the other.
+    Who names epochs means all of them, whatever the recipe's limits; who names one limit of steps moves the other. A
+    layer of one scale and shift has no blocks, however many the recipe's own has.
     """
     known = {*made.options_model().model_fields, *TrainingOptions.model_fields}
     found = {name: value for name, value in (usual or {}).items() if name in known}
@@ -150,6 +151,8 @@ def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[
         found["min_steps"] = given["max_steps"]
     elif "min_steps" in given:
         found.pop("max_steps", None)
+    if given.get("kind") == "affine":
+        found.pop("blocks", None)
     return found
 
 
