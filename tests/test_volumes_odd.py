@@ -21,12 +21,13 @@ from volume_files import (
     write_series,
 )
 
-from casam_cache.datasets import DatasetOptions, read_image
+from casam_cache.datasets import DatasetOptions, read_image, read_masks
 from casam_cache.datasets.readers import find_tasks, read_dataset
 from casam_cache.datasets.testing import ReaderContract
 from casam_cache.datasets.volumes import read_volume
 from casam_cache.datasets.volumes.held import Held
 from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
+from casam_cache.datasets.volumes.slices import SliceName
 from casam_cache.datasets.volumes.windows import volume_window
 from casam_cache.errors import DatasetError, ImageError
 
@@ -297,3 +298,67 @@ class TestPatients(ReaderContract):
         image, labels = phantom(seed)
         write_nifti(folder / name / "mask.nii.gz", labels, oblique())
         return write_nifti(folder / name / "ct.nii.gz", image, oblique())
+
+
+def write_two_segmentations(folder: Path, first: str = "liver", second: str = "tumour") -> np.ndarray:
+    """A series with a DICOM-SEG an object, which overlap; bool (I, J, K, 2)."""
+    image, labels = phantom()
+    paths = write_series(folder / "CT", image, oblique())
+    objects = np.stack([labels > 0, labels == 2], axis=-1)
+    for number, name in enumerate((first, second)):
+        file = folder / "SEG" / f"{number}.dcm"
+        write_segmentation(file, paths, objects[..., number].astype(np.uint8), (name,))
+    return objects
+
+
+def test_several_segmentations_of_a_series_may_overlap(tmp_path: Path) -> None:
+    objects = write_two_segmentations(tmp_path)
+    dataset = read_dataset(tmp_path)
+    assert not dataset.problems
+    assert any("1 series have several segmentations" in note for note in dataset.notes)
+    found = np.zeros_like(objects)
+    for sample in dataset.samples:
+        name = SliceName.parse(sample.source)
+        volume, layout = name.open(tmp_path)
+        size = (volume.shape[layout.rows], volume.shape[layout.columns])
+        shown = list(read_masks(dataset, sample, size))
+        assert [mask.class_id for mask in shown] == sorted(mask.class_id for mask in shown)
+        for mask in shown:
+            layout.place(found[..., mask.class_id - 1], name.index, mask.bitmap)
+    assert np.array_equal(found, objects)
+
+
+def test_overlapping_segmentations_are_one_object_or_none_of_their_own(tmp_path: Path) -> None:
+    objects = write_two_segmentations(tmp_path)
+    dataset = read_dataset(tmp_path, DatasetOptions(masks="binary"))
+    area = sum(mask.bitmap.sum() for sample in dataset.samples for mask in read_masks(dataset, sample))
+    assert area == objects.any(axis=-1).sum()
+    dataset = read_dataset(tmp_path, DatasetOptions(masks="instances"))
+    with says(ImageError, "overlaps", "--masks classes"):
+        for sample in dataset.samples:
+            list(read_masks(dataset, sample))
+
+
+def test_the_same_segment_in_two_files_is_not_put_together(tmp_path: Path) -> None:
+    write_two_segmentations(tmp_path, "liver", "liver")
+    with says(DatasetError, "2 segmentations of one series", "'liver'", "keep the one that is meant"):
+        read_dataset(tmp_path)
+
+
+def test_one_name_of_two_numbers_is_one_class(tmp_path: Path) -> None:
+    for number, names in enumerate((("liver", "tumour"), ("cyst", "liver"))):
+        paths = write_series(tmp_path / f"{number}" / "CT", phantom(number)[0], patient=f"{number}")
+        write_segmentation(tmp_path / f"{number}" / "seg.dcm", paths, phantom(number)[1], names)
+    notes = read_dataset(tmp_path).notes
+    assert any("classes go by their names: 1 cyst, 2 liver, 3 tumour" in note for note in notes)
+
+
+def test_a_tilted_gantry_is_said(tmp_path: Path) -> None:
+    affine = np.diag([0.8, 0.9, 2.5, 1.0])
+    write_series(tmp_path / "straight", phantom()[0], affine)
+    affine[1, 2] = 0.9
+    write_series(tmp_path / "tilted", phantom()[0], affine)
+    assert read_volume(tmp_path / "straight").notes == ()
+    volume = read_volume(tmp_path / "tilted")
+    assert "tilted 20 degrees" in volume.notes[0]
+    assert np.allclose(volume.affine, affine)

@@ -386,7 +386,9 @@ def test_other_series_and_other_segmentations(tmp_path: Path) -> None:
 def test_two_segmentations_of_one_series_are_refused(tmp_path: Path) -> None:
     paths = write_patient(tmp_path / "a", 0)
     write_segmentation(tmp_path / "a" / "SEG" / "again.dcm", paths, phantom(0)[1], ("liver", "tumour"))
-    with says(DatasetError, "2 segmentations of one series: a/SEG/again.dcm, a/SEG/seg.dcm"):
+    with says(
+        DatasetError, "2 segmentations of one series", "segment 'liver'", "a/SEG/again.dcm, a/SEG/seg.dcm"
+    ):
         read_dataset(tmp_path)
 
 

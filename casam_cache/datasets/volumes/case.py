@@ -23,6 +23,7 @@ class Case:
         channel: which of several volumes in the file, from 0.
         series: instance UID, where a folder holds several.
         classes: number that each value of the labels gets; empty keeps them.
+        further: other files of labels of the same image, with their classes; no class is in two of them.
     """
 
     name: str
@@ -33,14 +34,21 @@ class Case:
     channel: int | None = None
     series: str | None = None
     classes: tuple[tuple[int, int], ...] = ()
+    further: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = ()
+
+    @property
+    def label_files(self) -> tuple[tuple[str, tuple[tuple[int, int], ...]], ...]:
+        """Every file of labels with its classes."""
+        return () if self.labels is None else ((self.labels, self.classes), *self.further)
 
     @property
     def masks(self) -> tuple[str, ...]:
-        """As `Sample.masks`: the file, and the classes where they are numbered anew, `seg.dcm#1=2;2=1`."""
-        if self.labels is None:
-            return ()
-        numbers = ";".join(f"{old}={new}" for old, new in self.classes)
-        return (f"{self.labels}#{numbers}" if numbers else self.labels,)
+        """As `Sample.masks`: the files, and the classes where they are numbered anew, `seg.dcm#1=2;2=1`."""
+        found = []
+        for file, classes in self.label_files:
+            numbers = ";".join(f"{old}={new}" for old, new in classes)
+            found.append(f"{file}#{numbers}" if numbers else file)
+        return tuple(found)
 
 
 def labels_and_classes(mask: str) -> tuple[str, dict[int, int]]:

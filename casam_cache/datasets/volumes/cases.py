@@ -137,7 +137,11 @@ def _no_labels(case: Case, wanted: str) -> Problem:
 def _problem(error: CasamError, case: Case, root: Path) -> Problem:
     place = f"{root}/"
     name = next(
-        (part for part in (case.labels, case.image) if part and error.message.startswith(f"{root / part}:")),
+        (
+            part
+            for part in (*dict(case.label_files), case.image)
+            if error.message.startswith(f"{root / part}:")
+        ),
         case.image,
     )
     message = error.message.removeprefix(f"{root / name}: ").replace(place, "")

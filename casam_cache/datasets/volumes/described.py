@@ -94,12 +94,12 @@ def worrying(looked: Sequence[tuple[Case, Looked]]) -> list[Problem]:
     for case, one in looked:
         for note in one.notes:
             if not note.startswith(_QUIET):
-                said.setdefault(note.removeprefix(f"{case.labels}: "), []).append(
-                    case.labels or "" if note.startswith(f"{case.labels}: ") else case.image
-                )
+                file = next((file for file, _ in case.label_files if note.startswith(f"{file}: ")), None)
+                text = note if file is None else note.removeprefix(f"{file}: ")
+                said.setdefault(text, []).append(file or case.image)
     found = []
     for note, files in said.items():
         shown = files if len(files) <= _EACH else files[:1]
-        text = note if len(files) <= _EACH else f"{note}; so do {len(files) - 1} more volumes"
+        text = note if len(files) <= _EACH else f"{note}; likewise {len(files) - 1} more volumes"
         found += [Problem(file, text, "", "warning") for file in shown]
     return found

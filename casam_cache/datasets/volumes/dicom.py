@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -49,6 +50,11 @@ def read_dicom(
     affine, oriented, units = _affine(frames)
     if not is_sound(affine):
         raise ImageError(f"{path}: its directions collapse an axis: {affine[:3].tolist()}", "export it again")
+    if oriented and (degrees := _tilt(affine)) > 1.0:
+        notes.append(
+            f"its slices are shifted against one another, as by a gantry tilted {degrees:.0f} degrees: kept so, "
+            "and distances in mm are those of a straight grid"
+        )
     if not oriented:
         notes.append("it does not say how it lies in the patient")
     scales = {(frame.slope, frame.intercept) for frame in frames}
@@ -95,6 +101,13 @@ def _one_series(path: Path, there: Sequence[Series], wanted: str | None) -> Seri
             f"say which one is meant: --series {images[0].uid}",
         )
     return images[0]
+
+
+def _tilt(affine: np.ndarray) -> float:
+    """Degrees between the way from slice to slice and the normal of the slices."""
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    cosine = abs(normal @ affine[:3, 2]) / (np.linalg.norm(normal) * np.linalg.norm(affine[:3, 2]))
+    return float(np.degrees(np.arccos(min(1.0, cosine))))
 
 
 def _padding(series: Series) -> tuple[float, float] | None:
@@ -188,7 +201,7 @@ def _sorted(
 
 def _of_stacks(path: Path, stacks: list[list[Frame]], deepest: int, channel: int | None) -> list[Frame]:
     many = [stack for stack in stacks if len(stack) > 1]
-    example = " and ".join(_shown(frame) for frame in many[0][:2])
+    example = " and ".join(_shown(frame, path) for frame in many[0][:2])
     if len(many) < len(stacks) or any(len(stack) != deepest for stack in stacks):
         raise ImageError(
             f"{path}: {len(many)} of {len(stacks)} positions hold several pictures, e.g. {example}",
@@ -204,8 +217,11 @@ def _of_stacks(path: Path, stacks: list[list[Frame]], deepest: int, channel: int
     return [sorted(stack, key=lambda frame: frame.order)[channel] for stack in stacks]
 
 
-def _shown(frame: Frame) -> str:
-    return frame.path.name + (f" frame {frame.number}" if frame.number else "")
+def _shown(frame: Frame, below: Path | None = None) -> str:
+    file = (
+        os.path.relpath(frame.path, below) if below is not None and below != frame.path else frame.path.name
+    )
+    return file + (f" frame {frame.number}" if frame.number else "")
 
 
 def _note_distances(frames: Sequence[Frame], notes: list[str]) -> None:

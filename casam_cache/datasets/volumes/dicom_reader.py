@@ -51,12 +51,12 @@ class DicomReader(VolumeReader):
         names = _names(path, images)
         for one in images:
             own = [(file, segments) for file, segments in drawn if segments.series == one.uid]
-            if len(own) > 1:
+            if twice := _named_twice(own):
                 listed = ", ".join(file for file, _ in own)
                 problems.append(
                     Problem(
                         own[0][0],
-                        f"{len(own)} segmentations of one series: {listed}",
+                        f"{len(own)} segmentations of one series with a segment '{twice}' each: {listed}",
                         "keep the one that is meant",
                         sample=names[one.uid],
                     )
@@ -67,7 +67,7 @@ class DicomReader(VolumeReader):
                 Case(
                     names[one.uid], _folder_of(path, one), labels, one.patient or names[one.uid], None,
                     asked_channel(options), one.uid if _is_among_others(path, one, everywhere) else None,
-                    classes.get(labels or "", ()),
+                    classes.get(labels or "", ()), tuple((file, classes.get(file, ())) for file, _ in own[1:]),
                 )
             )  # fmt: skip
         problems += _strangers(path, drawn, everything)
@@ -78,6 +78,10 @@ class DicomReader(VolumeReader):
                 f"no segmentation of the series {one.describe()}: left out (--unlabelled keeps it)"
                 for one in left_out
             ]
+        if several := [case.name for case in cases if case.further]:
+            notes.append(
+                f"{len(several)} series have several segmentations, e.g. {several[0]}: their segments are classes"
+            )
         example = next((case for case in cases if case.labels), None)
         if example:
             notes.insert(0, f"DICOM series with DICOM-SEG: {example.image} with {example.labels}")
@@ -211,6 +215,12 @@ def _strangers(
     return found
 
 
+def _named_twice(own: Sequence[tuple[str, Segments]]) -> str | None:
+    """A segment that several segmentations of one series have, as those of several readers do."""
+    count = Counter(name for _, segments in own for name in set(segments.names.values()))
+    return min((name for name, files in count.items() if files > 1), default=None)
+
+
 def _one_numbering(
     drawn: Sequence[tuple[str, Segments]],
 ) -> tuple[dict[str, tuple[tuple[int, int], ...]], list[str]]:
@@ -221,7 +231,12 @@ def _one_numbering(
             meanings.setdefault(number, set()).add(name)
     if not meanings:
         return {}, []
-    if all(len(names) == 1 for names in meanings.values()):
+    numbers: dict[str, set[tuple[int, ...]]] = {}  # of each name, those that it has in a file
+    for _, segments in drawn:
+        for name in set(segments.names.values()):
+            own = tuple(sorted(number for number, other in segments.names.items() if other == name))
+            numbers.setdefault(name, set()).add(own)
+    if all(len(one) == 1 for one in meanings.values()) and all(len(one) == 1 for one in numbers.values()):
         listed = ", ".join(f"{number} {next(iter(names))}" for number, names in sorted(meanings.items()))
         return {}, [f"segments: {listed}"]
     classes = {name: rank for rank, name in enumerate(sorted(set().union(*meanings.values())), 1)}
@@ -231,5 +246,5 @@ def _one_numbering(
             file: tuple((number, classes[name]) for number, name in sorted(s.names.items()))
             for file, s in drawn
         },
-        [f"one number stands for several segments in these files, so classes go by their names: {listed}"],
+        [f"segments are numbered differently in these files, so classes go by their names: {listed}"],
     )

@@ -34,10 +34,12 @@ def look_at(root: Path, case: Case, options: DatasetOptions) -> Looked:
     layout = layout_of(image, options.axis)
     count = image.shape[layout.axis]
     notes, filled, values = list(image.notes), None, np.zeros(0, int)
-    if case.labels is not None:
-        labels = read_labels(root / case.labels, image)
-        notes += [f"{case.labels}: {note}" for note in labels.notes if note not in image.notes]
-        filled, values = _scan(labels, layout, dict(case.classes), asked_values(options))
+    for file, classes in case.label_files:
+        labels = read_labels(root / file, image)
+        notes += [f"{file}: {note}" for note in labels.notes if note not in image.notes]
+        there, own = _scan(labels, layout, dict(classes), asked_values(options))
+        filled = there if filled is None else filled | there
+        values = np.union1d(values, own)
     return Looked(
         taken_slices(options.slices, count, filled),
         count,
@@ -81,7 +83,8 @@ def record_of(image: Volume, layout: Layout, case: Case) -> dict[str, Any]:
     plane, rows, columns, flip_rows, flip_columns (see `Layout`), channel, series, labels.
     """
     return {
-        "name": case.name, "source": case.image, "labels": case.labels, "kind": image.kind,
+        "name": case.name, "source": case.image, "kind": image.kind,
+        "labels": ", ".join(file for file, _ in case.label_files) or None,
         "shape": list(image.shape), "affine": image.affine.tolist(), "spacing": list(image.spacing),
         "units": image.units, "oriented": image.oriented, "codes": image.codes,
         "axis": layout.axis, "plane": layout.plane, "rows": layout.rows, "columns": layout.columns,

@@ -18,6 +18,7 @@ from casam_cache.datasets.volumes.labels import read_labels, whole_numbers
 from casam_cache.datasets.volumes.layout import picture
 from casam_cache.datasets.volumes.slices import SliceName
 from casam_cache.datasets.volumes.windows import volume_window
+from casam_cache.errors import ImageError
 
 
 class VolumeReader(Reader):
@@ -55,26 +56,54 @@ class VolumeReader(Reader):
         return volume_window(volume, intensity)
 
     def masks(self, dataset: Dataset, sample: Sample, size: tuple[int, int] | None) -> Iterator[Mask]:
-        if not sample.masks:
-            return
-        path, found = _labels(dataset, sample)
-        if size is not None and found.shape != tuple(size):
-            raise size_mismatch(path, found.shape, size)
-        yield from split_labels(grounded(found, dataset.values), dataset.mask_mode, dataset.values)
+        maps = []
+        for path, found in _labels(dataset, sample):
+            if size is not None and found.shape != tuple(size):
+                raise size_mismatch(path, found.shape, size)
+            maps.append((path, grounded(found, dataset.values)))
+        if len(maps) == 1:
+            yield from split_labels(maps[0][1], dataset.mask_mode, dataset.values)
+        elif dataset.mask_mode == "classes":  # of several files, in which objects may overlap
+            masks = [mask for _, found in maps for mask in split_labels(found, "classes", dataset.values)]
+            yield from sorted(masks, key=lambda mask: (mask.class_id, mask.instance))
+        elif maps:
+            yield from split_labels(_together(maps, dataset.mask_mode), dataset.mask_mode, dataset.values)
 
     def ignored(self, dataset: Dataset, sample: Sample) -> np.ndarray | None:
-        if dataset.values.ignore is None or not sample.masks:
+        if dataset.values.ignore is None:
             return None
-        ignored: np.ndarray = _labels(dataset, sample)[1] == dataset.values.ignore
-        return ignored if ignored.any() else None
+        ignored = [found == dataset.values.ignore for _, found in _labels(dataset, sample)]
+        return np.any(ignored, axis=0) if np.any(ignored) else None
 
 
-def _labels(dataset: Dataset, sample: Sample) -> tuple[Path, np.ndarray]:
-    """The file of a sample's labels, and those of its slice as they lie on the screen, whole numbers (H, W)."""
+def _together(maps: list[tuple[Path, np.ndarray]], mode: str) -> np.ndarray:
+    """Label maps as one, where what overlaps is one object, or none does.
+
+    Raises:
+        ImageError: objects of two files overlap, and each is to be one of its own.
+    """
+    whole = maps[0][1].astype(np.int64)
+    for path, found in maps[1:]:
+        if mode != "binary" and ((whole != 0) & (found != 0)).any():
+            raise ImageError(
+                f"{path}: it overlaps {maps[0][0].name} or another file of labels",
+                "--masks classes reads both",
+            )
+        whole = np.where(whole == 0, found, whole)
+    return whole
+
+
+def _labels(dataset: Dataset, sample: Sample) -> list[tuple[Path, np.ndarray]]:
+    """The files of a sample's labels, and those of its slice as they lie on the screen, whole numbers (H, W)."""
+    if not sample.masks:
+        return []
     name = SliceName.parse(sample.source)
     image, layout = name.open(dataset.root)
-    file, classes = labels_and_classes(sample.masks[0])
-    path = dataset.root / file
-    labels = read_labels(path, image)
-    found = whole_numbers(layout.picture(labels.values(layout.axis, name.index)), path)
-    return path, numbered_anew(found, classes)
+    maps = []
+    for mask in sample.masks:
+        file, classes = labels_and_classes(mask)
+        path = dataset.root / file
+        labels = read_labels(path, image)
+        found = whole_numbers(layout.picture(labels.values(layout.axis, name.index)), path)
+        maps.append((path, numbered_anew(found, classes)))
+    return maps
