@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -25,12 +26,13 @@ from casam_cache.bench.recipe import load_recipe
 from casam_cache.bench.search import search as module
 from casam_cache.bench.search.halving import goes_on, rungs_of
 from casam_cache.bench.search.objectives import dominated_by, front, read_objectives
-from casam_cache.bench.search.outcome import SearchReport
+from casam_cache.bench.search.outcome import SearchReport, read_reports
 from casam_cache.bench.search.search import search
 from casam_cache.bench.search.space import read_space
 from casam_cache.bench.search.study import JOURNAL, Study
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.errors import CasamError, OptionError
+from casam_cache.fingerprint import digest
 from casam_cache.methods.registry import METHODS
 from casam_cache.store import EmbeddingStore
 from casam_cache.store.annotations import Annotations
@@ -162,15 +164,14 @@ def test_a_killed_program_goes_on(bench_stores: Path, tmp_path: Path, space: str
         "from pathlib import Path; import test_search\n"
         "test_search.run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])\n"
     )
-    whole, kills = run(bench_stores, tmp_path / "whole", space), 0
-    for seconds in (4.0, 4.5, 5.0, 5.5, 60.0):
-        arguments = [bench_stores, tmp_path / "killed", space, Path(__file__).parent]
+    whole = run(bench_stores, tmp_path / "whole", space)
+    arguments = [bench_stores, tmp_path / "killed", space, Path(__file__).parent]
+    for stages in (1, 3, 6):  # another moment each time: in a first trial, between trials, ...
         process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)])
-        until = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
+        while process.poll() is None and len(list((tmp_path / "killed").glob("fit/*/record.json"))) < stages:
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-        kills += process.wait() != 0
+        assert process.wait() == -signal.SIGKILL
     assert outcome(run(bench_stores, tmp_path / "killed", space)) == outcome(whole)
 
 
@@ -332,6 +333,7 @@ def test_a_head_of_a_users_own_on_the_command_line(bench_stores: Path, casam: Ca
     }
     assert all(Path(path).stat().st_size for path in report["files"])
     written = json.loads(Path(report["folder"], "search.json").read_text())
+    assert written.pop("digest") == digest(written)
     assert written == {name: report[name] for name in report if name not in ("new", "computed", "files")}
     shown = casam(*run_, "--space", "own.yaml")
     assert "Best trials" in shown
@@ -478,6 +480,25 @@ def test_unused_stages_do_not_include_those_of_a_search(
     listed = casam.json("runs", "list", runs)
     assert [entry["name"] for entry in listed["results"]] == [f"search-{report.key}"]
     assert kinds({f"{path.parent.name}/x" for path in runs.glob("*/*") if path.is_dir()}).keys() >= {"search"}
+
+
+def test_report_draws_the_front(bench_stores: Path, tmp_path: Path, space: str, casam: Casam) -> None:
+    runs = tmp_path / "runs"
+    casam("report", runs, "--table", "search")
+    assert "no search" in casam.err
+    report = run(bench_stores, runs, space, trials=3, pruning=False, objectives="iou,flops")
+    assert read_reports(runs, print) == [dataclasses.replace(report, new=0, computed=0)]
+    assert (
+        casam("report", runs) == casam("report", report.folder) == casam("report", runs, "--table", "search")
+    )
+    assert f"{100 * report.trials[report.best or 0].rungs[-1].means['iou']:.2f}" in casam.out
+    casam("report", runs, "--out", "tables")
+    name = f"tables/search_{report.key}"
+    assert all(Path(name + end).stat().st_size for end in (".txt", ".csv", "_front.svg", "_front.png"))
+    file = Path(report.folder) / "search.json"
+    file.write_text(file.read_text().replace('"state": "complete"', '"state": "pruned"', 1))
+    casam("report", runs, "--table", "search")
+    assert "search.json is damaged and left out" in casam.err
 
 
 def test_without_optuna_it_is_said_how_to_install_it(casam: Casam, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ def report(
     runs: Path = typer.Argument(..., help="Folder of runs, or one of its bench/ folders."),
     table: str | None = typer.Option(
         None,
-        help="The table: table1 ... table11, figure6, routers or bench. The default is the one each recipe names.",
+        help="The table: table1 ... table11, figure6, routers, bench or search. The default is the one each recipe"
+        " names, and every search.",
     ),
     format_: str = typer.Option("text", "--format", help="How to print: text, markdown, csv or latex."),
     out: Path | None = typer.Option(
@@ -56,14 +57,15 @@ def report(
         raise OptionError(
             "--open, --data and --no-masks are about a report for a browser", "give --html DIR too"
         )
-    from casam_cache.report.bench_report import claims_pages, pages, write_pages
+    from casam_cache.report.bench_report import claims_pages, write_pages
     from casam_cache.report.formats import FORMATS
+    from casam_cache.report.search_pages import all_pages
 
     if format_ not in FORMATS:
         raise OptionError(f"unknown format '{format_}'", f"available: {', '.join(FORMATS)}")
     if claims and table is not None:
         raise OptionError("--claims and --table exclude each other", "give one of the two")
-    found = claims_pages(runs, console.show_line) if claims else pages(runs, table, console.show_line)
+    found = claims_pages(runs, console.show_line) if claims else all_pages(runs, table, console.show_line)
     if out is not None:
         written = write_pages(found, out, overwrite=overwrite, style=style)
         if json_:

@@ -128,14 +128,17 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _show(bar: console.Bar, progress: SearchProgress) -> None:
-    """By trials, or where only time ends the search by seconds."""
+    """What this call has done of what it has to do: trials, or where only time ends the search, seconds."""
+    trials, seconds = progress.began
     rung, rungs = progress.rung
-    parts = [] if progress.best is None else [f"best {100 * progress.best:.2f}"]
+    parts = [f"{progress.trials} trials"]
+    if progress.best is not None:
+        parts.append(f"best {100 * progress.best:.2f}")
     if rungs > 1:
         parts.append(f"rung {rung + 1}/{rungs}")
-    rate = progress.trials / progress.seconds if progress.seconds else None
-    if progress.wanted is None and progress.budget is not None:
-        done = min(round(progress.seconds), round(progress.budget))
-        bar.update(done, round(progress.budget), ", ".join([f"{progress.trials} trials", *parts]), rate)
-    elif progress.wanted is not None:
-        bar.update(progress.trials, progress.wanted, ", ".join(parts), rate)
+    note = ", ".join(parts)
+    if progress.wanted is not None:
+        bar.update(progress.trials - trials, max(0, progress.wanted - trials), note)
+    elif progress.budget is not None:
+        left = max(0, round(progress.budget - seconds))
+        bar.update(min(round(progress.seconds - seconds), left), left, f"s, {note}")

@@ -41,7 +41,10 @@ class Rung:
             return full
         steps = max(1, math.ceil(full.steps(visits) * self.part))
         least = None if full.min_steps is None else min(full.min_steps, steps)
-        return full.model_copy(update={"max_steps": steps, "min_steps": least})
+        checks = max(
+            1, math.ceil(full.checks * self.part)
+        )  # as far apart as in the full fit: each costs seconds
+        return full.model_copy(update={"max_steps": steps, "min_steps": least, "checks": checks})
 
     def to_json(self) -> dict[str, Any]:
         return {"tasks": list(self.tasks), "part": self.part}

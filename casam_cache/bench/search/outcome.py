@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from casam_cache.bench.recipe import read_recipe
 from casam_cache.bench.search.objectives import front
 from casam_cache.bench.search.plan import SearchPlan
 from casam_cache.bench.search.study import Study, TrialResult
-from casam_cache.fingerprint import finite_json
+from casam_cache.fingerprint import digest, finite_json
 from casam_cache.training.evaluation_prompts import BOX
 
+FOLDER = "search"  # of a runs folder
 FILE = "search.json"
 RECIPE = "recipe.yaml"
 
@@ -89,6 +90,17 @@ class SearchReport:
         plain: dict[str, Any] = finite_json(data)
         return plain
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], folder: Path) -> SearchReport:
+        """What `search.json` of a folder holds, wherever the folder was moved to."""
+        recipes = {int(number): str(folder / Path(path).name) for number, path in data["recipes"].items()}
+        made = {
+            "folder": str(folder), "recipes": recipes, "new": 0, "computed": 0, "front": tuple(data["front"]),
+            "trials": tuple(map(TrialResult.from_json, data["trials"])),
+            "objectives": tuple(data["objectives"]), "rungs": tuple(data["rungs"]),
+        }  # fmt: skip
+        return cls(**{**data, **made})
+
 
 def report_of(
     plan: SearchPlan,
@@ -145,7 +157,27 @@ def write_report(report: SearchReport, plan: SearchPlan) -> None:
     for number, file in report.recipes.items():
         replace_file(Path(file), recipe_text(plan, report.trials[number], report.key).encode())
     told = {name: value for name, value in report.to_json().items() if name not in ("new", "computed")}
-    replace_file(folder / FILE, (json.dumps(told, indent=1) + "\n").encode())
+    replace_file(folder / FILE, (json.dumps({**told, "digest": digest(told)}, indent=1) + "\n").encode())
+
+
+def read_reports(runs: Path, say: Callable[[str], None]) -> list[SearchReport]:
+    """Every search of a runs folder, or that of one folder of its `search/`, the newest last.
+
+    Args:
+        runs: the folder.
+        say: takes a line for each `search.json` that is not what was written, and is left out.
+    """
+    paths = [path for pattern in (FILE, f"{FOLDER}/*/{FILE}") for path in runs.glob(pattern)]
+    found = []
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path)):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.pop("digest") != digest(data):
+                raise ValueError("it is not what was written")
+            found.append(SearchReport.from_json(data, path.parent))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            say(f"{path} is damaged and left out: {error}; casam search writes it again")
+    return found
 
 
 def recipe_text(plan: SearchPlan, trial: TrialResult, key: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from casam_cache.bench.families import Config
 from casam_cache.bench.search.halving import Rung, goes_on
-from casam_cache.bench.search.outcome import SearchReport, report_of, write_report
+from casam_cache.bench.search.outcome import FOLDER, SearchReport, report_of, write_report
 from casam_cache.bench.search.plan import PointStages, SearchPlan
 from casam_cache.bench.search.study import Scores, Study, TrialResult, require_optuna
 from casam_cache.bench.tables import Tables
@@ -24,8 +24,6 @@ from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.stage import Stage, each_once
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import DivergedError, OptionError
-
-FOLDER = "search"
 
 
 def batch_size(processes: int) -> int:
@@ -42,6 +40,7 @@ class SearchProgress:
         wanted: in all; None where only time ends it.
         seconds: of the study so far, in all its calls.
         budget: seconds after which no trial begins; None without.
+        began: trials and seconds that earlier calls contributed.
         best: the best value of the first objective; None as long as none is complete.
         rung: what is judged now, from 0, and of how many.
     """
@@ -50,6 +49,7 @@ class SearchProgress:
     wanted: int | None
     seconds: float
     budget: float | None
+    began: tuple[int, float]
     best: float | None
     rung: tuple[int, int]
 
@@ -257,13 +257,14 @@ def _go_on(
 ) -> None:
     study, plan = work.study, work.plan
     frozen = work.frozen()
+    since_when = (len(study.trials), math.fsum(trial.seconds for trial in study.trials))
 
     def show(rung: int) -> None:
         if on_progress is not None:
             spent = math.fsum(trial.seconds for trial in study.trials)
             best = study.best.rungs[-1].values[0] if study.best else None
             at = (rung, len(plan.rungs))
-            on_progress(SearchProgress(len(study.trials), trials, spent, budget, best, at))
+            on_progress(SearchProgress(len(study.trials), trials, spent, budget, since_when, best, at))
 
     begun = _begun(study, size)
     while True:
