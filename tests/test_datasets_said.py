@@ -105,6 +105,31 @@ def test_what_lies_beside_images_without_masks_is_named(tmp_path: Path) -> None:
         read_dataset(text)
 
 
+def test_masks_of_one_value_all_over_are_said(tmp_path: Path) -> None:
+    white = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    (told,) = messages(write(tmp_path / "white", [white] * 3))
+    assert "all 3 masks hold 255 in every pixel" in told
+    assert messages(write(tmp_path / "some", [white, white, mask(1)])) == []
+
+
+def test_a_table_of_other_columns_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png", image(1))
+    save(tmp_path / "b" / "1.png", mask(1))
+    table = tmp_path / "dataset.csv"
+    for text, told in (
+        (
+            b"image_path,mask_path\na/1.png,b/1.png\n",
+            r"no column 'image' \(the first line is 'image_path,mask_path'\)",
+        ),
+        ("image,mask\na/1.png,b/1.png\n".encode("utf-16"), "cannot be read"),
+    ):
+        table.write_bytes(text)
+        with pytest.raises(DatasetError, match=rf"dataset\.csv: {told}"):
+            find_tasks(tmp_path)
+    table.write_text("image,mask\na/1.png,b/1.png\n")
+    assert find_tasks(tmp_path) == [tmp_path]
+
+
 def test_the_legend_that_cvat_writes_is_read(tmp_path: Path) -> None:
     file = tmp_path / "labelmap.txt"
     file.write_text(

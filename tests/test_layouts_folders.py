@@ -43,7 +43,7 @@ def problems(dataset: Dataset) -> list[str]:
 @pytest.mark.parametrize(
     "masks", ["labels", "annotations", "gt", "GT", "Ground_Truth", "segmentations", "Mask"]
 )
-@pytest.mark.parametrize("images", ["images", "image", "imgs", "Images"])
+@pytest.mark.parametrize("images", ["images", "image", "imgs", "Images", "Original"])
 def test_folders_of_many_names(tmp_path: Path, images: str, masks: str) -> None:
     for number, name in enumerate(NAMES):
         save(tmp_path / images / f"{name}.jpg", number)
@@ -59,7 +59,7 @@ def test_folders_of_many_names(tmp_path: Path, images: str, masks: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["{}_mask", "{}_segmentation", "{}-mask", "{}_GT", "{}.label", "mask_{}", "{}.jpg"]
+    "name", ["{}_mask", "{}_segmentation", "{}-mask", "{}_GT", "{}_anno", "{}.label", "mask_{}", "{}.jpg"]
 )
 def test_marks_beside_the_images_and_in_a_folder_of_their_own(tmp_path: Path, name: str) -> None:
     for number, stem in enumerate(NAMES):

@@ -124,6 +124,16 @@ def inverted(usable: Sequence[MaskScan], values: MaskValues) -> list[Problem]:
     return [Problem("masks", message, "look at both, and invert the masks that are inverted", "warning")]
 
 
+def filled(usable: Sequence[MaskScan], values: MaskValues) -> list[Problem]:
+    """A warning where every mask is one value all over, so that no object stands out."""
+    held = {scan.values for scan in usable}
+    if values.background is not None or len(held) != 1 or len(next(iter(held))) != 1 or held == {(0,)}:
+        return []
+    shown = shown_value(next(iter(held))[0], usable[0].coloured)
+    message = f"all {len(usable)} masks hold {shown} in every pixel: the object fills its image everywhere"
+    return [Problem("masks", message, "look at a mask, and export it again if it is wrong", "warning")]
+
+
 def ground_notes(values: MaskValues, mode: str) -> tuple[str, ...]:
     """Lines on what was named by the user: the background and what counts nowhere."""
     lines = []

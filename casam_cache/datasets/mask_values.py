@@ -10,7 +10,7 @@ from typing import Literal
 from casam_cache.datasets.labels import MaskScan
 from casam_cache.datasets.legend import Legend, lists_colours
 from casam_cache.datasets.mask_edges import Edges, judge_colours, judge_lossy, judge_values
-from casam_cache.datasets.mask_ground import hidden_background, in_alpha, inverted, unfound
+from casam_cache.datasets.mask_ground import filled, hidden_background, in_alpha, inverted, unfound
 from casam_cache.datasets.named_values import GREY, parse_value, shown_value, value_in
 from casam_cache.datasets.rings import ask_of_rings
 from casam_cache.datasets.sample import MaskValues, Problem
@@ -97,7 +97,7 @@ def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[Ma
     values = replace(values, background=background, ignore=ignore, alpha=alpha)
     if ignore is None and not background and not values.soft and not values.refused:
         said += ask_of_rings([scan.ring for scan in usable], coloured)
-    said += inverted(usable, values)
+    said += [*inverted(usable, values), *filled(usable, values)]
     return values, problems + absent + hidden_background(usable, values) + said
 
 

@@ -11,7 +11,7 @@ from casam_cache.datasets.images import image_suffixes
 
 MASK_MARKS = (
     "mask", "masks", "segmentation", "seg", "segm", "gt", "groundtruth", "ground_truth", "ground-truth", "label",
-    "labels", "annotation", "annotations", "manual",
+    "labels", "annotation", "annotations", "anno", "manual",
 )  # fmt: skip
 """What a mask's name adds to its image's: `x_mask`, `x-mask`, `mask_x`, and `x_mask_1`, `x_mask_2` for several."""
 

@@ -21,7 +21,7 @@ EXPECTED = (
     "that each hold both, volumes (NIfTI, DICOM), COCO, YOLO, Pascal VOC, LabelMe, Label Studio, or anything "
     "with a table dataset.csv (image,mask); docs/layouts.md"
 )
-IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "original", "originals", "original images")
 MASK_FOLDERS = (
     "masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts", "groundtruth", "groundtruths",
     "ground truth", "ground truths", "segmentation", "segmentations", "seg", "segs", "manual", "1st manual",

@@ -16,7 +16,7 @@ from casam_cache.datasets.catalogue.locate import locate
 from casam_cache.datasets.folder import FolderReader
 from casam_cache.datasets.folds import with_fold
 from casam_cache.datasets.layouts.folder_a_group import FolderAGroup
-from casam_cache.datasets.layouts.table import TABLE, Table
+from casam_cache.datasets.layouts.table import TABLE, Table, what_is_wrong
 from casam_cache.datasets.listing import entries, is_folder
 from casam_cache.datasets.places import EXPECTED, has_mask_files
 from casam_cache.datasets.sample import SPLITS, Dataset, DatasetOptions
@@ -155,6 +155,9 @@ def find_tasks(
         task_name(task)
     if tasks:
         return tasks
+    wrong_table = what_is_wrong(path)
+    if reader is None and wrong_table is not None:
+        raise wrong_table
     seen = describe_contents(path, [folder.name for folder in inside])
     if reader is not None:
         raise DatasetError(

@@ -130,6 +130,8 @@ def _value(name: str, values: Mapping[str, Any]) -> str:
         return _UNSET.get(name, "not set")
     if isinstance(value, bool):
         return "on" if value else "off"
+    if name == "legend":
+        return f"({', '.join(str(entry[0]) for entry in value)})"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -190,6 +190,23 @@ def _assemble(
     return found
 
 
+def what_is_wrong(root: Path) -> DatasetError | None:
+    """Why the `dataset.csv` of a folder is not read as a table; None where there is none, or nothing is wrong."""
+    file = root / NAME
+    if not file.is_file():
+        return None
+    try:
+        header = _header(file)
+    except (OSError, UnicodeDecodeError) as error:
+        return DatasetError(f"{file}: cannot be read: {error}", "save it as UTF-8 text, comma separated")
+    missing = [name for name in COLUMNS[:2] if name not in header]
+    if not missing:
+        return None
+    return DatasetError(
+        f"{file}: no column '{missing[0]}' (the first line is {','.join(header)[:80]!r})", HEADER
+    )
+
+
 def _id(image: str) -> str:
     return unicodedata.normalize("NFC", PurePosixPath(image).with_suffix("").as_posix())
 
