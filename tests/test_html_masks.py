@@ -14,6 +14,7 @@ from conftest import Casam, draw_dataset
 from html_pages import check_safe
 from PIL import Image, ImageDraw
 
+from casam_cache.report.fit_sheet import chosen_rows
 from casam_cache.report.html.fits import scored_fits
 from casam_cache.report.html.gallery import crop_of
 from casam_cache.report.html.masks import FitMasks, overlap
@@ -246,3 +247,32 @@ def test_the_report_in_a_browser(casam: Casam, fitted: Path, browser: Any) -> No
         assert page.evaluate("document.activeElement.className") == "tile"
         page.close()
     assert said == []
+
+
+def test_which_masks_a_picture_shows() -> None:
+    scores = [0.9, 0.1, float("nan"), 0.5, 0.3, 0.6, 0.2, 0.8, 0.4]
+    assert chosen_rows(scores) == [
+        ("worst", 1), ("worst", 6), ("median", 8), ("median", 3), ("best", 7), ("best", 0)
+    ]  # fmt: skip
+    assert chosen_rows([0.5, float("nan"), 0.4, 0.6]) == [("worst", 2), ("median", 0), ("best", 3)]
+    assert chosen_rows([0.5, 0.5]) == [("worst", 0), ("best", 1)]
+    assert chosen_rows([float("nan")]) == []
+
+
+def test_a_fit_ends_with_a_picture(casam: Casam, fitted: Path) -> None:
+    asked = ("fit", "--task", NAME, "--epochs", 1, "--set", "held_out=0")
+    told = casam.json(*asked)
+    picture = casam.folder / told["pictures"]
+    assert "worst, median and best masks" in casam.err
+    assert "alone" not in casam.err
+    drawn = picture.read_bytes()
+    assert Path(told["outcomes"]).name in picture.name
+    assert size_of(picture)[0] > 4 * 240
+    picture.unlink()
+    shutil.move(fitted, casam.folder / "elsewhere")
+    casam(*asked)
+    assert casam.code == 0
+    assert "outlines alone" in casam.err
+    assert picture.read_bytes() != drawn
+    listed = casam.json("runs", "verify", "casam_runs")
+    assert casam.code == 0, listed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from casam_cache.bench.prompt_file import ObjectPrompt
 from casam_cache.datasets.contact_sheet import COLOURS, overlay
 from casam_cache.datasets.sample import Mask
 from casam_cache.metrics.overlap import iou
+from casam_cache.printable import printable
 from casam_cache.store.files import write_file
 
 PROMPT_COLOUR = (255, 64, 64)
+LETTER = 6  # pixels, the mean width of a letter in captions
 OPACITY = 0.25  # of the fill
 
 
@@ -67,21 +70,28 @@ class Case:
         image: uint8 (H, W, 3).
         truth: bool (H, W).
         masks: bool (H, W), by whose they are.
+        scores: IoU by whose masks they are, where it is not that of the masks as they are drawn.
     """
 
     caption: str
     image: np.ndarray
     truth: np.ndarray
     masks: Mapping[str, np.ndarray]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def comparison_sheet(cases: Sequence[Case], path: Path, tile: int = 220) -> None:
-    """Writes one row a case: the image, the truth, and each mask with its IoU.
+    """Writes `comparison_png` to a file."""
+    write_file(path, comparison_png(cases, tile))
+
+
+def comparison_png(cases: Sequence[Case], tile: int = 220, note: str = "") -> bytes:
+    """One row a case: the image, the truth, and each mask with its IoU.
 
     Args:
         cases: what to show; a case without one of the others' masks has a gap there.
-        path: PNG to write.
         tile: width of a picture, pixels.
+        note: over all, e.g. by which rule cases were chosen; in lines as long as the sheet is wide.
     """
     names = list(dict.fromkeys(name for case in cases for name in case.masks))
     titles = ("image", "truth", *names)
@@ -89,23 +99,37 @@ def comparison_sheet(cases: Sequence[Case], path: Path, tile: int = 220) -> None
     heights = [max(1, round(tile * case.image.shape[0] / case.image.shape[1])) for case in cases]
     margin, line = 6, 16
     width = len(titles) * (tile + margin) + margin
-    sheet = Image.new("RGB", (width, sum(heights) + len(cases) * (margin + line) + margin + line))
+    told = textwrap.wrap(printable(note), (width - 2 * margin) // LETTER)
+    above = line * len(told)
+    sheet = Image.new("RGB", (width, above + sum(heights) + len(cases) * (margin + line) + margin + line))
     draw = ImageDraw.Draw(sheet)
+    for number, text in enumerate(told):
+        draw.text((margin, 2 + number * line), text, fill=(200, 200, 200))
     for column, title in enumerate(titles):
-        draw.text((margin + column * (tile + margin), 2), title, fill=(255, 255, 255))
-    top = line + margin
+        draw.text((margin + column * (tile + margin), 2 + above), title, fill=(255, 255, 255))
+    top = above + line + margin
     for case, height in zip(cases, heights, strict=True):
         shown = {"truth": case.truth, **case.masks}
         for column, title in enumerate(titles):
             left = margin + column * (tile + margin)
             if title == "image":
-                picture, text = case.image, case.caption
+                picture, text = case.image, _cut(case.caption, tile // LETTER)
             elif title in shown:
                 picture = overlay(case.image, [Mask(shown[title], 1, 1)], [colours[title]])
-                text = "" if title == "truth" else f"IoU {100 * iou(shown[title], case.truth):.1f}"
+                text = "" if title == "truth" else f"IoU {100 * _score(case, title):.1f}"
             else:
                 continue
             sheet.paste(Image.fromarray(picture).resize((tile, height)), (left, top))
             draw.text((left, top + height + 1), text, fill=(200, 200, 200))
         top += height + line + margin
-    write_file(path, png(sheet))
+    return png(sheet)
+
+
+def _score(case: Case, whose: str) -> float:
+    return case.scores[whose] if whose in case.scores else iou(case.masks[whose], case.truth)
+
+
+def _cut(text: str, letters: int) -> str:
+    """Without its middle where it is too long, so that both ends of a name are seen."""
+    text = printable(text)
+    return text if len(text) <= letters else f"{text[: letters // 2 - 1]}...{text[2 - letters // 2 :]}"

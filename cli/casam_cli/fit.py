@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from casam_cache.errors import OptionError
+from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 
 if TYPE_CHECKING:
+    from casam_cache.bench.fit import FitReport
     from casam_cache.training.loop import FitProgress
 
 
@@ -52,6 +54,7 @@ def fit(
         None, help="The backbone. It is needed only where the task has several."
     ),
     device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
+    open_: bool = typer.Option(False, "--open", help="Open the picture of worst, median and best masks."),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
@@ -81,6 +84,7 @@ def fit(
             every = fit_folds(task, store, runs, folds=folds, **asked)
         else:
             report = fit_task(task, store, runs, split=evaluate or "test", **asked)
+    pictures = _pictures(every.folds if folds is not None else [report], device, open_)
     if folds is not None:
         if json_:
             console.print_json(every.to_json())
@@ -91,7 +95,27 @@ def fit(
                 console.show_line(f"{each.evaluate} {state}: {each.run}")
         return
     if json_:
-        console.print_json(report.to_json())
+        console.print_json({**report.to_json(), "pictures": pictures[0]})
         return
     console.show_table(fit_table([report]))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
+
+
+def _pictures(reports: Sequence[FitReport], device: str, open_: bool) -> list[str | None]:
+    """A picture of each fit, whose path is said; a fit stands also where none can be drawn."""
+    from casam_cache.report.fit_sheet import fit_sheet
+
+    found: list[str | None] = []
+    for report in reports:
+        try:
+            path, said = fit_sheet(report, device)
+        except CasamError as error:
+            console.show_line(f"no picture: {error.message}")
+            found.append(None)
+            continue
+        note = f" (outlines alone: {said})" if said else ""
+        console.show_line(f"worst, median and best masks: {path}{note}")
+        found.append(str(path))
+        if open_:
+            typer.launch(str(path.resolve()))
+    return found
