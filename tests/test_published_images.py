@@ -225,6 +225,17 @@ def test_kpis_takes_the_official_split_of_a_class(tmp_path: Path) -> None:
     assert "--dataset 56Nx" in caught.value.hint
 
 
+def test_kpis_without_its_test_images_says_that_a_split_is_drawn(tmp_path: Path) -> None:
+    for place, part in enumerate(("train", "validation")):
+        kpis(tmp_path / "kpis" / "Task1_patch_level" / part, {f"1{place}-{n}": 2 for n in range(3)}, "DN")
+    said = "its folders hold train and val images and none for test: a split is drawn over all"
+    dataset = read_dataset(tmp_path / "kpis", DatasetOptions(dataset="DN"))
+    assert [problem.message for problem in dataset.problems].count(said) == 1
+    assert {sample.split for sample in dataset.samples} == {"train", "test"}
+    whole = read_dataset(tmp_path / "kpis", DatasetOptions(dataset="DN", test_fraction=1))
+    assert said not in [problem.message for problem in whole.problems]
+
+
 def test_kpis_of_one_archive_is_a_task_a_class(tmp_path: Path) -> None:
     for kind in ("56Nx", "DN", "normal"):
         kpis(tmp_path / "data", {"12_116": 1, "12_117": 1}, kind)

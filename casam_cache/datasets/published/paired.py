@@ -56,6 +56,12 @@ class PairedReader(FolderReader):
         """Images with their groups; folders are the split where they hold test images and no other is asked for."""
         found, problems, note = super().find(path, options)
         official = "test" in {one.folder_split for one in found} and options.test_fraction < 1
+        told = sorted({one.folder_split for one in found if one.folder_split})
+        if len(told) > 1 and not official and options.test_fraction < 1 and options.split_by is None:
+            message = (
+                f"its folders hold {' and '.join(told)} images and none for test: a split is drawn over all"
+            )
+            problems = [*problems, Problem(".", message, "put the test images beside them", "warning")]
         for one in found:
             one.group = self.group(one)
             one.name = one.name if one.folder_split else one.id
