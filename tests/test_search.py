@@ -31,9 +31,11 @@ from casam_cache.bench.search.search import search
 from casam_cache.bench.search.space import read_space
 from casam_cache.bench.search.study import JOURNAL, Study
 from casam_cache.bench.stages.fit import Fit
+from casam_cache.engine.schedule import ChangedCodeError
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.fingerprint import digest
 from casam_cache.methods.registry import METHODS
+from casam_cache.report.search_table import search_table
 from casam_cache.store import EmbeddingStore
 from casam_cache.store.annotations import Annotations
 from casam_cache.training.options import TrainingOptions
@@ -467,6 +469,38 @@ def test_a_study_is_held_by_one_search_and_survives_a_torn_line(
     journal.write_bytes(b"nonsense\n")
     with pytest.raises(CasamError, match="damaged"):
         run(bench_stores, tmp_path / "runs", space, trials=3)
+
+
+def test_trials_of_other_code_are_never_taken_in_silence(
+    bench_stores: Path, tmp_path: Path, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(bench_stores, tmp_path / "runs", space, trials=2, pruning=False)
+    for place in ("engine.schedule", "engine.runs", "bench.tables"):
+        monkeypatch.setattr(
+            f"casam_cache.{place}.other_modules",
+            lambda code: [name for name in code if name == "casam_cache.training.losses"],
+        )
+    with pytest.raises(ChangedCodeError, match=r"training\.losses"):
+        run(bench_stores, tmp_path / "runs", space, trials=2, pruning=False)
+    kept = run(bench_stores, tmp_path / "runs", space, trials=2, pruning=False, changed="keep")
+    assert (kept.new, kept.computed) == (0, 0)
+    assert "training.losses has changed" in kept.mixtures["code"][0]
+    assert "other code" in " ".join(search_table(kept).notes)
+    again = run(bench_stores, tmp_path / "runs", space, trials=2, pruning=False, changed="recompute")
+    assert again.new == 2
+    assert again.computed >= 4
+    assert again.trials[1].rungs == first.trials[1].rungs
+
+
+def test_a_budget_counts_all_calls_together(bench_stores: Path, tmp_path: Path, space: str) -> None:
+    told: list[Any] = []
+    asked: dict[str, Any] = {"trials": None, "tasks": ["amber"], "on_progress": told.append}
+    first = run(bench_stores, tmp_path / "runs", space, budget=1e-4, **asked)
+    assert (first.new, len(first.trials)) == (1, 1)
+    assert (told[-1].trials, told[-1].budget) == (1, 1e-4)
+    assert run(bench_stores, tmp_path / "runs", space, budget=1e-4, **asked).new == 0
+    spent = first.trials[0].seconds
+    assert run(bench_stores, tmp_path / "runs", space, budget=spent + 1e-4, **asked).new == 1
 
 
 def test_unused_stages_do_not_include_those_of_a_search(

@@ -8,6 +8,7 @@ from typing import Any
 from casam_cache.bench.search.objectives import SCORES
 from casam_cache.bench.search.outcome import SearchReport
 from casam_cache.bench.search.study import TrialResult
+from casam_cache.report.bench_table import mixed
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 
 BEST = 10  # trials that are listed
@@ -100,6 +101,7 @@ def _notes(report: SearchReport) -> list[str]:
             "Importance: in what share each option sets the best tenth of all trials apart, as judged at the first rung"
             " (PED-ANOVA)."
         )
+    notes += mixed({"mixtures": report.mixtures})
     if report.stand_in:
         notes.append(f"{report.model} is {report.stand_in}.")
     return notes

@@ -52,6 +52,7 @@ class SearchReport:
         front: numbers of those that no other dominates, the best in the first objective first.
         best: number of the best in the first objective; None where none is complete.
         importance: by objective, each option's share of the differences at the first rung.
+        mixtures: devices, threads, versions and code behind the trials, where there is more than one of a kind.
         recipes: files, by number of the trial.
         new: trials of this call.
         computed: stages that this call computed.
@@ -74,6 +75,7 @@ class SearchReport:
     front: tuple[int, ...]
     best: int | None
     importance: Mapping[str, Mapping[str, float]]
+    mixtures: Mapping[str, list[str]]
     recipes: Mapping[int, str]
     new: int
     computed: int
@@ -107,10 +109,11 @@ def report_of(
     study: Study,
     folder: Path,
     frozen: Mapping[str, Mapping[str, float]],
+    mixtures: Mapping[str, list[str]],
     new: int,
     computed: int,
 ) -> SearchReport:
-    """The report of a study; `frozen` are the frozen SAM's means by task."""
+    """The report of a study; `frozen` are the frozen SAM's means by task, `mixtures` as of `Tables`."""
     complete = {trial.number: trial.rungs[-1].values for trial in study.trials if trial.state == "complete"}
     on_front = front(complete, plan.objectives) if complete else []
     best = study.best
@@ -141,6 +144,7 @@ def report_of(
         front=tuple(on_front),
         best=None if best is None else best.number,
         importance=study.importances(),
+        mixtures=mixtures,
         recipes=recipes,
         new=new,
         computed=computed,

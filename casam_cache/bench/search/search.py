@@ -20,7 +20,7 @@ from casam_cache.bench.tables import Tables
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.executors import open_executor, own_processes
 from casam_cache.engine.runs import Changed, Runs
-from casam_cache.engine.schedule import run_plan
+from casam_cache.engine.schedule import look, run_plan
 from casam_cache.engine.stage import Stage, each_once
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import DivergedError, OptionError
@@ -206,7 +206,8 @@ def search(
         budget: seconds of the study, in all its calls, after which no trial begins.
         jobs: processes; points are suggested one by one with 1, and so many times two at once with more.
         executor: `processes`, `dask` or `dask:ADDRESS`.
-        changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
+        changed: what to do about finished stages that other code computed: `stop`, `recompute`, which goes through all
+            trials anew, or `keep`.
         on_progress: called as trials reach rungs and finish.
         say: takes lines for a person.
         asked: `space` (`builtin` or a YAML file), `tasks` (names; all by default), `objectives` (`iou,flops`),
@@ -232,17 +233,21 @@ def search(
     with folder.disk_errors():
         where.mkdir(parents=True, exist_ok=True)
     with (
-        Study.open(where, plan.space, plan.objectives, plan.seed) as study,
+        Study.open(where, plan.space, plan.objectives, plan.seed, anew=changed == "recompute") as study,
         _places(executor, jobs) as (pool, width),
     ):
         work = _Search(plan, folder, study, changed, pool, width, say)
         began = len(study.trials)
+        if changed == "stop":
+            look(_stages(plan, study), folder).refuse_outdated()
         _go_on(work, trials, budget, batch_size(width), on_progress)
         place = plan.tasks.place
         keep_backbone(Path(place.stores), place.weights(plan.judged[0].task), folder.root)
         used = _stages(plan, study)
         note_use(folder, f"search-{plan.key}", f"search: {plan.made.name} on {len(plan.judged)} tasks", used)
-        report = report_of(plan, study, where, work.frozen(), len(study.trials) - began, len(work.computed))
+        mixtures = Tables(folder).mixtures(used)
+        calls = (len(study.trials) - began, len(work.computed))
+        report = report_of(plan, study, where, work.frozen(), mixtures, *calls)
         with folder.disk_errors():
             write_report(report, plan)
         return report

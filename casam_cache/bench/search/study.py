@@ -119,14 +119,18 @@ class Study:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, space: Space, objectives: Sequence[str], seed: int) -> Iterator[Study]:
-        """The study of a folder, made where there is none; no other process opens it meanwhile.
+    def open(
+        cls, folder: Path, space: Space, objectives: Sequence[str], seed: int, *, anew: bool = False
+    ) -> Iterator[Study]:
+        """The study of a folder, made where there is none, or `anew`; no other process opens it meanwhile.
 
         Raises:
             CasamError: another search works on it, Optuna is not installed, or the journal is damaged.
         """
         require_optuna()
         with _held(folder):
+            if anew:
+                (folder / JOURNAL).unlink(missing_ok=True)
             study = cls(folder, space, tuple(objectives), seed)
             study._read()
             yield study
