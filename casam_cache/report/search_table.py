@@ -94,7 +94,9 @@ def _notes(report: SearchReport) -> list[str]:
         " too: casam fit --recipe says what it is worth on test.",
     ]
     if len(report.rungs) > 1:
-        shown = ", ".join(f"{len(rung['tasks'])} at {rung['part']:g} of the steps" for rung in report.rungs)
+        shown = ", ".join(
+            f"{len(rung['tasks'])} at {100 * rung['part']:.0f} % of the steps" for rung in report.rungs
+        )
         notes.append(f"Rungs, in tasks: {shown}. The best third of those that reached a rung so far goes on.")
     if report.importance:
         notes.append(

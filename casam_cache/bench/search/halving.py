@@ -1,4 +1,4 @@
-"""Successive halving over tasks and steps: most points are judged by a part of the tasks, fitted for a part of steps.
+"""Successive halving over tasks and steps: most points cost a ninth of a full fit of every task.
 
 A point goes on to the next rung where it is among the best third of all that reached its rung so far, itself among them
 (asynchronous successive halving). A fit of fewer steps is a fit of its own, with its own schedule.
@@ -15,7 +15,7 @@ from casam_cache.bench.search.objectives import dominated_by
 from casam_cache.training.options import TrainingOptions
 
 KEPT = 3  # one of so many goes on
-PARTS = (0.25, 0.5, 1.0)
+WORK = (1 / 9, 1 / 3, 1.0)  # of each rung, as shares of a full fit of every task
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,15 @@ class Rung:
 
 
 def rungs_of(tasks: Sequence[str], pruning: bool) -> tuple[Rung, ...]:
-    """From the cheapest to the full one, which alone there is without pruning."""
-    if not pruning:
-        return (Rung(tuple(tasks), 1.0),)
-    return tuple(Rung(tuple(tasks[: math.ceil(len(tasks) * part)]), part) for part in PARTS)
+    """From the cheapest to the full one, which alone there is without pruning.
+
+    What is saved is saved half by fewer tasks and half by fewer steps, as far as there are tasks.
+    """
+    found = []
+    for work in WORK if pruning else WORK[-1:]:
+        count = math.ceil(len(tasks) * math.sqrt(work) - 1e-9)
+        found.append(Rung(tuple(tasks[:count]), min(1.0, work * len(tasks) / count)))
+    return tuple(found)
 
 
 def goes_on(values: Sequence[Sequence[float]], objectives: Sequence[str]) -> bool:
