@@ -267,6 +267,7 @@ def test_a_folder_of_volumes_is_predicted_one_by_one(casam: Casam, model) -> Non
     casam("predict", "cts", "--prompts", "p.csv", *model)
     assert casam.code == 1
     assert "cts holds volumes" in casam.err
+    assert "casam predict cts/a.nii.gz" in casam.err
     for name, index in (("a", 2), ("b", 3)):
         report = casam.json(
             "predict", f"cts/{name}.nii.gz", "--prompts", "p.csv", "--out", f"{name}.nii", *model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ def volume_at(image: Path | None, options: VolumeOptions) -> Volume | None:
         CasamError: it cannot be read.
     """
     from casam_cache.datasets.label_volumes.sources import volume_source
+    from casam_cache.datasets.listing import walk
+    from casam_cache.datasets.volumes import is_volume
     from casam_cache.datasets.volumes.places import holds_volumes
 
     found = None
@@ -54,9 +57,11 @@ def volume_at(image: Path | None, options: VolumeOptions) -> Volume | None:
         channel = None if options.channels is None else options.channels - 1
         found = volume_source(image, channel=channel, series=options.series)
     if found is None and image is not None and image.is_dir() and holds_volumes(image):
+        first = next((name for name, entry in walk(image) if is_volume(Path(entry.path))), "NAME")
         raise OptionError(
             f"{image} holds volumes, which are predicted one at a time",
-            f"casam predict {image}/NAME; a file of prompts may be about many, those of others are left out",
+            f"casam predict {shlex.quote(str(image / first))}; a file of prompts may be about many, "
+            "those of others are left out",
         )
     if found is None and options.given:
         raise OptionError(
