@@ -362,3 +362,17 @@ def test_a_tilted_gantry_is_said(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "tilted")
     assert "tilted 20 degrees" in volume.notes[0]
     assert np.allclose(volume.affine, affine)
+
+
+def test_labels_saved_without_the_header_of_their_image(tmp_path: Path) -> None:
+    image, labels = phantom()
+    volume = read_volume(write_nifti(tmp_path / "a.nii.gz", image, oblique()))
+    path = write_nifti(tmp_path / "b.nii.gz", labels, np.eye(4))
+    with says(ImageError, str(path), "another grid", "image.affine", "resample"):
+        read_labels(path, volume)
+    write_nifti(path, labels, volume.affine)  # as the hint says
+    assert np.array_equal(read_labels(path, volume).array(), labels)
+    write_nifti(path, labels[:, :, :-1], volume.affine)
+    with pytest.raises(ImageError) as caught:
+        read_labels(path, volume)
+    assert "image.affine" not in str(caught.value)

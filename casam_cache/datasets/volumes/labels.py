@@ -67,14 +67,14 @@ def on_grid_of(image: Volume, labels: Volume) -> Volume:
         int(np.abs(row).argmax()) for row in turn
     ]  # of each image axis: the label axis that runs along it
     if sorted(order) != [0, 1, 2] or np.abs(turn).sum() != 3:
-        raise _elsewhere(image, labels, "and is turned or scaled against it")
+        raise _elsewhere(image, labels, "and are turned or scaled against it")
     shape = tuple(labels.shape[axis] for axis in order)
     signs = [int(turn[axis, order[axis]]) for axis in range(3)]
     if shape != image.shape:
         raise _elsewhere(image, labels, "")
     shift = _largest_shift(image, labels, to_image, order, signs)
     if shift > _TOLERANCE:
-        raise _elsewhere(image, labels, f"and lies up to {shift:.2f} voxels off it")
+        raise _elsewhere(image, labels, f"and lie up to {shift:.2f} voxels off it")
     if order == [0, 1, 2] and signs == [1, 1, 1]:
         return labels
 
@@ -111,10 +111,18 @@ def _elsewhere(image: Volume, labels: Volume, more: str) -> ImageError:
         spaces = " x ".join(f"{value:.4g}" for value in volume.spacing)
         return f"{sizes} voxels of {spaces} {volume.units}" + (f", {volume.codes}" if volume.oriented else "")
 
+    # Labels that a script saved without the header of their image would be moved off it by resampling.
+    same = labels.shape == image.shape and image.kind != "dicom"
+    own_header = (
+        "if they are the image's voxels and their header alone is wrong, save them with the image's own "
+        "(Nifti1Image(labels, image.affine)); else "
+        if same
+        else ""
+    )
     return ImageError(
         f"{labels.path}: these labels have another grid than their image {image.path.name} {more}".rstrip()
         + f": {described(labels)}; the image has {described(image)}",
-        "resample the labels to the image's grid (nearest neighbour), e.g. with SimpleITK's Resample",
+        f"{own_header}resample the labels to the image's grid (nearest neighbour), e.g. with SimpleITK's Resample",
     )
 
 
