@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from casam_cache.backbones.architecture import Architecture
 from casam_cache.references import loaded_files
+
+# How long an example takes says how busy the machine is, nothing about what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 TINY = Architecture(
     image_size=64, patch_size=8, width=32, depth=2, heads=2, window=3, global_blocks=(1,), channels=16,
