@@ -10,6 +10,7 @@ from conftest import Casam
 from PIL import Image
 
 from casam_cache.datasets import DatasetOptions, find_tasks, read_dataset
+from casam_cache.datasets.check import check
 from casam_cache.datasets.legend import read_legend
 from casam_cache.errors import DatasetError
 
@@ -103,6 +104,20 @@ def test_what_lies_beside_images_without_masks_is_named(tmp_path: Path) -> None:
         DatasetError, match=r"no masks/ folder; annotations\.xml is in no layout that is read"
     ):
         read_dataset(text)
+
+
+def test_test_images_without_masks_are_no_test_split_and_no_empty_masks(tmp_path: Path) -> None:
+    write(tmp_path / "train", [mask(seed) for seed in range(6)])
+    for number in range(3):
+        save(tmp_path / "test" / "images" / f"{number}.png", image(number + 10))
+    told = messages(tmp_path)
+    assert sum("no mask (add test/masks/" in one for one in told) == 3
+    (hint,) = (one for one in told if "all images that can be used are for training" in one)
+    assert "--split-by drawn" in hint
+    drawn = read_dataset(tmp_path, DatasetOptions(split_by="drawn"))
+    assert {sample.split for sample in drawn.samples} == {"train", "test"}
+    (report,) = check(tmp_path, DatasetOptions(unlabelled=True)).tasks
+    assert report.problems == ()
 
 
 def test_masks_of_one_value_all_over_are_said(tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ def test_bad_rows_are_reported_and_bad_tables_refused(tmp_path: Path) -> None:
         "dataset.csv, line 3: there is no file drawn by/hand/gone.png (correct its path)",
         "dataset.csv, line 4: scans/c é.jpg has no split, left out (name one)",
         "dataset.csv, line 5: there is no file scans/gone.jpg (correct its path)",
+        ".: all images that can be used are for training, none for validation or test (--split-by drawn draws a split "
+        "over all)",
     ]
     for wrong, message in (
         (ROWS.replace("TEST", "hold-out"), "line 4: 'hold-out' is not a split"),

@@ -128,7 +128,7 @@ def test_masks_that_cannot_be_used_are_not_called_empty(tmp_path: Path) -> None:
     for number in range(4):
         save(root / "images" / f"{number}.png", number)
         (root / "masks").mkdir(exist_ok=True)
-        Image.fromarray(np.full((HEIGHT // 2, WIDTH // 2), 255, np.uint8)).save(
+        Image.fromarray(np.eye(HEIGHT // 2, WIDTH // 2, dtype=np.uint8)).save(
             root / "masks" / f"{number}.png"
         )
     (report,) = check(root).tasks

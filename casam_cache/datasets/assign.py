@@ -196,17 +196,15 @@ def _from_folders(root: Path, found: Sequence[Listed], options: DatasetOptions) 
     problems = [
         Problem(image, "in no folder of a split, left out", "move it into one of them") for image in outside
     ]
-    if found[0].folder_split:
-        source = FOLDERS
-    else:
-        source = f"folders {', '.join(sorted(sources)[:6])}"
-        if "test" not in splits:
-            problems.append(
-                Problem(
-                    ".", f"no folder of test images beside {min(sources)}/",
-                    "casam fit --evaluate val scores validation; --split-by drawn draws a split over all", "warning",
-                )
-            )  # fmt: skip
+    source = FOLDERS if found[0].folder_split else f"folders {', '.join(sorted(sources)[:6])}"
+    drawn = "--split-by drawn draws a split over all"
+    if found[0].folder_split and set(splits) == {"train"}:
+        message = "all images that can be used are for training, none for validation or test"
+        problems.append(Problem(".", message, drawn, "warning"))
+    elif not found[0].folder_split and "test" not in splits:
+        message = f"no folder of test images beside {min(sources)}/"
+        hint = f"casam fit --evaluate val scores validation; {drawn}"
+        problems.append(Problem(".", message, hint, "warning"))
     return _Reading(kept, groups, splits, source, tuple(problems)), outside
 
 

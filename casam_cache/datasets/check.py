@@ -248,7 +248,8 @@ def _odd_splits(dataset: Dataset, looks: Sequence[_Look]) -> list[Problem]:
     labelled = any(sample.labelled for sample in dataset.samples)
     if any(look.masks_read for look in looks) and labelled and not any(by_split.values()):
         return [empty_masks(sum(sample.labelled for sample in dataset.samples))]
-    read = {sample.split for sample, look in zip(dataset.samples, looks, strict=True) if look.masks_read}
+    looked = zip(dataset.samples, looks, strict=True)
+    read = {sample.split for sample, look in looked if look.masks_read and sample.labelled}
     for split, classes in by_split.items():
         if labelled and not classes and split in read and any(by_split.values()):
             hint = "its masks are empty, those of other splits are not: check the split, or these masks"
