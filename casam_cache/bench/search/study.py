@@ -187,16 +187,16 @@ class Study:
         self.trials.append(trial)
 
     def importances(self) -> dict[str, dict[str, float]]:
-        """For each objective, in what share each option sets the best tenth of all trials apart, by PED-ANOVA.
+        """For the score, in what share each option sets the best tenth of all trials apart, by PED-ANOVA.
 
         At the first rung, where every trial was judged alike. Empty where too few trials, or no differences, say
-        anything.
+        anything. What sets costs apart needs no estimate: they follow from the options.
         """
         import optuna
 
         judged = [trial for trial in self.trials if trial.rungs]
         found: dict[str, dict[str, float]] = {}
-        for place, name in enumerate(self.objectives):
+        for place, name in enumerate(self.objectives[:1]):
             values = [trial.rungs[0].values[place] for trial in judged]
             if len(set(values)) < 2 or len(values) < FEWEST:
                 continue
