@@ -376,3 +376,18 @@ def test_labels_saved_without_the_header_of_their_image(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read_labels(path, volume)
     assert "image.affine" not in str(caught.value)
+
+
+def test_a_header_that_breaks_off_anywhere_is_a_damaged_file(tmp_path: Path) -> None:
+    """pydicom decodes an element when it is asked for, so a cut within a number shows only then."""
+    whole = write_series(tmp_path / "whole", phantom()[0])[0]
+    data = whole.read_bytes()
+    end = data.index(b"\xe0\x7f\x10\x00")  # the pixels
+    file = tmp_path / "cut.dcm"
+    # within the last elements: numbers, of which one is cut in two
+    for length in [*range(132, end - 130, 23), *range(end - 130, end)]:
+        file.write_bytes(data[:length])
+        with pytest.raises(
+            ImageError
+        ):  # at once, or where the header is whole enough when its picture is wanted
+            read_volume(file).array()

@@ -12,6 +12,7 @@ from casam_cache.datasets.extras import extra
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.regular_files import check_regular
 from casam_cache.datasets.volumes.nifti import damaged
+from casam_cache.errors import CasamError
 
 _NO_IMAGES = {"SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "PR", "KO", "REG"}
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -105,22 +106,26 @@ def series_in(path: Path) -> list[Series]:
     for file in dicom_files(path):
         try:
             header = read_header(file)
+            one = _series_of(header)
         except Exception as error:
             failed.append((file, error))
             continue
-        uid = str(header.get("SeriesInstanceUID", ""))
-        if uid not in found:
-            found[uid] = Series(
-                uid, text(header, "SeriesNumber"), text(header, "SeriesDescription"),
-                text(header, "Modality"), text(header, "PatientID") or text(header, "PatientName"),
-            )  # fmt: skip
-        found[uid].headers.append((file, header))
+        found.setdefault(one.uid, one).headers.append((file, header))
     if failed and not found:
-        raise failed[0][1]
+        file, reason = failed[0]
+        raise reason if isinstance(reason, CasamError) else damaged(file, "DICOM", reason)
     series = sorted(found.values(), key=lambda one: (-len(one.headers), one.uid))
     for file, _ in failed:
         series[0].notes.append(f"{os.path.relpath(file, path)} cannot be read as DICOM and is left out")
     return series
+
+
+def _series_of(header: Any) -> Series:
+    """The series of a file, without any. pydicom decodes an element when it is asked for, and fails only then."""
+    return Series(
+        str(header.get("SeriesInstanceUID", "")), text(header, "SeriesNumber"), text(header, "SeriesDescription"),
+        text(header, "Modality"), text(header, "PatientID") or text(header, "PatientName"),
+    )  # fmt: skip
 
 
 def text(header: Any, name: str) -> str:

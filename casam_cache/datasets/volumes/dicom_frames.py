@@ -65,7 +65,7 @@ def frames_of(path: Path, header: Any) -> list[Frame]:
     try:
         count = int(header.get("NumberOfFrames") or 1)
         return [_frame(path, header, number) for number in range(count)]
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:  # an element is decoded here, and one that broke off fails in ways of its own
         raise ImageError(
             f"{path}: its header is damaged: {(str(error) or type(error).__name__).splitlines()[0]}",
             "export it again, or remove it from the dataset",

@@ -13,6 +13,7 @@ import numpy as np
 from casam_cache.datasets.volumes.dicom_files import may_be_dicom, read_header, text
 from casam_cache.datasets.volumes.dicom_frames import functional_groups
 from casam_cache.datasets.volumes.dicom_pixels import read_frames
+from casam_cache.datasets.volumes.nifti import damaged
 from casam_cache.datasets.volumes.volume import Volume
 from casam_cache.errors import ImageError
 
@@ -53,14 +54,17 @@ def segments_of(header: Any, path: Path) -> Segments:
     """The segments that a header lists.
 
     Raises:
-        ImageError: it lists none.
+        ImageError: it lists none, or breaks off among them.
     """
-    listed = header.get("SegmentSequence") or []
-    names = {int(one.SegmentNumber): text(one, "SegmentLabel") for one in listed}
+    try:
+        listed = header.get("SegmentSequence") or []
+        names = {int(one.SegmentNumber): text(one, "SegmentLabel") for one in listed}
+        referred = header.get("ReferencedSeriesSequence") or []
+        series = text(referred[0], "SeriesInstanceUID") if referred else ""
+    except Exception as error:
+        raise damaged(path, "DICOM", error) from error
     if not names:
         raise ImageError(f"{path}: a DICOM-SEG without segments", "export it again")
-    referred = header.get("ReferencedSeriesSequence") or []
-    series = text(referred[0], "SeriesInstanceUID") if referred else ""
     return Segments(names, series, text(header, "SegmentationType") == "FRACTIONAL")
 
 
