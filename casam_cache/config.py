@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -130,3 +131,26 @@ def _type_name(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_name(entry) for entry in typing.get_args(annotation))
     return str(getattr(annotation, "__name__", annotation))
+
+
+def yaml_mapping(path: Path, what: str, give: str, form: str) -> Mapping[str, Any]:
+    """The mapping in a YAML file of the user's.
+
+    Args:
+        path: the file.
+        what: it is, for messages, e.g. `recipe`.
+        give: the hint where it cannot be read.
+        form: the hint where it holds something else.
+
+    Raises:
+        OptionError: it cannot be read, is not YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{what} {path} cannot be read: {error.strerror}", give) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OptionError(f"{what} {path} is not YAML: {error}", "correct the file at that place") from None
+    if not isinstance(content, Mapping):
+        raise OptionError(f"{what} {path} is not a mapping of names to values", form)
+    return content

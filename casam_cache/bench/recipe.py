@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -19,7 +18,7 @@ from pydantic import (
     model_serializer,
 )
 
-from casam_cache.config import as_number
+from casam_cache.config import as_number, yaml_mapping
 from casam_cache.errors import OptionError
 from casam_cache.metrics.continual import Forgetting, Weight
 from casam_cache.training.evaluation_prompts import BOX, parse_prompt
@@ -148,18 +147,8 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         OptionError: the file cannot be read, or has an unknown key or a wrong value; names file, key and fix.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(
-            f"recipe {path} cannot be read: {error.strerror}", "give a YAML file to --recipe"
-        ) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OptionError(f"recipe {path} is not YAML: {error}", "correct the file at that place") from None
-    if not isinstance(content, Mapping):
-        raise OptionError(
-            f"recipe {path} is not a mapping of keys to values", f"keys: {', '.join(Recipe.model_fields)}"
-        )
+    keys = f"keys: {', '.join(Recipe.model_fields)}"
+    content = yaml_mapping(path, "recipe", "give a YAML file to --recipe", keys)
     return read_recipe(content, str(path))
 
 

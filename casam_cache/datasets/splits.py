@@ -41,18 +41,27 @@ class SplitRow:
     line: int
 
 
+def table_text(path: Path) -> str:
+    """The text of a table of the user's, without a byte order mark.
+
+    Raises:
+        DatasetError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: cannot be read: {error}", "save it as UTF-8 text, comma separated"
+        ) from None
+
+
 def read_split_csv(path: Path) -> tuple[SplitRow, ...]:
     """The rows of a `split.csv` with the columns id, split and optionally group (comma, semicolon or tab).
 
     Raises:
         DatasetError: it cannot be read, a column is missing, a split has another name, or an id comes twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path}: cannot be read: {error}", "save it as UTF-8 text, comma separated"
-        ) from None
+    text = table_text(path)
     lines = text.splitlines()
     header = lines[0] if lines else ""
     delimiter = max(",;\t", key=header.count)

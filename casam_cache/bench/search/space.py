@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
 from casam_cache.bench.search.builtin import builtin_space
-from casam_cache.config import as_number
+from casam_cache.config import as_number, yaml_mapping
 from casam_cache.errors import OptionError
 from casam_cache.methods.base import Method
 from casam_cache.training.options import TrainingOptions
@@ -155,16 +154,7 @@ def read_space(text: str, made: type[Method], fixed: Mapping[str, Any]) -> Space
     """
     if text == BUILTIN:
         return space_of(builtin_space(made, fixed), made, fixed, f"the built-in space of '{made.name}'")
-    try:
-        content = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(
-            f"space {text} cannot be read: {error.strerror}", "give a YAML file to --space, or builtin"
-        ) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OptionError(f"space {text} is not YAML: {error}", "correct the file at that place") from None
-    if not isinstance(content, Mapping):
-        raise OptionError(f"space {text} is not a mapping of options to values", _FORM)
+    content = yaml_mapping(Path(text), "space", "give a YAML file to --space, or builtin", _FORM)
     return space_of(content, made, fixed, f"space {text}")
 
 

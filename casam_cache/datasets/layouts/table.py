@@ -16,7 +16,7 @@ from casam_cache.datasets.folder import FilesReader
 from casam_cache.datasets.listing import facts
 from casam_cache.datasets.parts import Found
 from casam_cache.datasets.sample import SPLITS, DatasetOptions, Problem, Sample, SplitName
-from casam_cache.datasets.splits import SPLIT_FOLDERS
+from casam_cache.datasets.splits import SPLIT_FOLDERS, table_text
 from casam_cache.errors import DatasetError
 
 NAME = "dataset.csv"
@@ -100,12 +100,7 @@ def read_table(file: Path, root: Path) -> Iterator[Row]:
     Raises:
         DatasetError: it cannot be read, a column is missing, a split has another name, or a path leads elsewhere.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{file}: cannot be read: {error}", "save it as UTF-8 text, comma separated"
-        ) from None
+    text = table_text(file)
     delimiter = _delimiter(text.partition("\n")[0])
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     try:
