@@ -1,7 +1,8 @@
 """What encoded images look like, kept beside a store so that duplicates are found without decoding anything again.
 
-A cache of fixed-size records, appended as images are decoded. Images that it does not know (of a store begun before, or
-whose record was lost) are compared by the bytes of their files alone.
+A cache of fixed-size records, each at its item's place, written as images are decoded: an interrupted run that decodes
+an image again writes the same bytes again. Images that it does not know (of a store begun before, or whose record was
+lost) are compared by the bytes of their files alone.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class LooksFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Begins, after what was kept before."""
+        """Begins, beside what was kept before."""
         with contextlib.suppress(OSError):
-            self._file = self._path.open("ab")
+            self._path.touch()
+            self._file = self._path.open("r+b")
             whole = self._path.stat().st_size // _RECORD.itemsize * _RECORD.itemsize
             self._file.truncate(whole)  # a record that an interrupted run cut off
 
@@ -48,7 +50,7 @@ class LooksFile:
                 self._file.close()
 
     def add(self, first: int, sources: Sequence[bytes], looks: Sequence[Look | None]) -> None:
-        """Appends one batch.
+        """Writes one batch.
 
         Args:
             first: index in the store of its first item.
@@ -65,7 +67,9 @@ class LooksFile:
         )  # fmt: skip
         if self._file is not None and len(records):
             with contextlib.suppress(OSError):
-                self._file.write(records.tobytes())
+                for record in records:
+                    self._file.seek(int(record["item"]) * _RECORD.itemsize)
+                    self._file.write(record.tobytes())
                 self._file.flush()
 
 
