@@ -147,7 +147,8 @@ class PromptPoolOptions(AlignmentOptions):
         pull_weight: of the key-match loss.
         slots: whether each task has prompts of its own while it is learnt.
         slot_size: how many.
-        prompt_scale: prompts start uniform in [-prompt_scale, prompt_scale].
+        prompt_scale: prompts start uniform in [-prompt_scale, prompt_scale]; 0.01 is the size they start with in L2P's
+            public code.
         prompt_learning_rate: of prompts and keys, whatever `learning_rate` is; 0.015 is what L2P's public code trains
             with (0.03 for 256 images a step, at its 128).
         alignment: what stands before the decoder: an Alignment Layer that learns with the `first` task and is frozen
@@ -160,7 +161,7 @@ class PromptPoolOptions(AlignmentOptions):
     pull_weight: float = Field(default=1.0, ge=0)
     slots: bool = True
     slot_size: int = Field(default=5, ge=1)
-    prompt_scale: float = Field(default=1.0, ge=0)
+    prompt_scale: float = Field(default=0.01, ge=0)
     prompt_learning_rate: float = Field(default=0.015, gt=0)
     alignment: Literal["identity", "first"] = "first"
 

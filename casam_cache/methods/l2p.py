@@ -23,7 +23,7 @@ class L2P(Sequential):
     """
 
     name = "l2p"
-    revision = 2  # prompts learn at a rate of their own
+    revision = 3  # prompts learn at a rate of their own and start small
     Options = PromptPoolOptions
     first = None
 
