@@ -14,13 +14,14 @@ from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.bench.routed_model import RoutedModel
+from casam_cache.bench.run_kinds import WITHOUT_PROMPTS
 from casam_cache.bench.tasks import find_store
 from casam_cache.encode.backbone_source import BackboneSource
 from casam_cache.encode.kept_backbones import KEPT
 from casam_cache.encode.preprocessing import as_in_store, resize_of, with_preprocessing
 from casam_cache.encode.sources import FOLDER as BESIDE_STORES
 from casam_cache.engine.runs import RECORD, Record, read_record
-from casam_cache.errors import CasamError, CheckpointError
+from casam_cache.errors import CasamError, CheckpointError, OptionError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head
 from casam_cache.store import EmbeddingStore
@@ -144,7 +145,7 @@ def _fitted(
 ) -> OpenedRun:
     folder = folder.absolute()
     record = _record(folder)
-    identity, task, source = _recorded(folder, record, stores)
+    identity, task, source = recorded_place(folder, record, stores)
     source = replace(source, model=model, checkpoint=checkpoint, trust=trust)
     backbone = as_in_store(source.whole(where) if encoder else source.decoder(where), identity)
     if record.kind == "model":
@@ -158,15 +159,24 @@ def _record(folder: Path) -> Record:
     if not (folder / RECORD).is_file():
         raise CasamError(f"{folder} is not the folder of a finished run: {RECORD} is missing", _NAMED)
     record = read_record(folder)
+    if record.kind == WITHOUT_PROMPTS:
+        raise OptionError(
+            f"{folder} was fitted to work without prompts",
+            "casam predict IMAGE --run RUN, without --box, --point, --mask and --prompts",
+        )
     if record.kind not in _KINDS:
         raise CasamError(f"{folder} holds no head: it is a stage of kind '{record.kind}'", _NAMED)
     return record
 
 
-def _recorded(
+def recorded_place(
     folder: Path, record: Record, stores: Path | None
 ) -> tuple[Mapping[str, Any], str, BackboneSource]:
-    """The identity of the store of a run, its task, and where its backbone may be."""
+    """The identity of the store of a run, its task, and where its backbone may be.
+
+    Raises:
+        CasamError: the record does not say it.
+    """
     facts = record.recorded
     try:
         identity, task = facts["identity"], str(facts["task"])

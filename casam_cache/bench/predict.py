@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.preprocess import stack_inputs
 from casam_cache.backbones.prompts import Prompts, upscale
+from casam_cache.bench.encoded_image import check_backbone, check_preprocessing, encode_pixels, pixels_of
 from casam_cache.bench.opened_run import OpenedRun, open_run
 from casam_cache.bench.prompt_arrays import part_of, prompts_of
-from casam_cache.datasets import load_image
-from casam_cache.errors import OptionError, StoreError
+from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head, with_tokens
 from casam_cache.routers.routing import Decision
 from casam_cache.store import EmbeddingStore
-from casam_cache.store.quantise import as_read
 from casam_cache.training.items import VALID
 
 PROMPTS_AT_ONCE = 16  # in one pass of the decoder; bounds its memory
@@ -205,27 +203,13 @@ class Predictor:
             OptionError: an array of another shape or dtype.
             CheckpointError: the encoder cannot be had.
         """
-        if isinstance(image, np.ndarray):
-            pixels = image
-            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-                raise OptionError(
-                    f"an image is uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}",
-                    "casam_cache.datasets.load_image reads any file as one",
-                )
-        else:
-            pixels = load_image(Path(image), self.intensity)
+        pixels = pixels_of(image, self.intensity)
         if self._encoder is None:
             self._opened = self._opened.with_encoder()
             self._encoder = FrozenEncoder.of(self._opened.backbone, self._opened.identity)
-        own = self._opened.backbone
-        resize = self._opened.identity["preprocessing"]["resize"]
-        height, width = pixels.shape[:2]
-        geometry = Geometry.fit(height, width, own.image_size, own.patch_size, resize)
-        batch, sizes = stack_inputs([own.prepare(pixels, geometry)], own.image_size)
-        encoded = self._encoder(torch.from_numpy(batch), torch.from_numpy(sizes), self._arrays)
-        features = {
-            name: as_read(feature[0].float().cpu().numpy(), self._dtype) for name, feature in encoded.items()
-        }
+        features, geometry = encode_pixels(
+            pixels, self._opened.backbone, self._opened.identity, self._encoder, self._arrays, self._dtype
+        )
         self._show(features, geometry, pixels)
         return self
 
@@ -308,25 +292,10 @@ class Predictor:
         Raises:
             StoreError: it is of another backbone, or of another preprocessing than the head was fitted on.
         """
-        own, theirs = self._opened.backbone.fingerprint, store.identity["backbone"]["weights"]
-        if own != theirs:
-            raise StoreError(
-                f"{store.path} was encoded with another backbone, {theirs[:20]}, than this predictor's, {own[:20]}",
-                "name a store of the same backbone, or encode the image's dataset with it",
-            )
+        check_backbone(store, self._opened.backbone)
         if self._opened.head.name == "identity":
             return  # the frozen SAM of whatever is stored; the heads of a routed model come from several stores
-        wanted, found = (
-            {name: value for name, value in identity["preprocessing"].items() if name != "intensity"}
-            for identity in (self._opened.identity, store.identity)
-        )
-        differ = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-        if differ:
-            raise StoreError(
-                f"{store.path} was encoded with another preprocessing than the head was fitted on: "
-                f"{', '.join(differ)}",
-                "encode its dataset again with the options of the store that the head was fitted on",
-            )
+        check_preprocessing(store, self._opened.identity)
 
     @torch.no_grad()
     def _show(self, read: dict[str, np.ndarray], geometry: Geometry, image: np.ndarray | None) -> None:

@@ -144,3 +144,20 @@ def bar(description: str, unit: str = "images") -> Iterator[Bar]:
     )
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         yield Bar(progress, progress.add_task(description, total=None, rate="", note=""), description, unit)
+
+
+def end_of_many(
+    many: bool, reports: list[dict[str, Any]], failed: dict[str, CasamError], json_: bool
+) -> None:
+    """One JSON object, and the failures; the exit code is 1 if any image failed."""
+    wrong = [{"image": name, "error": error.message, "hint": error.hint} for name, error in failed.items()]
+    if json_:
+        print_json({"images": reports, "failed": wrong} if many else reports[0])
+    for name, error in failed.items():
+        show_line(f"{name}: {error.message}", "bold red")
+        if error.hint:
+            show_line(f"  {error.hint}")
+    if many:
+        show_line(f"{len(reports)} images segmented, {len(failed)} failed")
+    if failed:
+        raise typer.Exit(1)

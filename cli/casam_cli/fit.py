@@ -24,11 +24,16 @@ def fit(
         None,
         help="The method to train: alignment (the default), decoder, hq-sam, or FILE.py:CLASS of your own.",
     ),
+    head: str | None = typer.Option(
+        None,
+        help="In place of a method, a head that needs no prompt and gives a map of classes: fcn, class-prompts, or"
+        " FILE.py:CLASS of your own.",
+    ),
     set_: list[str] = typer.Option(
         [],
         "--set",
         metavar="KEY=VALUE",
-        help="Set an option of the method or the training.",
+        help="Set an option of the method, the head or the training.",
     ),
     epochs: int | None = typer.Option(
         None, help="How often each training image is visited. The recipe says it otherwise."
@@ -69,6 +74,19 @@ def fit(
             "--folds scores each fold, and --evaluate another split", "leave out one of the two options"
         )
     options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
+    if head is not None:
+        _refuse(
+            method=method,
+            prompts=prompts,
+            folds=folds,
+            recipe=None if recipe == "default" else recipe,
+            open=open_ or None,
+        )
+        _without_prompts(
+            task, store, runs, head=head, options=options, seed=seed, split=evaluate or "test", model=model,
+            device=device, changed=console.changed(recompute, keep), json_=json_,
+        )  # fmt: skip
+        return
     with console.bar(f"fit {task}", unit="samples") as bar:
 
         def on_fit(progress: FitProgress) -> None:
@@ -98,6 +116,37 @@ def fit(
         console.print_json({**report.to_json(), "pictures": pictures[0]})
         return
     console.show_table(fit_table([report]))
+    console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
+
+
+def _refuse(**given: object) -> None:
+    """Options that say nothing of a head without prompts."""
+    for name, value in given.items():
+        if value is not None:
+            raise OptionError(
+                f"--{name} beside --head, which needs no prompts and is no method", "leave out one of the two"
+            )
+
+
+def _without_prompts(task: str, store: Path, runs: Path, *, json_: bool, **asked: Any) -> None:
+    """Fits a head that needs no prompt, and says how good its maps are."""
+    from casam_cache.bench.segmentation import fit_segmentation
+    from casam_cache.report.segmentation_table import segmentation_table
+
+    with console.bar(f"fit {task}", unit="images") as bar:
+
+        def on_fit(progress: FitProgress) -> None:
+            note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
+            bar.update(progress.step, progress.steps, note, progress.samples_per_second)
+
+        report = fit_segmentation(
+            task, store, runs, say=console.show_line, on_fit=on_fit,
+            on_evaluate=lambda done, total: bar.update(done, total, "scoring"), **asked,
+        )  # fmt: skip
+    if json_:
+        console.print_json(report.to_json())
+        return
+    console.show_table(segmentation_table(report))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
 
 

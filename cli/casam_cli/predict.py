@@ -9,6 +9,7 @@ import typer
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+from casam_cli.predict_classes import predict_classes, refuse_prompts, refuse_volume
 from casam_cli.predict_volume import VolumeOptions, predict_volume, volume_at
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def predict(
     task: str | None = typer.Option(None, help="The task, where --store is a folder with several."),
     run: Path | None = typer.Option(
         None,
-        help="The folder of a fit, or of a routed model of casam bench. Without it, the frozen SAM is used.",
+        help="The folder of a fit, or of a routed model of casam bench; one of casam fit --head takes no prompt, and "
+        "gives a map of classes. Without it, the frozen SAM is used.",
     ),
     model: str | None = typer.Option(None, help="The backbone of the frozen SAM. A run names its own."),
     checkpoint: Path | None = typer.Option(
@@ -97,10 +99,25 @@ def predict(
     ),
     json_: bool = console.JsonOption,
 ) -> None:
-    """Segment objects by prompts, with a fitted head or the frozen SAM: in an image, a folder, or a store."""
+    """Segment objects by prompts, with a fitted head or the frozen SAM, or classes without: in images or a store."""
+    of_volumes = VolumeOptions(axis, slices, channels, series, window)
+    if run is not None and _takes_no_prompts(run):
+        refuse_prompts(run, {"box": box, "point": point, "mask": mask, "prompts": prompts})
+        if image is None and (store is None or id_ is None):
+            raise OptionError("nothing to segment", "name an image or a folder, or give --store and --id")
+        refuse_volume(None if id_ is not None else image, of_volumes)
+        predict_classes(
+            run, image, out, store=store, item=id_, task=task, model=model, checkpoint=checkpoint, device=device,
+            trust=trust, each=each, overwrite=overwrite, json_=json_, target=_target,
+        )  # fmt: skip
+        return
+    if run is not None and not (box or point or mask or prompts):
+        raise OptionError(
+            f"no prompt, and {run} needs one",
+            "give --box x0,y0,x1,y1, --point x,y, --mask FILE or --prompts FILE; casam fit --head fits what needs none",
+        )
     asked = _asked(box, point, mask, prompts)
     stored = store is not None and (image is None or id_ is not None)
-    of_volumes = VolumeOptions(axis, slices, channels, series, window)
     if image is None and not stored:
         raise OptionError("nothing to segment", "name an image or a folder, or give --store and --id")
     if id_ is not None and not stored:
@@ -158,7 +175,13 @@ def predict(
         reports.append(found)
         if not json_:
             _show(found)
-    _end(plan.many, reports, failed, json_)
+    console.end_of_many(plan.many, reports, failed, json_)
+
+
+def _takes_no_prompts(run: Path) -> bool:
+    from casam_cache.bench.run_kinds import takes_no_prompts
+
+    return takes_no_prompts(run)
 
 
 def _asked(
@@ -209,18 +232,3 @@ def _show(report: dict[str, Any]) -> None:
     )
     if report["overlay"]:
         console.show_line(f"{report['overlay']}: objects and prompts over the image")
-
-
-def _end(many: bool, reports: list[dict[str, Any]], failed: dict[str, CasamError], json_: bool) -> None:
-    """One JSON object, and the failures; the exit code is 1 if any image failed."""
-    wrong = [{"image": name, "error": error.message, "hint": error.hint} for name, error in failed.items()]
-    if json_:
-        console.print_json({"images": reports, "failed": wrong} if many else reports[0])
-    for name, error in failed.items():
-        console.show_line(f"{name}: {error.message}", "bold red")
-        if error.hint:
-            console.show_line(f"  {error.hint}")
-    if many:
-        console.show_line(f"{len(reports)} images segmented, {len(failed)} failed")
-    if failed:
-        raise typer.Exit(1)

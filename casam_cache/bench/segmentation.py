@@ -1,0 +1,172 @@
+"""Fit a head without prompts to one task from its store, and score the map of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casam_cache.backbones.devices import choose_device, choose_precision
+from casam_cache.bench.fit import check_split
+from casam_cache.bench.stages.segmentation import FitSegmenter, ScoreSegmenter, SegmenterRef
+from casam_cache.bench.tasks import Tasks
+from casam_cache.config import parse_assignments
+from casam_cache.encode.kept_backbones import keep_backbone
+from casam_cache.engine.runs import Changed, Runs
+from casam_cache.engine.schedule import run_plan
+from casam_cache.engine.uses import note_use
+from casam_cache.references import absolute_reference, is_file_reference
+from casam_cache.registry import revision_of
+from casam_cache.segmenters.registry import SEGMENTERS
+from casam_cache.training.loop import FitProgress
+from casam_cache.training.options import VIEW_SEPARATOR
+from casam_cache.training.segmentation_options import SegmentationOptions
+from casam_cache.training.segmentation_scores import ClassScore, class_scores
+from casam_cache.views import parse_views
+
+
+@dataclass(frozen=True)
+class SegmentationReport:
+    """A head without prompts on one task.
+
+    Attributes:
+        task, head, model: what was fitted: dataset, head, backbone's store.
+        run: folder of the fit: segmenter.safetensors, segmenter.json, record.json.
+        outcomes: folder of the scores of every class of every image.
+        computed: whether this call trained.
+        evaluate: the split that was scored.
+        scores: over all classes first, then each class.
+        class_names: of the classes that have one, by id.
+        untrained: classes of the scored split that the training images do not have.
+        background: whether images without masks are trained on and scored as background.
+        parameters: trained parameters.
+        mask_mode: how the dataset's masks were read.
+        seed: of initial weights, order and views.
+        stand_in: what the backbone is, where it is no real SAM.
+        fit: as `SegmentationFit.to_json`.
+    """
+
+    task: str
+    head: str
+    model: str
+    run: str
+    outcomes: str
+    computed: bool
+    evaluate: str
+    scores: tuple[ClassScore, ...]
+    class_names: Mapping[int, str]
+    untrained: tuple[int, ...]
+    background: bool
+    parameters: int
+    mask_mode: str
+    seed: int
+    stand_in: str
+    fit: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; metrics in [0, 1]."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
+        return {
+            **plain, "scores": [each.to_json() for each in self.scores], "untrained": list(self.untrained),
+            "class_names": {str(number): name for number, name in self.class_names.items()}, "fit": dict(self.fit),
+        }  # fmt: skip
+
+
+def fit_segmentation(
+    task: str,
+    store: Path | str = "casam_store",
+    runs: Path | str = "casam_runs",
+    *,
+    head: str = "fcn",
+    options: Sequence[str] = (),
+    seed: int = 0,
+    split: str = "test",
+    model: str | None = None,
+    device: str = "auto",
+    changed: Changed = "stop",
+    on_fit: Callable[[FitProgress], None] | None = None,
+    on_evaluate: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> SegmentationReport:
+    """Trains on the task's train split and scores on another, each computed once and found again.
+
+    Args:
+        task: name of the dataset, a folder of `store`.
+        store: folder of stores.
+        runs: folder of runs.
+        head: `fcn`, `class-prompts`, or `FILE.py:CLASS`.
+        options: `key=value` for the head's options and for `SegmentationOptions`.
+        seed: of everything random.
+        split: `test`, or `val` so that nothing needs choosing on test.
+        model: the backbone's store, needed only where the task has several.
+        device: `auto`, `cpu`, `cuda`, ...
+        changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
+        on_fit: progress of training.
+        on_evaluate: progress of scoring, called with (images done, images).
+        say: takes lines for a person.
+
+    Raises:
+        ChangedCodeError: the fit is there and was computed by other code, with `stop`.
+        OptionError: unknown task, model, head or option, or a wrong value.
+        StoreError: the store is not finished, lacks an array of a view, or has no such split.
+    """
+    check_split(split)
+    made = SEGMENTERS.get(head)
+    own, training = parse_assignments(options, [made.Options, SegmentationOptions], made.recipe)
+    assert isinstance(training, SegmentationOptions)
+    references = [absolute_reference(head)] if is_file_reference(head) else []
+    tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
+    place = tasks.place
+    tasks.require(task, ("embedding", *(view.array for view in parse_views(training.views, VIEW_SEPARATOR))))
+    precision = choose_precision(training.precision, torch.device(place.device))
+    attributes = place.store(task).annotations.attributes
+    background = not attributes.get("options", {}).get("unlabelled", False)
+    train, scored = tasks.split(task, "train"), tasks.split(task, split)
+    fit = FitSegmenter(
+        segmenter=SegmenterRef(made.name, revision_of(made), own.model_dump(mode="json")),
+        training=training.model_copy(update={"precision": precision}),
+        seed=seed,
+        items=train.ref,
+        background=background,
+        cost=training.steps(len(train.images)) * training.batch_size,
+    )
+    score = ScoreSegmenter(items=scored.ref, fitted=fit, background=background, cost=len(scored.images))
+    folder = Runs(Path(runs))
+
+    def show(progress: Any) -> None:
+        if isinstance(progress, FitProgress):
+            if on_fit:
+                on_fit(progress)
+        elif on_evaluate:
+            on_evaluate(*progress)
+
+    computed = run_plan([fit, score], folder, place, changed=changed, threads=None, on_inner=show, say=say)
+    keep_backbone(Path(place.stores), place.weights(task), folder.root)
+    note_use(
+        folder, f"fit-{score.key}", f"fit: {made.name} on {task}, {split}, without prompts", [fit, score]
+    )
+    recorded, outcomes = folder.recorded(fit), score.read(folder)
+    scores = class_scores(outcomes)
+    return SegmentationReport(
+        task=task,
+        head=made.name,
+        model=place.model,
+        run=str(folder.folder(fit)),
+        outcomes=str(folder.folder(score)),
+        computed=fit.key in computed,
+        evaluate=split,
+        scores=tuple(scores),
+        class_names={int(number): name for number, name in attributes.get("class_names", {}).items()},
+        untrained=tuple(
+            sorted({each.class_id for each in scores if each.class_id is not None} - {*recorded["classes"]})
+        ),
+        background=background,
+        parameters=recorded["parameters"],
+        mask_mode=recorded["mask_mode"],
+        seed=seed,
+        stand_in=place.backbone(task).stand_in,
+        fit=recorded["fit"],
+    )

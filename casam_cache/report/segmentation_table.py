@@ -1,0 +1,77 @@
+"""A head without prompts: Dice and IoU of every class, with what decides the numbers below."""
+
+from __future__ import annotations
+
+import math
+
+from casam_cache.bench.segmentation import SegmentationReport
+from casam_cache.metrics.columns import facts_of
+from casam_cache.report.interval_cells import interval_cell
+from casam_cache.report.layout import Cell, Column, Line, Section, Table
+from casam_cache.training.held_out import FEWEST_GROUPS
+from casam_cache.training.segmentation_scores import ClassScore
+
+
+def segmentation_table(report: SegmentationReport) -> Table:
+    """A line a class and their mean; no frozen SAM beside it, which can do nothing without a prompt."""
+    metrics = facts_of(report.scores[0].metrics)
+    columns = (
+        Column("images", "images"),
+        *(Column(metric.name, metric.label, left=True) for metric in metrics),
+    )
+    whole, *classes = report.scores
+    shown = classes if len(classes) == 1 else [*classes, whole]
+    lines = tuple(
+        Line(
+            _name(each, report),
+            {
+                "images": Cell(str(each.images), each.images),
+                **{metric.name: interval_cell(each[metric.name], metric) for metric in metrics},
+            },
+        )
+        for each in shown
+    )
+    return Table("segmentation", report.task, "class", (Section("", columns, lines),), tuple(_notes(report)))
+
+
+def _name(score: ClassScore, report: SegmentationReport) -> str:
+    if score.class_id is None:
+        return "mean of classes"
+    named = report.class_names.get(score.class_id)
+    return named if named else f"class {score.class_id}"
+
+
+def _notes(report: SegmentationReport) -> list[str]:
+    whole, fit = report.scores[0], report.fit
+    dice = whole["dice"]
+    notes = [f"{report.model}: {report.stand_in}."] if report.stand_in else []
+    notes.append(
+        f"{report.model}, {report.head}, {report.parameters:,} trained parameters, no prompts, seed {report.seed}; "
+        f"{report.evaluate} split of {whole.images} images, percent, means over images at original resolution; 95 % "
+        "intervals by groups."
+    )
+    notes.append(
+        "images: those that have the class. One without it counts as 0 where it is predicted, and not at all where it "
+        f"is not ({dice.undefined} times)."
+    )
+    if not report.background:
+        notes.append("Images without masks may be unlabelled (--unlabelled): they are left out.")
+    if math.isnan(dice.low):
+        notes.append(f"Too few groups (patients, slides) for an interval: {dice.groups}.")
+    chosen = fit["chosen"]
+    if chosen is None:
+        few = f"Fewer than {FEWEST_GROUPS} groups to train on, or none were to be held out"
+        notes.append(f"{few}: the last state is kept, after step {fit['steps']}.")
+    else:
+        notes.append(
+            f"Kept the state after step {chosen['step']} of {fit['steps']}: {100 * chosen['dice']:.1f} Dice on "
+            f"{fit['images']} held-out images of {fit['groups']} groups."
+        )
+    if report.untrained:
+        numbers = ", ".join(map(str, report.untrained))
+        notes.append(f"No training image has class {numbers}: it is never predicted, and scored as missed.")
+    notes.append(
+        f"Masks read as {report.mask_mode}; objects of one class are one region, and where classes overlap the smaller "
+        "mask has the pixel."
+    )
+    return notes

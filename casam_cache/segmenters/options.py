@@ -1,0 +1,38 @@
+"""Options of segmenters. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FCNOptions(BaseModel):
+    """A light convolutional decoder; see `segmenters/fcn.py`.
+
+    Attributes:
+        width: channels on the embedding's grid; half as many after each block, but 16 at least.
+        blocks: times that the grid is doubled; the map is refined to 2^blocks g cells a side, then upscaled.
+        depth: convolutions on the embedding's grid and in each block.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(default=64, ge=16, le=512, multiple_of=16)
+    blocks: int = Field(default=2, ge=0, le=5)
+    depth: int = Field(default=1, ge=1, le=8)
+
+
+class ClassPromptsOptions(BaseModel):
+    """Learned prompt embeddings of each class; see `segmenters/class_prompts.py`.
+
+    Attributes:
+        tokens: sparse prompt embeddings of a class.
+        dense: what is learned of each class's dense prompt embedding: a number a `channel`, one a channel and `cell` of
+            the grid, or `none`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int = Field(default=8, ge=1, le=64)
+    dense: Literal["none", "channel", "cell"] = "channel"
