@@ -7,18 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, Casam, draw_dataset
 from PIL import Image
+from volume_files import oblique, phantom, write_nifti
 
 from casam_cache.backbones.sam import seeded_backbone
 from casam_cache.bench.class_maps import ClassMapPredictor
+from casam_cache.datasets.volumes import layout_of, read_volume
+from casam_cache.datasets.volumes.windows import volume_window
 from casam_cache.encode.sources import decoder_of
 from casam_cache.geometry import Geometry
 from casam_cache.metrics.intervals import mean_interval
 from casam_cache.metrics.overlap import dice
+from casam_cache.report.volume_predictions import slice_image
 from casam_cache.segmenters.base import Segmenter
 from casam_cache.segmenters.files import WEIGHTS, build_segmenter, load_segmenter, save_segmenter
 from casam_cache.segmenters.registry import SEGMENTERS
@@ -230,6 +235,27 @@ def test_a_prediction_is_the_map_that_is_scored_and_prompts_are_refused(
         Predictor(casam.folder / run)
     with pytest.raises(OptionError, match="no run of a head without prompts"):
         ClassMapPredictor(casam.folder / prompted)
+
+
+def test_a_volume_gets_the_maps_of_its_slices(casam: Casam, encode: Encode, discs: Path) -> None:
+    encode(discs)
+    run = casam.json(*FIT, "fcn", "--set", "min_steps=40", "--set", "max_steps=40")["run"]
+    ct = write_nifti(casam.folder / "ct.nii.gz", phantom()[0], oblique(flip="i"))
+    report = casam.json("predict", ct, "--run", run, "--slices", "1-4")
+    volume, predictor = read_volume(ct), ClassMapPredictor(casam.folder / run)
+    layout, expected = layout_of(volume, None), np.zeros(volume.shape, np.uint16)
+    window = volume_window(volume, "auto")
+    for index in range(1, 5):
+        layout.place(expected, index, predictor.predict(slice_image(volume, layout, index, window)).labels)
+    found = nibabel.load(casam.folder / "mask.nii.gz")
+    assert np.array_equal(np.asarray(found.dataobj), expected)
+    assert np.array_equal(found.affine, nibabel.load(ct).affine)
+    assert report["classes"][0]["voxels"] == report["voxels"] == (expected > 0).sum()
+    assert (casam.folder / report["overlay"]).is_file()
+    for wrong, words in {("--slices", "5-7"): "7 slices", ("--each",): "one label map"}.items():
+        casam("predict", ct, "--run", run, "--overwrite", *wrong)
+        assert casam.code == 1
+        assert words in casam.err
 
 
 def test_the_table_has_no_frozen_sam_and_says_what_decides_its_numbers(

@@ -88,6 +88,11 @@ class ClassMapPredictor:
         self._encoder: FrozenEncoder | None = None
 
     @property
+    def head(self) -> str:
+        """Its name."""
+        return self._segmenter.name
+
+    @property
     def classes(self) -> tuple[int, ...]:
         """Ids of the classes it knows, ascending."""
         return self._segmenter.classes

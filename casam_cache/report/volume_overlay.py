@@ -20,7 +20,8 @@ TILE, LINE, MARGIN = 256, 16, 4  # pixels
 
 
 def volume_overlay(job: VolumeJob, labels: np.ndarray, window: tuple[float, float] | None) -> Image.Image:
-    """Up to twelve slices, evenly chosen of those with an object (without any, of those that were prompted).
+    """Up to twelve slices, evenly chosen of those with an object (without any, of those that were prompted,
+    without a prompt the middle one).
 
     Slices are shown in the proportions of the patient: pixels that are not square are stretched.
 
@@ -31,7 +32,7 @@ def volume_overlay(job: VolumeJob, labels: np.ndarray, window: tuple[float, floa
     """
     layout, volume = job.layout, job.volume
     others = tuple(axis for axis in range(3) if axis != layout.axis)
-    there = np.flatnonzero(labels.any(axis=others)).tolist() or job.slices
+    there = np.flatnonzero(labels.any(axis=others)).tolist() or job.slices or [job.count // 2]
     shown = sorted({there[round(place)] for place in np.linspace(0, len(there) - 1, min(MOST, len(there)))})
     height, width = _tile_size(job)
     columns = min(COLUMNS, len(shown))

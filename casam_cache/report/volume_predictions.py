@@ -96,7 +96,7 @@ class VolumeJob:
     @property
     def files(self) -> list[Path]:
         """Every file that it writes."""
-        masks = list(dict.fromkeys(self.mask_of(number) for number in self.numbers))
+        masks = list(dict.fromkeys(self.mask_of(number) for number in self.numbers)) or [self.out]
         pixels = [path.with_suffix(".raw") for path in masks if self.suffix == ".mhd"]
         return [*masks, *pixels, self.beside("_overlay.png"), self.beside(".json")]
 
@@ -208,7 +208,7 @@ def predict_volume(
         CasamError: the volume cannot be read, the encoder cannot be had, or the files cannot be written.
     """
     volume, layout = job.volume, job.layout
-    window = _window(volume, intensity or predictor.intensity)
+    window = slice_window(volume, intensity or predictor.intensity)
     found = _Found(np.zeros(volume.shape, np.uint16))
     if job.each:
         found.alone = {number: np.zeros(volume.shape, np.uint8) for number in job.numbers}
@@ -239,7 +239,7 @@ def predict_volume(
     return report
 
 
-def _window(volume: Volume, intensity: str) -> tuple[float, float] | None:
+def slice_window(volume: Volume, intensity: str) -> tuple[float, float] | None:
     """One window for all slices, as for encoding; pages of a TIFF stack have their own, as images have."""
     return parse_intensity(intensity) if volume.kind == "tiff" else volume_window(volume, intensity)
 

@@ -9,7 +9,7 @@ import typer
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
-from casam_cli.predict_classes import predict_classes, refuse_prompts, refuse_volume
+from casam_cli.predict_classes import predict_classes, refuse_prompts
 from casam_cli.predict_volume import VolumeOptions, predict_volume, volume_at
 
 if TYPE_CHECKING:
@@ -105,10 +105,12 @@ def predict(
         refuse_prompts(run, {"box": box, "point": point, "mask": mask, "prompts": prompts})
         if image is None and (store is None or id_ is None):
             raise OptionError("nothing to segment", "name an image or a folder, or give --store and --id")
-        refuse_volume(None if id_ is not None else image, of_volumes)
+        if window is not None:
+            raise OptionError("--window beside a run, which says itself how it sees values", "leave it out")
+        volume = volume_at(None if id_ is not None else image, of_volumes)
         predict_classes(
-            run, image, out, store=store, item=id_, task=task, model=model, checkpoint=checkpoint, device=device,
-            trust=trust, each=each, overwrite=overwrite, json_=json_, target=_target,
+            run, image, volume, of_volumes, out, store=store, item=id_, task=task, model=model, checkpoint=checkpoint,
+            device=device, trust=trust, each=each, overwrite=overwrite, json_=json_, target=_target,
         )  # fmt: skip
         return
     if run is not None and not (box or point or mask or prompts):

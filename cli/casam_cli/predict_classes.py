@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
-from casam_cli.predict_volume import VolumeOptions, volume_at
+from casam_cli.predict_volume import VolumeOptions, said_shape
+
+if TYPE_CHECKING:
+    from casam_cache.datasets.volumes import Volume
 
 
 def refuse_prompts(run: Path, given: dict[str, object]) -> None:
@@ -23,22 +26,11 @@ def refuse_prompts(run: Path, given: dict[str, object]) -> None:
         )
 
 
-def refuse_volume(image: Path | None, options: VolumeOptions) -> None:
-    """Maps are of images.
-
-    Raises:
-        OptionError: it is a volume, or an option is about one.
-    """
-    if volume_at(image, options) is not None:
-        raise OptionError(
-            f"{image} is a volume, and a run without prompts takes images",
-            "encode it, and name its slices: casam predict --store STORE --id SLICE --run RUN",
-        )
-
-
 def predict_classes(
     run: Path,
     image: Path | None,
+    volume: Volume | None,
+    of_volumes: VolumeOptions,
     out: Path | None,
     *,
     store: Path | None,
@@ -65,9 +57,13 @@ def predict_classes(
         raise OptionError(
             f"{image} beside --id", "name the image alone to get an overlay: the run encodes it"
         )
+    opened: dict[str, Any] = {"checkpoint": checkpoint, "store": store, "device": device, "trust": trust}
+    if volume is not None:
+        _predict_volume(run, volume, of_volumes, out, opened, each=each, overwrite=overwrite, json_=json_)
+        return
     many = not stored and image is not None and image.is_dir()
     place = target(out, many)
-    predictor = ClassMapPredictor(run, checkpoint=checkpoint, store=store, device=device, trust=trust)
+    predictor = ClassMapPredictor(run, **opened)
     jobs: list[MapJob] = []
     if stored:
         assert store is not None
@@ -94,6 +90,53 @@ def predict_classes(
         if not json_:
             _show(report)
     console.end_of_many(many, reports, failed, json_)
+
+
+def _predict_volume(
+    run: Path,
+    volume: Volume,
+    options: VolumeOptions,
+    out: Path | None,
+    opened: dict[str, Any],
+    *,
+    each: bool,
+    overwrite: bool,
+    json_: bool,
+) -> None:
+    from casam_cache.bench.class_maps import ClassMapPredictor
+    from casam_cache.bench.prompt_file import slice_range
+    from casam_cache.datasets.label_volumes import default_suffix
+    from casam_cache.report.predictions import check_overwriting
+    from casam_cache.report.volume_class_maps import plan_volume_classes, predict_volume_classes
+
+    if each:
+        raise OptionError("--each: a volume without prompts is written as one label map", "leave it out")
+    slices = None if options.slices is None else slice_range("--slices", options.slices)
+    target = out or Path(f"mask{default_suffix(volume)}")
+    if not target.parent.is_dir():
+        raise OptionError(f"--out {target}: the folder {target.parent} does not exist")
+    job = plan_volume_classes(volume, target, options.axis)
+    check_overwriting(job.files, overwrite)
+    name = volume.path.name
+    for note in volume.notes:
+        console.show_line(f"{name}: {note}")
+    console.show_line(f"{name}: {said_shape(volume)}")
+    predictor = ClassMapPredictor(run, **opened)
+    if predictor.stand_in:
+        console.show_line(predictor.stand_in)
+    with console.bar(f"predict {name}", unit="slices") as bar:
+        report = predict_volume_classes(job, predictor, slices, bar.update)
+    if json_:
+        console.print_json(report)
+        return
+    for note in report["notes"]:
+        console.show_line(note)
+    for entry in report["classes"]:
+        size = "" if entry["ml"] is None else f", {entry['ml']:.4g} ml"
+        named = entry["name"] or f"class {entry['class']}"
+        by = f"by {report['head']} of {report['task']}"
+        console.show_line(f"{report['mask'] or 'not written'}: {named}, {entry['voxels']} voxels{size}, {by}")
+    console.show_line(f"{report['overlay']}: classes over the slices")
 
 
 def _show(report: dict[str, Any]) -> None:

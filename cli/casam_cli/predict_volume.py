@@ -97,7 +97,7 @@ def predict_volume(
     check_overwriting(job.files, overwrite)
     for note in (*volume.notes, *notes):
         console.show_line(f"{name}: {note}" if note in volume.notes else note)
-    console.show_line(f"{name}: {_shape(volume)}; {_cut(job)}")
+    console.show_line(f"{name}: {said_shape(volume)}; {_cut(job)}")
     made = predictor()
     if made.stand_in:
         console.show_line(made.stand_in)
@@ -117,7 +117,8 @@ def _stem(volume: Volume) -> str:
     )
 
 
-def _shape(volume: Volume) -> str:
+def said_shape(volume: Volume) -> str:
+    """Voxels and spacing, for people."""
     sizes = " x ".join(map(str, volume.shape))
     spaces = " x ".join(f"{value:.3g}" for value in volume.spacing)
     known = f" of {spaces} mm" if volume.units == "mm" else ", spacing unknown"
