@@ -16,6 +16,7 @@ from casam_cache.bench.fit_recipe import DEFAULT_RECIPE, FitRecipe
 from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
+from casam_cache.bench.trackers import Tracker, Tracking
 from casam_cache.bench.volumes import VolumeScore, VolumeStages
 from casam_cache.config import parse_assignments, parse_settings
 from casam_cache.encode.kept_backbones import keep_backbone
@@ -114,6 +115,7 @@ def fit_task(
     on_fit: Callable[[FitProgress], None] | None = None,
     on_evaluate: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> FitReport:
     """Trains on the task's train split and scores on another, each computed once and found again.
 
@@ -137,6 +139,7 @@ def fit_task(
         on_fit: progress of training.
         on_evaluate: progress of scoring, called with (images done, images).
         say: takes lines for a person, e.g. that a damaged stage is computed again.
+        trackers: are told the curves and scores, also of a fit that was there already, and closed.
 
     Raises:
         ChangedCodeError: the fit is there and was computed by other code, with `stop`.
@@ -160,24 +163,37 @@ def fit_task(
     scored = tasks.split(task, evaluate)
     fitted, frozen = (scoring(scored, head, prompt=prompt) for head in (fit, None))
     folder = Runs(Path(runs))
-
-    def show(progress: Any) -> None:
-        if isinstance(progress, FitProgress):
-            if on_fit:
-                on_fit(progress)
-        elif on_evaluate:
-            on_evaluate(*progress)
-
     cost = Cost(method=fit.method, weights=tasks.place.weights(task), task=task)
     volumes = VolumeStages.of(scored, fitted, frozen)
     wanted = [fit, fitted, frozen, cost, *volumes.wanted]
-    computed = run_plan(wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say)
+    with Tracking(trackers, _run_name(fit), _described(fit, tasks.place.model)) as tracking:
+
+        def show(progress: Any) -> None:
+            if isinstance(progress, FitProgress):
+                tracking.step(progress.step, progress.loss)
+                if on_fit:
+                    on_fit(progress)
+            elif on_evaluate:
+                on_evaluate(*progress)
+
+        computed = run_plan(
+            wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say
+        )
+        recorded = folder.recorded(fit)
+        after, before = fitted.read(folder), frozen.read(folder)
+        test, untouched, gained = score(after), score(before), gain(after, before)
+        sides = {evaluate: test.metrics, "frozen": untouched.metrics, "gain": gained}
+        tracking.fitted(recorded["fit"])
+        lines = tracking.scored(
+            {f"{side}/{name}": value.mean for side, found in sides.items() for name, value in found.items()}
+        )
+    if say:
+        for line in lines:
+            say(line)
     keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
     told = "" if prompt == BOX else f", {prompt.name}"
     note_use(folder, f"fit-{fitted.key}", f"fit: {fit.method.name} on {task}, {evaluate}{told}", wanted)
     backbone = tasks.place.backbone(task)
-    after, before = fitted.read(folder), frozen.read(folder)
-    recorded = folder.recorded(fit)
     return FitReport(
         task=task,
         method=fit.method.name,
@@ -186,9 +202,9 @@ def fit_task(
         outcomes=str(folder.folder(fitted)),
         computed=fit.key in computed,
         evaluate=evaluate,
-        test=score(after),
-        frozen=score(before),
-        gain=gain(after, before),
+        test=test,
+        frozen=untouched,
+        gain=gained,
         parameters=recorded["parameters"],
         flops=folder.recorded(cost)["flops"] - backbone.encoder_flops(),
         mask_mode=recorded["mask_mode"],
@@ -201,6 +217,18 @@ def fit_task(
         volumes=volumes.scores(folder),
         volume_outcomes=volumes.folder(folder),
     )
+
+
+def _run_name(fit: Fit) -> str:
+    return f"{fit.task}-{fit.method.name}-seed{fit.seed}-{fit.key[:8]}"
+
+
+def _described(fit: Fit, model: str) -> dict[str, Any]:
+    """What trackers show of a fit, plain JSON."""
+    return {
+        "task": fit.task, "model": model, "method": fit.method.name, "seed": fit.seed, "key": fit.key,
+        "options": dict(fit.method.options), "training": fit.training.model_dump(mode="json"),
+    }  # fmt: skip
 
 
 def check_split(split: str) -> None:

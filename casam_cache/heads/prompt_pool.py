@@ -9,7 +9,7 @@ test all prompts of the tasks learnt so far compete. Without, all M compete from
 tasks; the pool grows by a slot for every further one. Each prompt draws its own numbers, so a grown pool is the one
 that had been large from the beginning.
 
-Keys start uniform in [-1, 1], of which only the direction counts, and prompts in [-0.01, 0.01], the size of L2P's public
+Keys start uniform in [-1, 1], where only direction counts, and prompts in [-0.01, 0.01], the size of L2P's public
 code (google-research/l2p), where they start in [0, 0.01]. 25 tokens of the size of SAM's own prompts, but random, stand
 in the decoder's way: from [-1, 1] every step of a short training goes into undoing them. Both learn at a rate of their
 own, `prompt_learning_rate`, of the same code: its configuration says 0.03 for 256 images a step, which

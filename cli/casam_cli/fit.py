@@ -59,6 +59,11 @@ def fit(
         None, help="The backbone. It is needed only where the task has several."
     ),
     device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
+    track: list[str] = typer.Option(
+        [],
+        metavar="tensorboard|wandb",
+        help="Write curves and scores for TensorBoard or Weights & Biases as well, or FILE.py:CLASS of your own.",
+    ),
     open_: bool = typer.Option(False, "--open", help="Open the picture of worst, median and best masks."),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,
@@ -67,6 +72,7 @@ def fit(
     """Train on a task's train split from the cache, and score beside the frozen SAM on the same prompts."""
     from casam_cache.bench.fit import fit_task
     from casam_cache.bench.fit_folds import fit_folds
+    from casam_cache.bench.trackers import TRACKERS
     from casam_cache.report.fit_table import fit_table, folds_table
 
     if folds is not None and evaluate is not None:
@@ -81,6 +87,7 @@ def fit(
             folds=folds,
             recipe=None if recipe == "default" else recipe,
             open=open_ or None,
+            track=track or None,
         )
         _without_prompts(
             task, store, runs, head=head, options=options, seed=seed, split=evaluate or "test", model=model,
@@ -97,6 +104,7 @@ def fit(
             "method": method, "options": options, "recipe": recipe, "seed": seed, "prompts": prompts, "model": model,
             "device": device, "changed": console.changed(recompute, keep), "say": console.show_line, "on_fit": on_fit,
             "on_evaluate": lambda done, total: bar.update(done, total, "scoring"),
+            "trackers": [TRACKERS.get(name)(runs / "tracked" / Path(name).stem) for name in track],
         }  # fmt: skip
         if folds is not None:
             every = fit_folds(task, store, runs, folds=folds, **asked)
