@@ -40,7 +40,11 @@ class CheckpointError(CasamError):
 
 
 class StoreError(CasamError):
-    """A store is missing, damaged, locked, or written by another version."""
+    """A store is missing, damaged, or written by another version."""
+
+
+class HeldError(CasamError):
+    """Another process works on the same thing now; the message names it."""
 
 
 class IdentityMismatchError(StoreError):

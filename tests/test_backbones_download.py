@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from casam_cache.backbones.download import cache_folder, download
-from casam_cache.errors import CheckpointError
+from casam_cache.errors import CheckpointError, HeldError
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -121,7 +121,7 @@ def test_killed_process_is_continued(server: Server, tmp_path: Path) -> None:
     while not (part.exists() and part.stat().st_size >= 2_000_000):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    with pytest.raises(CheckpointError, match="another process is downloading"):
+    with pytest.raises(HeldError, match=f"process {process.pid} on .* is downloading .*sam.pth"):
         download(server.url, SHA256, "sam.pth", tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()

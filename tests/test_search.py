@@ -464,7 +464,7 @@ def test_a_study_is_held_by_one_search_and_survives_a_torn_line(
     described = read_space(space, METHODS.get("alignment"), {})
     with Study.open(Path(first.folder), described, ("iou",), 0) as study:
         assert len(study.trials) == 3
-        with pytest.raises(CasamError, match="another search"):
+        with pytest.raises(CasamError, match="searches in"):
             run(bench_stores, tmp_path / "runs", space, trials=4)
     journal.write_bytes(b"nonsense\n")
     with pytest.raises(CasamError, match="damaged"):

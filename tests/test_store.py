@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from store_fakes import FAILS, IDENTITY, ITEMS, SHAPES, encode, feature, fill, open_writer, tree
 
-from casam_cache.errors import IdentityMismatchError, StoreError
+from casam_cache.errors import HeldError, IdentityMismatchError, StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore, ItemResult, StoreWriter, attention_pool, find_stores, mean_pool
@@ -227,22 +227,11 @@ def test_a_store_of_another_format(filled: Path) -> None:
 
 
 def test_two_writers(path: Path) -> None:
-    with open_writer(path), pytest.raises(StoreError, match=f"process {os.getpid()} on .* is writing"):
+    with open_writer(path), pytest.raises(HeldError, match=f"process {os.getpid()} on .* is writing"):
         open_writer(path)
     with open_writer(path):
         pass
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def test_a_lock_without_flock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casam_cache.store.lock._lock", lambda descriptor: None)
-    with open_writer(path), pytest.raises(StoreError, match="is writing"):
-        open_writer(path)
-    lock = path.parent / ".tiny.lock"
-    lock.write_text('{"pid": 999999999, "host": "elsewhere"}')
-    with pytest.raises(StoreError, match="process 999999999 on elsewhere"):
-        open_writer(path)
-    lock.unlink()
 
 
 @pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only")])

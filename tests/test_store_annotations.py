@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from store_fakes import fill, open_writer, samples, tree
 
-from casam_cache.errors import StoreError
+from casam_cache.errors import HeldError, StoreError
 from casam_cache.store import AnnotatedSample, Annotations, EmbeddingStore, write_annotations
 from casam_cache.store.flat import ChunkedReader, FlatSpec, chunk_files
 from casam_cache.store.runs import decode_runs, encode_runs
@@ -137,7 +137,7 @@ def test_no_masks_at_all(path: Path) -> None:
 
 
 def test_they_need_the_lock_and_a_store(path: Path) -> None:
-    with open_writer(path), pytest.raises(StoreError, match="is writing"):
+    with open_writer(path), pytest.raises(HeldError, match="is writing"):
         write_annotations(path, samples(), {})
     with pytest.raises(StoreError, match="there is no store"):
         write_annotations(path.parent / "y.zarr", samples(), {})

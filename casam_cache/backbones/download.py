@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from casam_cache.errors import CheckpointError
 from casam_cache.folders import CACHE_VARIABLE, cache_folder
+from casam_cache.locks import Lock
 
 DownloadProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total); the total is 0 while the server has not said it."""
@@ -37,9 +38,8 @@ def download(
         progress: called with (bytes done, bytes in total).
 
     Raises:
-        CheckpointError: unreachable, refused, corrupt, another process is downloading it, or the folder
-        cannot be
-            written.
+        CheckpointError: unreachable, refused, corrupt, or the folder cannot be written.
+        HeldError: another process is downloading it.
     """
     folder = cache_folder() if folder is None else folder
     target = folder / filename
@@ -55,7 +55,7 @@ def download(
     part = folder / f"{filename}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_writer(part), _quiet_pooch():
+        with Lock(folder / f"{part.name}.lock", f"is downloading {target}"), _quiet_pooch():
             for resumed in (part.exists() and part.stat().st_size > 0, False):
                 try:
                     pooch.retrieve(
@@ -65,7 +65,6 @@ def download(
                         folder,
                         downloader=_ResumingDownloader(part, progress),
                     )
-                    _lock(part).unlink(missing_ok=True)  # who already waits on it finds the file whole
                     break
                 except ValueError as error:  # pooch's word for another hash; it has removed the file
                     if isinstance(error, requests.RequestException):
@@ -144,25 +143,6 @@ class _ResumingDownloader:
 
 
 @contextmanager
-def _only_writer(part: Path) -> Iterator[None]:
-    """Two processes appending to one part file would ruin it, so the second one is told to wait."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks; a mixed-up part fails its SHA-256 and is removed
-        yield
-        return
-    with _lock(part).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"another process is downloading {part.with_suffix('')}",
-                "wait for it to finish and run this again",
-            ) from None
-        yield
-
-
-@contextmanager
 def _quiet_pooch() -> Iterator[None]:
     import pooch
 
@@ -173,10 +153,6 @@ def _quiet_pooch() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _lock(part: Path) -> Path:
-    return part.with_name(f"{part.name}.lock")
 
 
 def _size(path: Path) -> int:

@@ -50,7 +50,8 @@ def repair_store(
         `{"store", "repaired": items encoded again, "ids": their ids}`.
 
     Raises:
-        StoreError: beyond repair, locked, or an image is not the one that was encoded.
+        HeldError: another process is writing into it.
+        StoreError: beyond repair, or an image is not the one that was encoded.
         DatasetError: the dataset lacks an image that is needed.
         CheckpointError: the backbone cannot be had.
     """

@@ -59,7 +59,8 @@ def encode_task(
         CheckpointError: the backbone cannot be loaded.
         OptionError: other weights than the model's own would go by its name.
         IdentityMismatchError: the store holds features made otherwise.
-        StoreError: locked, damaged, read-only, full disk, or images changed since they were encoded.
+        HeldError: another process is encoding it.
+        StoreError: damaged, read-only, full disk, or images changed since they were encoded.
         ImageError: the first bad image, with `strict`.
     """
     parse_intensity(options.intensity)

@@ -27,8 +27,9 @@ from typing import Any, Literal
 
 from casam_cache.engine.code import code_of, other_modules
 from casam_cache.engine.stage import Stage, Work
-from casam_cache.errors import CasamError
+from casam_cache.errors import CasamError, HeldError
 from casam_cache.fingerprint import digest, digest_file, finite_json
+from casam_cache.locks import MARKER, Lock
 
 RECORD = "record.json"
 Changed = Literal["stop", "recompute", "keep"]  # what to do about stages that other code computed
@@ -178,16 +179,12 @@ class Runs:
 
     def busy(self) -> list[str]:
         """Stages that some process computes now, as KIND-KEY."""
-        try:
-            import fcntl
-        except ImportError:
-            return []
         found = []
         for path in sorted((self.root / "locks").glob("*")):
-            with path.open("a") as file:
+            if path.suffix != MARKER:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                    Lock(path, "is computing it").release()
+                except HeldError:
                     found.append(path.name)
         return found
 
@@ -220,17 +217,12 @@ class Runs:
     def _lock(self, stage: Stage, wait: bool) -> Iterator[bool]:
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{stage.kind}-{stage.key}").open("a") as file:
-            try:
-                import fcntl
-            except ImportError:  # no flock here: two processes may then compute a stage twice, never wrongly
-                yield True
-                return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
+        try:
+            lock = Lock(folder / f"{stage.kind}-{stage.key}", f"is computing {stage.label}", wait=wait)
+        except HeldError:
+            yield False
+            return
+        with lock:
             yield True
 
 

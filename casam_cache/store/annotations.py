@@ -21,6 +21,7 @@ import numpy as np
 from casam_cache.cutout import Cutout
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json, digest, digest_arrays
+from casam_cache.locks import Lock
 from casam_cache.store.files import (
     TEMPORARY,
     DamagedError,
@@ -32,7 +33,7 @@ from casam_cache.store.files import (
 )
 from casam_cache.store.flat import ChunkedReader, FlatSpec, chunk_files
 from casam_cache.store.items import decode_texts, encode_texts
-from casam_cache.store.lock import StoreLock
+from casam_cache.store.lock import lock_store
 from casam_cache.store.runs import RUN, cutout_runs, decode_runs
 from casam_cache.store.schema import ROOT, group_document, read_meta, render
 
@@ -136,7 +137,7 @@ def write_annotations(
     store: Path,
     samples: Iterable[AnnotatedSample],
     attributes: Mapping[str, Any],
-    lock: StoreLock | None = None,
+    lock: Lock | None = None,
 ) -> str:
     """Make `samples` the current annotations of a store; equal content is the same version.
 
@@ -150,7 +151,8 @@ def write_annotations(
         The version, 12 hexadecimal digits.
 
     Raises:
-        StoreError: where the store is missing, locked or cannot be written.
+        HeldError: another process is writing into it.
+        StoreError: where the store is missing or cannot be written.
     """
     read_meta(store)
     arrays = _collect(samples)
@@ -168,7 +170,7 @@ def write_annotations(
     named = digest(body)
     version = named[:VERSION_DIGITS]
     root = store / FOLDER
-    held = nullcontext() if lock is not None else StoreLock(store)
+    held = nullcontext() if lock is not None else lock_store(store)
     with held:
         if not (root / ROOT).exists():
             make_directory(root)

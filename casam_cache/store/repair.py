@@ -31,7 +31,7 @@ from casam_cache.store.check import (
 )
 from casam_cache.store.files import DamagedError, disk_errors, remove_tree, seal, write_all, write_file
 from casam_cache.store.items import read_side
-from casam_cache.store.lock import StoreLock
+from casam_cache.store.lock import lock_store
 from casam_cache.store.results import Batch, ItemResult, batches_of
 from casam_cache.store.schema import (
     EMBEDDING,
@@ -83,12 +83,13 @@ def open_for_repair(path: Path) -> StoreWriter:
     """Open a store for writing, restoring its root attributes from their mirror first if they are damaged.
 
     Raises:
-        StoreError: where it is missing, locked, or both copies are lost.
+        HeldError: another process is writing into it.
+        StoreError: where it is missing, or both copies are lost.
     """
     path = Path(path)
     meta, good = recover_meta(path)
     if not good:
-        with StoreLock(path):
+        with lock_store(path):
             write_file(path / ROOT, documents(meta)[ROOT])
     return StoreWriter.open(path, damaged=True)
 

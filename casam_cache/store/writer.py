@@ -16,10 +16,11 @@ import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json
+from casam_cache.locks import Lock
 from casam_cache.store.buffer import Buffer, shard_files
 from casam_cache.store.files import TEMPORARY, make_directory, remove_temporary, seal, write_all, write_file
 from casam_cache.store.items import append_items, read_items, read_side, trim_items
-from casam_cache.store.lock import StoreLock
+from casam_cache.store.lock import lock_store
 from casam_cache.store.records import encode_record, read_records, record_path
 from casam_cache.store.results import Batch, ItemResult, batches_of
 from casam_cache.store.schema import (
@@ -43,7 +44,7 @@ class StoreWriter:
     """
 
     def __init__(
-        self, path: Path, meta: StoreMeta, lock: StoreLock, commit_seconds: float, damaged: bool = False
+        self, path: Path, meta: StoreMeta, lock: Lock, commit_seconds: float, damaged: bool = False
     ) -> None:
         self.path = path
         self.meta = meta
@@ -83,7 +84,8 @@ class StoreWriter:
 
         Raises:
             IdentityMismatchError: where the store's identity is another, showing every field that differs.
-            StoreError: where it is locked, damaged, of another format, or cannot be written.
+            HeldError: another process is writing into it.
+            StoreError: where it is damaged, of another format, or cannot be written.
         """
         spec = ArraySpec(tuple(embedding_shape), np.dtype(dtype))
         quantisation = {"quantisation": "affine, channel and image"} if spec.quantised else {}
@@ -95,7 +97,7 @@ class StoreWriter:
         plain = _plain(described)
         if (path / ROOT).exists():  # refuse before anything is touched
             read_meta(path).check_identity(plain, str(path))
-        lock = StoreLock(path)
+        lock = lock_store(path)
         try:
             if (path / ROOT).exists():
                 meta = read_meta(path)
@@ -121,10 +123,11 @@ class StoreWriter:
             damaged: take commit records that cannot be read for absent; for repair.
 
         Raises:
-            StoreError: where it is missing, locked, damaged, of another format, or cannot be written.
+            HeldError: another process is writing into it.
+            StoreError: where it is missing, damaged, of another format, or cannot be written.
         """
         read_meta(path)
-        lock = StoreLock(path)
+        lock = lock_store(path)
         try:
             return cls(path, read_meta(path), lock, commit_seconds, damaged)
         except BaseException:

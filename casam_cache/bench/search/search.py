@@ -216,8 +216,8 @@ def search(
     Raises:
         OptionError: as of `SearchPlan.make`, or neither trials nor a budget.
         ChangedCodeError: stages of other code would be reused, with `stop`.
-        CasamError: Optuna is not installed, another search works on the study, or a stage failed; what is finished
-            stays.
+        HeldError: another search works on the study.
+        CasamError: Optuna is not installed, or a stage failed; what is finished stays.
     """
     require_optuna()
     if trials is None and budget is None:

@@ -22,6 +22,7 @@ from casam_cache.bench.search.objectives import higher_is_better
 from casam_cache.bench.search.space import Space
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest
+from casam_cache.locks import Lock
 
 if TYPE_CHECKING:
     from optuna.study import Study as OptunaStudy
@@ -125,10 +126,11 @@ class Study:
         """The study of a folder, made where there is none, or `anew`; no other process opens it meanwhile.
 
         Raises:
-            CasamError: another search works on it, Optuna is not installed, or the journal is damaged.
+            HeldError: another search works on it.
+            CasamError: Optuna is not installed, or the journal is damaged.
         """
         require_optuna()
-        with _held(folder):
+        with Lock(folder / "lock", f"searches in {folder}"):
             if anew:
                 (folder / JOURNAL).unlink(missing_ok=True)
             study = cls(folder, space, tuple(objectives), seed)
@@ -325,21 +327,3 @@ def _cut_torn_line(path: Path) -> None:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("a") as file:
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CasamError(
-                f"another search works on {folder} now",
-                "wait for it, or end it; the same command goes on from there",
-            ) from None
-        yield
