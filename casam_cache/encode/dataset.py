@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from casam_cache.encode.begun import as_begun
 from casam_cache.encode.finished import finished_report
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
+from casam_cache.errors import HeldError, StoreError
+from casam_cache.store import EmbeddingStore, store_path
+from casam_cache.store.lock import lock_path, lock_store
+from casam_cache.store.schema import EMBEDDING
+
+LOOK_AGAIN = 1.0  # seconds between looks at tasks that other processes encode
+TaskProgress = Callable[[str, int, int, str, float | None], None]
+Say = Callable[[str], None]
 
 
 def encode_dataset(
@@ -17,11 +26,14 @@ def encode_dataset(
     store: Path | str = "casam_store",
     options: EncodeOptions | None = None,
     *,
-    progress: Callable[[str, int, int, str, float | None], None] | None = None,
-    warn: Callable[[str], None] | None = None,
+    progress: TaskProgress | None = None,
+    warn: Say | None = None,
     on_task: Callable[[EncodeReport], None] | None = None,
 ) -> list[EncodeReport]:
     """Encodes every task at `path` that is not encoded yet; torch is imported only if there is something to do.
+
+    Several processes that encode one folder of datasets share its tasks: one that another process holds is passed
+    over and looked at again at the end, until it is done or free.
 
     Args:
         path: a dataset folder, or a folder of them.
@@ -35,35 +47,73 @@ def encode_dataset(
         One report a task, in sorted order.
 
     Raises:
+        HeldError: `path` is one dataset, and another process encodes it.
         CasamError: see `casam_cache.encode.task.encode_task`; tasks finished before stay finished.
     """
     options = options or EncodeOptions()
+    path, stores = Path(path), Path(store)
     say = None if warn is None else _once(warn)
-    reports = []
-    for root in find_tasks(Path(path), options.reader, options.dataset.dataset):
-        asked = as_begun(root, Path(store), options, say)
-        report = finished_report(root, Path(store), asked)
-        if report is None:
-            from casam_cache.encode.task import encode_task
+    reports: dict[Path, EncodeReport] = {}
+    roots = find_tasks(path, options.reader, options.dataset.dataset)
+    left = list(roots)
+    while left:
+        held: list[Path] = []
+        for root in left:
+            name = task_name(root, options.dataset.dataset)
+            at = store_path(stores, name, options.backbone_name)
+            try:
+                if lock_path(at).exists():
+                    lock_store(at).release()  # refused before any weights are read
+                report = _encode(root, stores, options, name, progress, say)
+            except HeldError as error:
+                if roots == [path]:
+                    raise
+                held.append(root)
+                if say is not None:
+                    say(f"{name}: {error.message}; it is looked at again at the end")
+                continue
+            reports[root] = report
+            if on_task is not None:
+                on_task(report)
+        if held == left:  # nothing to do but wait
+            if progress is not None:
+                progress(name, *_done(at), "another process encodes it", None)
+            time.sleep(LOOK_AGAIN)
+        left = held
+    return [reports[root] for root in roots]
 
-            def shown(
-                done: int,
-                total: int,
-                note: str,
-                rate: float | None,
-                task: str = task_name(root, options.dataset.dataset),
-            ) -> None:
-                if progress is not None:
-                    progress(task, done, total, note, rate)
 
-            report = encode_task(root, Path(store), asked, progress=shown, warn=say)
-        reports.append(report)
-        if on_task is not None:
-            on_task(report)
-    return reports
+def _encode(
+    root: Path,
+    stores: Path,
+    options: EncodeOptions,
+    name: str,
+    progress: TaskProgress | None,
+    say: Say | None,
+) -> EncodeReport:
+    asked = as_begun(root, stores, options, say)
+    report = finished_report(root, stores, asked)
+    if report is None:
+        from casam_cache.encode.task import encode_task
+
+        def shown(done: int, total: int, note: str, rate: float | None) -> None:
+            if progress is not None:
+                progress(name, done, total, note, rate)
+
+        report = encode_task(root, stores, asked, progress=shown, warn=say)
+    return report
 
 
-def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+def _done(at: Path) -> tuple[int, int]:
+    """Images that a store holds, as far as it can be read while another process writes it, and images planned."""
+    try:
+        opened = EmbeddingStore.open(at)
+        return int(opened.committed(EMBEDDING).sum()), len(opened)
+    except StoreError:
+        return 0, 0
+
+
+def _once(warn: Say) -> Say:
     """What is true of the checkpoint is true for every task."""
     said: set[str] = set()
 
