@@ -269,6 +269,7 @@ def run_all(casam: Casam, encode: Encode, discs: Path, checkpoint: Path) -> Iter
     )
     small = store.with_name("small8.zarr")
     yield "store info --compare", casam.json("store", "info", small, "--compare", store)["compare"]
+    yield "store copy", casam.json("store", "copy", store, "copied")
     flip_a_bit(next((store / "embedding").glob("c.*")))
     yield "store verify", casam.json("store", "verify", store)
     yield "store repair", casam.json("store", "repair", store, discs)

@@ -23,6 +23,7 @@ from casam_cache.backbones.registry import BACKBONES
 from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import digest
 from casam_cache.store.files import disk_errors
+from casam_cache.store.schema import BESIDE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from casam_cache.geometry import Geometry
 
-FOLDER = ".backbones"
+FOLDER = BESIDE
 _AGAIN = "run the same casam encode command again: it writes the file without encoding anything"
 
 

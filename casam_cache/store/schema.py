@@ -22,6 +22,8 @@ from casam_cache.fingerprint import canonical_json, digest
 FORMAT = 1
 QUANTISED_FORMAT = 2  # of stores with int8 features, which a reader of format 1 would misread
 ROOT = "zarr.json"
+COMMITS = "commit"
+BESIDE = ".backbones"  # the folder beside the stores: what fits need of each backbone
 MIRROR = "mirror/zarr.json"  # a copy of the root attributes
 EMBEDDING = "embedding"
 SHARD_BYTES = 32 * 2**20
@@ -39,7 +41,7 @@ POOLING = {"pooling": "attention", "temperature": 1.0, "cells": "valid"}
 COMPANIONS = ("scale", "offset", "error")  # of an int8 feature array A: arrays A_scale, A_offset, A_error
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED = {*SIDE_ARRAYS, *ITEM_TABLES, "commit", "annotations"}
+_RESERVED = {*SIDE_ARRAYS, *ITEM_TABLES, COMMITS, "annotations"}
 
 
 @dataclass(frozen=True)

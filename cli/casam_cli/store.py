@@ -1,4 +1,4 @@
-"""`casam store info | verify | repair`: what a store holds, whether it is whole, and making it whole."""
+"""`casam store info | verify | repair | copy`: what a store holds, whether it is whole, making it so, and elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from casam_cache.errors import StoreError
 from casam_cli import console, dataset_options
 
-store_app = typer.Typer(help="Look at a store, verify every byte of it, or repair it.", no_args_is_help=True)
+store_app = typer.Typer(
+    help="Look at a store, verify every byte of it, repair it, or copy it.", no_args_is_help=True
+)
 
 
 @store_app.command()
@@ -132,6 +134,31 @@ def repair(
         return
     console.show_line(
         f"{store}: {report['repaired']} items encoded again" if report["repaired"] else f"{store}: whole"
+    )
+
+
+@store_app.command()
+def copy(
+    source: str = typer.Argument(
+        ...,
+        help="A store (DIR/TASK/BACKBONE.zarr) or a folder of stores; a path, or s3://, gs:// or file://.",
+    ),
+    target: str = typer.Argument(
+        ..., help="Folder of stores to copy into; a path, or an address as for SOURCE."
+    ),
+    json_: bool = console.JsonOption,
+) -> None:
+    """Copy stores with all that fits need of them, verified; go on where an earlier copy stopped."""
+    from casam_cache.store.copy import copy_stores
+
+    with console.bar("copy", unit="files") as bar:
+        copied = copy_stores(source, target, progress=bar.update)
+    if json_:
+        console.print_json(copied.to_json())
+        return
+    console.show_line(
+        f"{target}: {len(copied.stores)} stores whole; {copied.copied} of {copied.files} files copied now "
+        f"({copied.bytes / 2**20:,.1f} MiB)"
     )
 
 
