@@ -202,6 +202,8 @@ def test_a_prediction_is_the_map_that_is_scored_and_prompts_are_refused(
 ) -> None:
     encode(discs)
     report = casam.json(*FIT, "fcn", "--set", "min_steps=40", "--set", "max_steps=40")
+    with Image.open(casam.folder / report["pictures"]) as picture:
+        assert picture.size > (3 * 240, 2 * 240)
     image, run = discs / "images" / "p004.png", report["run"]
     found = casam.json("predict", image, "--run", run)
     mask = np.asarray(Image.open(casam.folder / "mask.png"))

@@ -36,9 +36,8 @@ class ClassPrompts(Segmenter):
 
     name = "class-prompts"
     Options = ClassPromptsOptions
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "learning_rate": 3e-2
-    }  # few numbers, of the order of one, behind a decoder
+    # Few numbers, of the order of one, behind a decoder; a pass a class and image is what a step costs.
+    recipe: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-2, "batch_size": 2}
 
     def __init__(
         self, options: ClassPromptsOptions, backbone: Backbone, classes: Sequence[int], seed: int

@@ -13,6 +13,7 @@ from casam_cli import console
 
 if TYPE_CHECKING:
     from casam_cache.bench.fit import FitReport
+    from casam_cache.bench.segmentation import SegmentationReport
     from casam_cache.training.loop import FitProgress
 
 
@@ -86,12 +87,11 @@ def fit(
             prompts=prompts,
             folds=folds,
             recipe=None if recipe == "default" else recipe,
-            open=open_ or None,
             track=track or None,
         )
         _without_prompts(
             task, store, runs, head=head, options=options, seed=seed, split=evaluate or "test", model=model,
-            device=device, changed=console.changed(recompute, keep), json_=json_,
+            device=device, changed=console.changed(recompute, keep), open_=open_, json_=json_,
         )  # fmt: skip
         return
     with console.bar(f"fit {task}", unit="samples") as bar:
@@ -136,7 +136,7 @@ def _refuse(**given: object) -> None:
             )
 
 
-def _without_prompts(task: str, store: Path, runs: Path, *, json_: bool, **asked: Any) -> None:
+def _without_prompts(task: str, store: Path, runs: Path, *, open_: bool, json_: bool, **asked: Any) -> None:
     """Fits a head that needs no prompt, and says how good its maps are."""
     from casam_cache.bench.segmentation import fit_segmentation
     from casam_cache.report.segmentation_table import segmentation_table
@@ -151,11 +151,29 @@ def _without_prompts(task: str, store: Path, runs: Path, *, json_: bool, **asked
             task, store, runs, say=console.show_line, on_fit=on_fit,
             on_evaluate=lambda done, total: bar.update(done, total, "scoring"), **asked,
         )  # fmt: skip
+    picture = _segmentation_picture(report, asked["device"], open_)
     if json_:
-        console.print_json(report.to_json())
+        console.print_json({**report.to_json(), "pictures": picture})
         return
     console.show_table(segmentation_table(report))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
+
+
+def _segmentation_picture(report: SegmentationReport, device: str, open_: bool) -> str | None:
+    """The picture of a fit without prompts, whose path is said; the fit stands also where none can be drawn."""
+    from casam_cache.report.segmentation_sheet import segmentation_sheet
+
+    try:
+        path, said = segmentation_sheet(report, device)
+    except CasamError as error:
+        console.show_line(f"no picture: {error.message}")
+        return None
+    console.show_line(
+        f"worst, median and best images: {path}" + (f" (outlines alone: {said})" if said else "")
+    )
+    if open_:
+        typer.launch(str(path.resolve()))
+    return str(path)
 
 
 def _pictures(reports: Sequence[FitReport], device: str, open_: bool) -> list[str | None]:
