@@ -56,7 +56,7 @@ def test_the_commands_run(casam: Casam) -> None:
     (casam.folder / "prompts.csv").write_text("image,x0,y0,x1,y1\na.png,8,8,36,40\n")
     lines = block("Your own images", "sh").splitlines()
     commands = [line.split("#")[0].split()[1:] for line in lines if line.startswith("casam")]
-    assert [command[0] for command in commands] == ["data", "encode", "fit", *["predict"] * 3]
+    assert [command[0] for command in commands] == ["data", "encode", "fit", *["predict"] * 3, "fit"]
     run, smaller = "", {"40,60,200,220": "8,8,36,40", "120,80": "12,8", "40,30,0": "30,30,0"}
     for command in commands:
         command = [run if word == "casam_runs/fit/KEY" else word for word in command]
