@@ -63,6 +63,7 @@ def test_the_commands_run(casam: Casam) -> None:
         command = [smaller.get(word, word) for word in command]
         command += ["--overwrite"] if "--id" in command else []  # its mask.png is there from the first
         extra = ["--epochs", "2"] if command[0] == "fit" else []
+        extra += ["--set", "min_steps=2", "--set", "max_steps=2"] if "--head" in command else []
         report = casam.json(*command, *extra)
         assert casam.code == 0, casam.err
         run = report.get("run", run)
