@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from casam_cache.store.verify import verify
 
 RECORD = ".copied.json"
 NOTE_SECONDS = 5.0
+Progress = Callable[[int, int, str], None]  # done, in all, and what is done with them
 AT_ONCE = 8  # files on their way: a bucket answers late, but many at once
 ENDINGS = (".finished.json", ".looks")  # of files beside a store
 
@@ -50,13 +52,13 @@ class Copied:
         return {**asdict(self), "stores": list(self.stores)}
 
 
-def copy_stores(source: str, target: str, progress: Callable[[int, int], None] | None = None) -> Copied:
+def copy_stores(source: str, target: str, progress: Progress | None = None) -> Copied:
     """Copies a store or all stores of a folder; what is there already is left alone.
 
     Args:
         source: DIR/TASK/BACKBONE.zarr or DIR, a path or an address.
         target: folder of stores to copy into, a path or an address; one of the two is a folder on this machine.
-        progress: called with (files done, files in all).
+        progress: called with (shards or files done, in all, what is done: "verifying STORE" or "copying").
 
     Raises:
         OptionError: both are addresses, an address of another kind, or obstore is not installed.
@@ -82,18 +84,18 @@ def copy_stores(source: str, target: str, progress: Callable[[int, int], None] |
             if isinstance(place, FolderPlace):
                 stack.enter_context(_held(place, stores))
         if isinstance(here, FolderPlace):
-            _check(here, stores, "nothing was copied")
+            _check(here, stores, "nothing was copied", progress)
         for store in stores:
             _check_same(here, there, store)
         copy = _Copy(here, there, progress)
         copy.run(names)
         if isinstance(there, FolderPlace):
-            _check(there, stores, "what was copied is not what was encoded")
+            _check(there, stores, "what was copied is not what was encoded", progress)
     return Copied(tuple(stores), len(names), copy.copied, copy.bytes)
 
 
 class _Copy:
-    def __init__(self, here: Place, there: Place, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, here: Place, there: Place, progress: Progress | None) -> None:
         self.here, self.there, self.progress = here, there, progress
         self.stated, self.known = _recorded(here), _recorded(there)
         self.sizes = there.files()
@@ -146,7 +148,7 @@ class _Copy:
         self.copied += written > 0
         self.bytes += written
         if self.progress is not None:
-            self.progress(self.done, total)
+            self.progress(self.done, total, "copying")
         if time.monotonic() - self.noted > NOTE_SECONDS:
             self._note()
 
@@ -212,9 +214,10 @@ def _held(place: FolderPlace, stores: list[str]) -> Iterator[None]:
         yield
 
 
-def _check(place: FolderPlace, stores: list[str], otherwise: str) -> None:
+def _check(place: FolderPlace, stores: list[str], otherwise: str, progress: Progress | None) -> None:
     for store in stores:
-        report = verify(place.path / store)
+        shown = None if progress is None else partial(_verifying, progress, store)
+        report = verify(place.path / store, shown)
         if not report.sound:
             first = report.problems[0]
             more = f", and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
@@ -222,6 +225,10 @@ def _check(place: FolderPlace, stores: list[str], otherwise: str) -> None:
                 f"{place.path / store} is damaged: {first.file}: {first.message}{more}; {otherwise}",
                 f"casam store verify {place.path / store} lists all; casam store repair encodes just that again",
             )
+
+
+def _verifying(progress: Progress, store: str, done: int, total: int) -> None:
+    progress(done, total, f"verifying {store}")
 
 
 def _check_same(here: Place, there: Place, store: str) -> None:

@@ -151,7 +151,7 @@ def copy(
     """Copy stores with all that fits need of them, verified; go on where an earlier copy stopped."""
     from casam_cache.store.copy import copy_stores
 
-    with console.bar("copy", unit="files") as bar:
+    with console.bar("copy") as bar:
         copied = copy_stores(source, target, progress=bar.update)
     if json_:
         console.print_json(copied.to_json())
