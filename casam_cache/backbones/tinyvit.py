@@ -130,11 +130,11 @@ class NormedConv(nn.Module):
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that computes the same; folded in float64."""
         weight, bias, mean, variance = (
-            tensor.detach().double()
+            tensor.double()
             for tensor in (self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var)
         )
         gain = weight / (variance + NORM_EPS).sqrt()
-        kernel = self.c.weight.detach().double() * gain.view(-1, 1, 1, 1)
+        kernel = self.c.weight.double() * gain.view(-1, 1, 1, 1)
         return kernel.float(), (bias - mean * gain).float()
 
 
@@ -215,14 +215,14 @@ def _relative_index(window: int) -> Tensor:
 
 
 class PreparedTinyViT:
-    """The frozen TinyViT's forward pass: norms folded into convolutions, channels last, in strips that fit the cache.
+    """The TinyViT's forward pass: norms folded into convolutions, channels last, in strips that fit the cache.
 
     The same function as upstream's modules (tests/test_tinyvit.py: to 1e-5 in float32) with less work. Batch norms are
     part of the convolutions; 1 x 1 convolutions are matrix products on (cells, channels); no layout is copied; biases
     of relative positions are gathered once; windows are padded behind the linear layer (upstream pads in front of its
     LayerNorm, so that pad cells hold what that makes of zeros, and take part in the softmax). On a CPU each step runs
     over strips of rows: what lies between two steps is four times as wide as the stream, and as a whole would go
-    through main memory.
+    through main memory. Weights that want gradients get them.
 
     Args:
         encoder: a `TinyViT`, on its device.
@@ -336,9 +336,8 @@ class _Block:
         self._heads, self._window, self._strip = heads, window, strip
         self._norm, self._qkv, self._proj = attention.norm, attention.qkv, attention.proj
         index = _relative_index(window).to(attention.attention_biases.device)
-        self._positions = attention.attention_biases.detach()[:, index].contiguous()
-        with torch.no_grad():
-            self._padding = F.linear(self._norm.bias, self._qkv.weight, self._qkv.bias)
+        self._positions = attention.attention_biases[:, index].contiguous()
+        self._padding = F.linear(self._norm.bias, self._qkv.weight, self._qkv.bias)
         self._local, self._local_bias = block.local_conv.folded()
         self._mlp_norm, self._fc1, self._fc2 = mlp.norm, mlp.fc1, mlp.fc2
 

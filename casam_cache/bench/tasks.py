@@ -11,11 +11,13 @@ import torch
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_device
-from casam_cache.encode.sources import decoder_of
+from casam_cache.encode.preprocessing import as_in_store
+from casam_cache.encode.sources import decoder_of, whole_backbone
 from casam_cache.errors import OptionError, StoreError, unknown_name
 from casam_cache.references import load_reference
 from casam_cache.store import EmbeddingStore, find_stores, store_path
 from casam_cache.training.items import ALL, Items, open_split
+from casam_cache.training.pixels import INPUT_SIZE, PIXELS
 
 _HINTS = {
     "val": "casam encode --val-fraction 0.2 sets groups apart for validation",
@@ -103,9 +105,18 @@ class Place:
         found: str = self.store(task).identity["backbone"]["weights"]
         return found
 
-    def backbone(self, task: str) -> Backbone:
-        """Prompt encoder and mask decoder of the backbone of a task's store, on the device."""
-        return _backbone_of(self.stores, self.weights(task), str(self.torch_device))
+    def backbone(self, task: str, needs: Sequence[str] = ()) -> Backbone:
+        """Prompt encoder and mask decoder of the backbone of a task's store, on the device.
+
+        The encoder too where `needs`, what a method reads, has the pixels among it.
+
+        Raises:
+            CheckpointError: the encoder is needed, and its checkpoint is gone or holds other weights.
+        """
+        if PIXELS not in needs:
+            return _backbone_of(self.stores, self.weights(task), str(self.torch_device))
+        whole = _whole_of(self.stores, self.weights(task), str(self.torch_device))
+        return as_in_store(whole, self.store(task).identity)
 
     def items(self, ref: SplitRef) -> Items:
         """The items of a split that held `ref.content` when the plan was made.
@@ -151,7 +162,7 @@ class Tasks:
             StoreError: there is none.
             OptionError: several backbones to choose from, or an unknown one.
         """
-        for cache in (_store_of, _backbone_of, _split_of):
+        for cache in (_store_of, _backbone_of, _whole_of, _split_of):
             cache.cache_clear()  # a new plan sees stores as they are now
         path = find_store(stores, task, model)
         where = Path(stores).resolve()  # workers may stand in another folder
@@ -194,7 +205,8 @@ class Tasks:
             StoreError: one is not; the hint is the command that adds it.
         """
         for array in arrays:
-            self.store(task).require_complete(array)
+            if array not in (PIXELS, INPUT_SIZE):
+                self.store(task).require_complete(array)
 
     def split(self, task: str, split: str) -> TaskSplit:
         """One split of one task.
@@ -268,6 +280,11 @@ def _store_of(stores: str, task: str, model: str) -> EmbeddingStore:
 @lru_cache(maxsize=4)
 def _backbone_of(stores: str, weights: str, device: str) -> Backbone:
     return decoder_of(Path(stores), weights, torch.device(device))
+
+
+@lru_cache(maxsize=1)
+def _whole_of(stores: str, weights: str, device: str) -> Backbone:
+    return whole_backbone(Path(stores), weights, device=torch.device(device))
 
 
 @lru_cache(maxsize=128)

@@ -57,6 +57,9 @@ class Shifted(nn.Module):
 class LowRank(nn.Module):
     """W + B A.
 
+    Attributes:
+        a, b: A (rank, inputs) and B (outputs, rank).
+
     Args:
         weight: (outputs, inputs).
         rank: rows of A; no more than W has.
@@ -106,7 +109,7 @@ def train_part(decoder: nn.Module, options: DecoderOptions, seed: int) -> None:
             if inside and (options.targets == "linear" or name.endswith((".q_proj", ".v_proj"))):
                 low = LowRank(module.weight, options.rank, seed, "lora", name)
                 parametrize.register_parametrization(module, "weight", low)
-    _save_trained_alone(decoder)
+    save_trained_alone(decoder)
 
 
 def folded(decoder: nn.Module) -> nn.Module:
@@ -135,12 +138,12 @@ def _outputs(module: Any) -> int:
     return int(weight.shape[1 if isinstance(module, nn.ConvTranspose2d) else 0])
 
 
-def _save_trained_alone(decoder: nn.Module) -> None:
+def save_trained_alone(module: nn.Module) -> None:
     """The frozen numbers are the backbone's: they are left out of what is saved, and are there when it is loaded."""
-    if all(parameter.requires_grad for parameter in decoder.parameters()):
+    if all(parameter.requires_grad for parameter in module.parameters()):
         return
-    decoder.register_state_dict_post_hook(_without_frozen)
-    decoder.register_load_state_dict_pre_hook(_with_frozen)
+    module.register_state_dict_post_hook(_without_frozen)
+    module.register_load_state_dict_pre_hook(_with_frozen)
 
 
 def _frozen(decoder: nn.Module) -> dict[str, torch.Tensor]:

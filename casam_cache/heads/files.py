@@ -65,6 +65,15 @@ def save_head(head: Head, folder: Path, **recorded: Any) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 
+def needs_of(folder: Path) -> tuple[str, ...]:
+    """What the head that `save_head` wrote reads of an image; as `load_head` where there is none."""
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text())["head"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CasamError(f"no readable head in {folder}: {error}", "fit it again with `casam fit`") from None
+    return HEADS.restore(described, folder).needs
+
+
 def load_head(folder: Path, backbone: Backbone, *, trust: bool = False) -> Head:
     """The head that `save_head` wrote, on the CPU and in evaluation mode.
 

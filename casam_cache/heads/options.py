@@ -123,6 +123,33 @@ class CombinedOptions(AlignmentOptions):
     tokens: int = Field(default=0, ge=0, le=64)
 
 
+class ImageSamOptions(BaseModel):
+    """A SAM trained through the image; see `heads/image_sam.py`.
+
+    Attributes:
+        encoder: which part of the encoder is trained beside the mask decoder: nothing of it, low-rank matrices beside
+            the queries and values of its attention (`lora`), or all.
+        rank: of the matrices.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: Literal["none", "lora", "all"] = "all"
+    rank: int = Field(default=4, ge=1, le=64)
+
+
+class LoraOptions(BaseModel):
+    """LoRA on a SAM's encoder.
+
+    Attributes:
+        rank: of the matrices.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=4, ge=1, le=64)
+
+
 class HQOptions(BaseModel):
     """HQ-SAM's decoder; see `heads/hq.py`.
 

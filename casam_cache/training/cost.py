@@ -9,6 +9,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import Prompts
 from casam_cache.heads.base import Head, run_head
 from casam_cache.training.items import VALID
+from casam_cache.training.pixels import INPUT_SIZE, PIXELS
 
 
 def training_flops(head: Head, backbone: Backbone) -> int:
@@ -26,8 +27,12 @@ def training_flops(head: Head, backbone: Backbone) -> int:
     features = {
         name: torch.zeros((1, *backbone.feature_shape(name)), device=device)
         for name in head.needs
-        if name != VALID
+        if name not in (VALID, PIXELS, INPUT_SIZE)
     }
+    if PIXELS in head.needs:
+        image = backbone.image_size
+        features[PIXELS] = torch.zeros((1, 3, image, image), device=device)
+        features[INPUT_SIZE] = torch.tensor([[image, image]], device=device)
     if VALID in head.needs:
         features[VALID] = torch.ones((1, grid, grid), dtype=torch.bool, device=device)
     side = float(backbone.image_size - 1)
@@ -41,4 +46,5 @@ def training_flops(head: Head, backbone: Backbone) -> int:
         if trained:
             (low_res.sum() + iou.sum()).backward()
     head.zero_grad(set_to_none=True)
-    return backbone.encoder_flops() + counter.get_total_flops()
+    passed = 0 if PIXELS in head.needs else backbone.encoder_flops()  # else it is among what was counted
+    return passed + counter.get_total_flops()

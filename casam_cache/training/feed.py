@@ -25,6 +25,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import BOX_FIRST, BOX_SECOND, FOREGROUND, NOT_A_POINT, Prompts
 from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.items import EMBEDDING, Items
+from casam_cache.training.pixels import PIXELS
 from casam_cache.training.step import Pairs
 
 Residency = Literal["auto", "device", "host", "stream"]
@@ -190,7 +191,8 @@ def place_features(
     """Several feature arrays by name, the first ones first where memory does not hold all of them."""
     placed: dict[str, Embeddings] = {}
     for name in names:
-        placed[name] = one = Embeddings(items, indexes, device, residency, memory_limit, name)
+        kept: Residency = "stream" if name == PIXELS else residency  # no dataset's images are all held
+        placed[name] = one = Embeddings(items, indexes, device, kept, memory_limit, name)
         if memory_limit is not None and one.residency != "stream":
             memory_limit = max(0, memory_limit - one.bytes)
     return placed

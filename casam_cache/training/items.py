@@ -20,6 +20,7 @@ from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore
 from casam_cache.store.runs import decode_cutout
 from casam_cache.training.folds import rows_of
+from casam_cache.training.pixels import INPUT_SIZE, PIXELS, pixel_reader
 from casam_cache.training.slices import Slice, Slices
 from casam_cache.views import View
 
@@ -100,7 +101,10 @@ class Row:
 
     def feature(self, name: str) -> np.ndarray:
         """A stored feature array, or what the geometry tells."""
-        return self.item.geometry.valid_cells() if name == VALID else self.read(name)
+        geometry = self.item.geometry
+        if name == INPUT_SIZE:
+            return np.array([geometry.input_height, geometry.input_width])
+        return geometry.valid_cells() if name == VALID else self.read(name)
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,12 @@ class Items:
         """What a head `needs` of an item: a feature array by name, read-only, or `valid`, which its geometry tells.
 
         `embedding` is float16 (C, g, g); `valid` is bool (g, g), the cells that hold image and not only padding.
+        `pixels` is uint8 (3, S, S), the encoder's input, read from the dataset anew each time; `input_size` is int64
+        (2,), the height and width that the image has in it.
 
         Raises:
             StoreError: there is no such array; the hint says how to add it.
+            DatasetError, ImageError: of `pixels`, where the image is gone or another one than was encoded.
         """
         return self._row(index).feature(name)
 
@@ -190,15 +197,23 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
         for row in rows
     )
     channels, height, width = store.embedding_shape
+    pixels = pixel_reader(store)
     return Items(
         name,
         (channels, height, width),
-        tuple(_stored_row(store, annotations, row, name, slices) for row in rows),
+        tuple(_stored_row(store, annotations, row, name, slices, pixels) for row in rows),
         content=digest([store.fingerprint, held]),
     )
 
 
-def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task: str, slices: Slices) -> Row:
+def _stored_row(
+    store: EmbeddingStore,
+    annotations: Annotations,
+    row: int,
+    task: str,
+    slices: Slices,
+    pixels: Callable[[int], np.ndarray],
+) -> Row:
     place = int(annotations.item[row])
     owned = [int(mask) for mask in annotations.masks_of(row)]
 
@@ -222,7 +237,12 @@ def _stored_row(store: EmbeddingStore, annotations: Annotations, row: int, task:
         len(owned),
         place=slices.place(place),
     )
-    return Row(item, lambda name: store.read(place, name), masks, lambda: annotations.ignored(row))
+    return Row(
+        item,
+        lambda name: pixels(place) if name == PIXELS else store.read(place, name),
+        masks,
+        lambda: annotations.ignored(row),
+    )
 
 
 def _size(stored: np.ndarray) -> tuple[int, int]:

@@ -48,8 +48,9 @@ class Cost(Stage):
 
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
-        backbone = place.backbone(self.task)
-        head = self.method.make(work).build(backbone, seed=0).to(place.torch_device).train()
+        method = self.method.make(work)
+        backbone = place.backbone(self.task, method.needs)
+        head = method.build(backbone, seed=0).to(place.torch_device).train()
         work.use(type(head))
         return {"flops": training_flops(head, backbone)}
 
@@ -77,7 +78,7 @@ class Distance(Stage):
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
         task, items = self.items.task, place.items(self.items)
-        head = self.head.head(work.runs, place.backbone(task)).to(place.torch_device).eval()
+        head = self.head.head(work.runs, self.head.backbone(place, task)).to(place.torch_device).eval()
         work.use(type(head))
         reference = reference_store(Path(place.reference), task)
         images = [item.id for item in items]

@@ -60,10 +60,11 @@ class Evaluate(Stage):
 
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
-        backbone = place.backbone(self.items.task)
         if self.head is None:
+            backbone = place.backbone(self.items.task)
             head = build_head("identity", None, backbone, seed=0)
         else:
+            backbone = self.head.backbone(place, self.items.task)
             head = self.head.head(work.runs, backbone, self.member)
         names = [name for name, _ in self.metrics]
         work.use(type(head), *(METRICS.get(name) for name in names))

@@ -54,7 +54,7 @@ class TrainedStage(HeadStage):
         place: Place = work.place
         work.use(type(head))
         fitted = fit_head(
-            head, place.backbone(self.task), items, training or self.training,
+            head, self.backbone(place, self.task), items, training or self.training,
             seed=self.seed, device=place.torch_device, checkpoint_dir=work.resumable(), penalty=penalty,
             on_step=work.progress, warn=work.say,
         )  # fmt: skip
@@ -84,7 +84,7 @@ class Fit(TrainedStage):
         return self.items.task
 
     def compute(self, work: Work) -> dict[str, Any]:
-        head = self.method.make(work).build(work.place.backbone(self.task), self.seed)
+        head = self.method.make(work).build(self.backbone(work.place, self.task), self.seed)
         return {
             "method": self.method.name,
             **self.train(work, head, work.place.items(self.items), alone=True),

@@ -69,6 +69,10 @@ class HeadStage(Stage):
     method: MethodRef
     seed: int
 
+    def backbone(self, place: Place, task: str) -> Backbone:
+        """The backbone of a task's store, with the encoder where the method trains through it."""
+        return place.backbone(task, METHODS.get(self.method.name).needs)
+
     def head(self, runs: Runs, backbone: Backbone, member: str = "") -> Head:
         """The finished head, or the one of several that `member` names, on the CPU and in evaluation mode."""
         return load_head(runs.open(self) / member, backbone)

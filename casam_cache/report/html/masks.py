@@ -11,7 +11,7 @@ from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.tasks import Place, Tasks
 from casam_cache.cutout import Cutout
 from casam_cache.errors import StoreError
-from casam_cache.heads.files import build_head, load_head
+from casam_cache.heads.files import build_head, load_head, needs_of
 from casam_cache.report.html.fits import ScoredFit
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.evaluate import evaluate
@@ -68,7 +68,7 @@ class FitMasks:
         self.fit = fit
         self.store: EmbeddingStore = place.store(fit.task)
         self.items: Items = place.items(fit.items)
-        self._backbone = place.backbone(fit.task)
+        self._backbone = place.backbone(fit.task, needs_of(fit.folder))
         self._heads = (
             build_head("identity", None, self._backbone, seed=0), load_head(fit.folder, self._backbone)
         )  # fmt: skip
