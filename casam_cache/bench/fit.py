@@ -51,7 +51,7 @@ class FitReport:
         gain: paired difference fitted - frozen by metric.
         parameters: trained parameters.
         flops: of head and decoder for one sample of one training step from the cache, forward and backward, a
-            multiplication and an addition counting as two.
+            multiplication and an addition counting as two; of what trains through the image, its encoder's too.
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order, masks and prompts.
         prompt: what every mask was prompted with, `EvaluationPrompt.name`.
@@ -59,6 +59,7 @@ class FitReport:
         chosen: how the state that was kept was chosen on held-out groups, as `training.selection.Chosen`; None where
             there were too few groups, or none were asked for: then it is the last.
         steps: optimiser steps taken.
+        step_seconds: that one of them took where the fit was computed, reading its inputs included; 0 if not known.
         groups: of the training images with masks (patients, slides).
         volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
         volume_outcomes: folder with them of each volume; empty without.
@@ -82,13 +83,16 @@ class FitReport:
     stand_in: str = ""
     chosen: Mapping[str, Any] | None = None
     steps: int = 0
+    step_seconds: float = 0.0
     groups: int = 0
     volumes: tuple[VolumeScore, ...] = ()
     volume_outcomes: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
-        plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
+        plain = {
+            name: value for name, value in vars(self).items() if isinstance(value, str | int | float | bool)
+        }
         gains = {name: interval.to_json() for name, interval in self.gain.items()}
         return {
             **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains,
@@ -206,13 +210,14 @@ def fit_task(
         frozen=untouched,
         gain=gained,
         parameters=recorded["parameters"],
-        flops=folder.recorded(cost)["flops"] - backbone.encoder_flops(),
+        flops=folder.recorded(cost)["flops"] - cost.cached_flops(backbone),
         mask_mode=recorded["mask_mode"],
         seed=seed,
         prompt=prompt.name,
         stand_in=backbone.stand_in,
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
+        step_seconds=_step_seconds(recorded["fit"]),
         groups=tasks.split(task, train).groups,
         volumes=volumes.scores(folder),
         volume_outcomes=volumes.folder(folder),
@@ -229,6 +234,11 @@ def _described(fit: Fit, model: str) -> dict[str, Any]:
         "task": fit.task, "model": model, "method": fit.method.name, "seed": fit.seed, "key": fit.key,
         "options": dict(fit.method.options), "training": fit.training.model_dump(mode="json"),
     }  # fmt: skip
+
+
+def _step_seconds(fit: Mapping[str, Any]) -> float:
+    speed, steps = fit["samples_per_second"], fit["steps"]
+    return fit["pairs"] / steps / speed if speed and steps else 0.0
 
 
 def check_split(split: str) -> None:

@@ -71,7 +71,7 @@ def _table(reports: Sequence[FitReport], mean: str, scored: str, title: str) -> 
     notes = (
         *([f"{first.model}: {first.stand_in}."] if first.stand_in else []),
         f"{first.model}, {methods}, {first.parameters:,} trained parameters, {first.flops / 1e9:,.1f} GFLOP a sample "
-        f"and step ({first.flops / 2e9:,.1f} multiply-adds), seed {first.seed}; {scored}, "
+        f"and step ({first.flops / 2e9:,.1f} multiply-adds){_seconds(reports)}, seed {first.seed}; {scored}, "
         f"{first.prompt} prompts, percent, means over masks at original resolution; 95 % intervals by "
         "groups.",
         *_without_interval(reports),
@@ -86,6 +86,12 @@ def _table(reports: Sequence[FitReport], mean: str, scored: str, title: str) -> 
         if report.volumes
     ]
     return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)), *volumes), notes)
+
+
+def _seconds(reports: Sequence[FitReport]) -> str:
+    """What a step took, the mean over fits, where it was measured."""
+    known = [report.step_seconds for report in reports if report.step_seconds]
+    return f", {sum(known) / len(known):.3g} s a step" if known else ""
 
 
 def _without_interval(reports: Sequence[FitReport]) -> list[str]:

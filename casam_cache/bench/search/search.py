@@ -162,7 +162,7 @@ class _Search:
         point.parameters = int(self.runs.recorded(first)["parameters"])
         if stages.cost is not None:
             backbone = self.plan.tasks.place.backbone(first.task)
-            point.flops = int(self.runs.recorded(stages.cost)["flops"] - backbone.encoder_flops())
+            point.flops = int(self.runs.recorded(stages.cost)["flops"] - stages.cost.cached_flops(backbone))
         metrics = list(next(iter(means.values())))
         average = {name: _mean([each[name] for each in means.values()]) for name in metrics}
         gains = {name: _mean([means[task][name] - frozen[task][name] for task in means]) for name in metrics}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from casam_cache.backbones.base import Backbone
 from casam_cache.bench.stages.head import HeadStage, MethodRef
 from casam_cache.bench.tasks import Place, SplitRef, find_store
 from casam_cache.engine.runs import Runs
@@ -18,10 +19,12 @@ from casam_cache.engine.stage import Stage, Work, beside
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.heads.base import Head
+from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.distribution import feature_distances
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.cost import training_flops
 from casam_cache.training.items import EMBEDDING, Items
+from casam_cache.training.pixels import PIXELS
 
 DISTANCES = "distances.json"
 
@@ -45,6 +48,10 @@ class Cost(Stage):
     @property
     def label(self) -> str:
         return f"cost of {self.method.name}"
+
+    def cached_flops(self, backbone: Backbone) -> int:
+        """What a pass from the cache is spared: the encoder's, unless the method trains through it."""
+        return 0 if PIXELS in METHODS.get(self.method.name).needs else backbone.encoder_flops()
 
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
