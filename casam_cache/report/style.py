@@ -44,7 +44,7 @@ _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vP*Xhd<>"
 _KNOWN = (
     "ca-sam", "naive", "joint", "lwf", "er", "l2p", "frozen", "moda", "alignment", "decoder", "hq-sam", "ewc", "der",
-    "emr", "moda-hq", "combined", "prompt-tuning",
+    "emr", "moda-hq", "combined", "prompt-tuning", "sam-full", "sam-decoder", "sam-lora",
 )  # fmt: skip
 
 
