@@ -89,6 +89,20 @@ class Registry(Generic[T]):
             )
         return installed
 
+    def planned(self, name: str, revision: int | str) -> type[T]:
+        """The class of that name, as it was when a plan named it with its revision.
+
+        Raises:
+            CasamError: it has changed since.
+        """
+        made = self.get(name)
+        if revision_of(made) != revision:
+            raise CasamError(
+                f"{self.kind} '{name}' has changed since the plan was made",
+                "run the command again: it plans with what is there now",
+            )
+        return made
+
     def all(self) -> dict[str, type[T]]:
         """Every class by its name, sorted."""
         return {name: self.get(name) for name in self.names()}

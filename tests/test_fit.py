@@ -301,3 +301,20 @@ def test_two_processes_fit_a_stage_once(casam: Casam, encoded: Path) -> None:
         reports.append(json.loads(out))
     assert sorted(report["computed"] for report in reports) == [False, True]
     assert {**reports[0], "computed": None} == {**reports[1], "computed": None}
+
+
+def test_a_split_without_training_images_says_what_gives_it_some(
+    casam: Casam, encode: Encode, discs: Path
+) -> None:
+    table = discs / "split.csv"
+    table.write_text(table.read_text().replace(",train,", ",test,").replace(",val,", ",test,"))
+    encode(discs)
+    casam("fit", *SHORT)
+    assert casam.code == 1
+    assert "task discs has no train images in" in casam.err
+    assert "its split has 10 test, from split.csv" in casam.err
+    assert "take it away and run `casam encode` on the dataset again with --test-fraction 0.3" in casam.err
+    table.unlink()
+    assert encode(discs, "--test-fraction", "0.3")["tasks"][0]["encoded"] == 0, "as it says"
+    casam("fit", *SHORT)
+    assert casam.code == 0

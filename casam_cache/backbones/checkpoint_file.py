@@ -172,6 +172,10 @@ def _read_pickle(path: Path, start: bytes) -> Content:
             raise refused from error
         return _without_objects(path, refused)
     except Exception as error:  # half a pickle can fail in any way, struct.error and MemoryError among them
+        if not (archive or start[:1] == b"\x80"):
+            raise CheckpointError(
+                f"{path} is not a checkpoint: neither a torch file nor .safetensors", OTHER_FILE
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(
             f"{path} is truncated, damaged or not a checkpoint ({reason})", _AGAIN

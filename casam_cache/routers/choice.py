@@ -16,7 +16,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from casam_cache.config import validated
-from casam_cache.errors import CasamError, OptionError
+from casam_cache.errors import OptionError
 from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.registry import Registry, revision_of
 from casam_cache.routers.base import Router
@@ -100,7 +100,7 @@ class PoolingChoice:
         Raises:
             CasamError: there is no such pooling, or its code is another by now.
         """
-        kind = _same(POOLINGS, decisive)
+        kind = POOLINGS.planned(str(decisive["name"]), decisive["revision"])
         return cls(kind, validated(kind.Options, decisive["options"]))
 
 
@@ -143,7 +143,7 @@ class RouterChoice:
         Raises:
             CasamError: there is no such router, or its code is another by now.
         """
-        kind = _same(ROUTERS, decisive)
+        kind = ROUTERS.planned(str(decisive["name"]), decisive["revision"])
         return cls(kind, validated(kind.Options, decisive["options"]), int(decisive["folds"]))
 
 
@@ -263,13 +263,3 @@ def _own(model: type[BaseModel], options: BaseModel) -> BaseModel:
 def _definer(model: type[BaseModel], name: str) -> type:
     """The class in which a field was written down."""
     return next(cls for cls in model.__mro__ if name in get_annotations(cls))
-
-
-def _same(registry: Registry[Any], decisive: Mapping[str, Any]) -> type[Any]:
-    made = registry.get(str(decisive["name"]))
-    if revision_of(made) != decisive["revision"]:
-        raise CasamError(
-            f"{registry.kind} '{made.name}' has changed since the plan was made",
-            "run the command again: it plans with what is there now",
-        )
-    return made

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from casam_cache.cutout import Cutout
+from casam_cache.datasets.folds import is_drawn
 from casam_cache.errors import CasamError, StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore
+from casam_cache.store.annotations import SPLITS
 from casam_cache.store.runs import decode_cutout
 from casam_cache.training.folds import rows_of
 from casam_cache.training.pixels import INPUT_SIZE, PIXELS, pixel_reader
@@ -182,8 +184,8 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
     rows = [int(row) for row in places if available[annotations.item[row]]]
     if not rows:
         raise StoreError(
-            f"task {name} has no {split} images in {store.path}",
-            "split.csv, --test-fraction and --val-fraction of `casam encode` decide the split",
+            f"task {name} has no {split} images in {store.path}: {_split_counts(annotations)}",
+            _other_split(annotations),
         )
     slices = Slices(store, annotations)
     held: list[list[Any]] = sorted(
@@ -204,6 +206,21 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
         tuple(_stored_row(store, annotations, row, name, slices, pixels) for row in rows),
         content=digest([store.fingerprint, held]),
     )
+
+
+def _split_counts(annotations: Annotations) -> str:
+    counts = {name: len(annotations.rows(name)) for name in SPLITS}
+    source = annotations.attributes.get("split_source", "")
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"its split has {told or 'no images'}{f', from {source}' if source else ''}"
+
+
+def _other_split(annotations: Annotations) -> str:
+    """What gives a store another split, which depends on where the present one is from."""
+    again = "run `casam encode` on the dataset again with --test-fraction 0.3 (and --val-fraction)"
+    if is_drawn(str(annotations.attributes.get("split_source", ""))):
+        return f"{again}; nothing is encoded twice"
+    return f"edit that, or take it away and {again}; nothing is encoded twice"
 
 
 def _stored_row(

@@ -29,6 +29,7 @@ from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
+from casam_cache.training.schedule import rate_share
 from casam_cache.training.selection import Chosen, Selection
 from casam_cache.training.step import Pairs, Penalty, Step
 from casam_cache.views import parse_views
@@ -311,19 +312,12 @@ class _Run:
         total = loss if added is None else loss + added
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
+        share = rate_share(self.options.schedule, self.options.warmup_steps, self.steps, self.total_steps)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._part()
+            group["lr"] = rate * share
         self._optimiser.step()
         extra = torch.zeros_like(total) if added is None else added
         return torch.stack([loss, *terms, extra]).detach().float()
-
-    def _part(self) -> float:
-        """Share of the learning rate at this step."""
-        options = self.options
-        rising = min(1.0, (self.steps + 1) / (options.warmup_steps + 1))
-        if options.schedule == "constant":
-            return rising
-        return rising * (1 + math.cos(math.pi * self.steps / self.total_steps)) / 2
 
     def progress(self, loss: float) -> FitProgress:
         per_step = self.seconds / max(1, self._steps_here)

@@ -35,6 +35,7 @@ from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.loop import REPORT_EVERY, FitProgress
 from casam_cache.training.options import VIEW_SEPARATOR
+from casam_cache.training.schedule import rate_share
 from casam_cache.training.segmentation_options import SegmentationOptions
 from casam_cache.training.segmentation_scores import class_scores, score_segmenter
 from casam_cache.views import parse_views
@@ -287,11 +288,9 @@ class _Run:
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._segmenter.parameters(), options.clip)
-        part = min(1.0, (self.steps + 1) / (options.warmup_steps + 1))
-        if options.schedule == "cosine":
-            part *= (1 + math.cos(math.pi * self.steps / self.total)) / 2
+        share = rate_share(options.schedule, options.warmup_steps, self.steps, self.total)
         for group in self._optimiser.param_groups:
-            group["lr"] = options.learning_rate * part
+            group["lr"] = options.learning_rate * share
         self._optimiser.step()
         return loss.detach()
 

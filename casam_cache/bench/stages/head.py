@@ -13,7 +13,6 @@ from casam_cache.config import validated
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work
-from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import WEIGHTS, load_head
 from casam_cache.methods.base import Method
@@ -47,12 +46,7 @@ class MethodRef:
         Raises:
             CasamError: it has changed since the plan was made.
         """
-        made = METHODS.get(self.name)
-        if revision_of(made) != self.revision:
-            raise CasamError(
-                f"method '{self.name}' has changed since the plan was made",
-                "run the command again: it plans with what is there now",
-            )
+        made = METHODS.planned(self.name, self.revision)
         work.use(made)
         return made(validated(made.options_model(), self.options))
 

@@ -12,9 +12,7 @@ from casam_cache.bench.stages.head import about
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work
-from casam_cache.errors import CasamError
 from casam_cache.metrics.registry import METRICS
-from casam_cache.registry import revision_of
 from casam_cache.segmenters.base import Segmenter
 from casam_cache.segmenters.files import build_segmenter, load_segmenter, save_segmenter
 from casam_cache.segmenters.registry import SEGMENTERS
@@ -47,13 +45,7 @@ class SegmenterRef:
         Raises:
             CasamError: it has changed since the plan was made.
         """
-        made = SEGMENTERS.get(self.name)
-        if revision_of(made) != self.revision:
-            raise CasamError(
-                f"head '{self.name}' has changed since the plan was made",
-                "run the command again: it plans with what is there now",
-            )
-        work.use(made)
+        work.use(SEGMENTERS.planned(self.name, self.revision))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
