@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from casam_cache.backbones.base import EMBEDDING, Backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
-from casam_cache.heads.decoder_parts import LowRank, save_trained_alone
+from casam_cache.heads.decoder_parts import LowRank, folded, save_trained_alone
 from casam_cache.heads.options import ImageSamOptions
 
 
@@ -63,6 +63,10 @@ class ImageSam(Head):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder is not None):
             embedding: torch.Tensor = self._encoding()(images, (EMBEDDING,))[EMBEDDING]
         return embedding
+
+    def tuned_encoder(self) -> nn.Module | None:
+        """The encoder as it was trained, low-rank matrices added to their weights; None where it is the frozen one."""
+        return None if self.encoder is None else folded(self.encoder)
 
     def _encoding(self) -> Any:
         """Made anew for each pass: what a backbone prepares once is of weights that change here."""

@@ -31,6 +31,10 @@ def encode(
         None,
         help="File or folder with other weights of that model; docs/checkpoints.md lists what is understood.",
     ),
+    run: Path | None = typer.Option(
+        None,
+        help="Run of casam fit whose method trained the encoder (sam-full, sam-lora, ...): encode with that one.",
+    ),
     name: str | None = typer.Option(
         None, help="Name of the store. Give one to weights that are not the model's own."
     ),
@@ -105,6 +109,10 @@ def encode(
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise OptionError(f"wrong option: {wrong}", "casam encode --help lists what each accepts") from None
+    if run is not None:
+        from casam_cache.bench.tuned_run import TunedRun
+
+        options = TunedRun.open(run).options(options)
     if dry_run:
         reports = _estimate(find_tasks(path, reader, read_as.dataset), store, options)
     else:
