@@ -1,6 +1,6 @@
 """The SAM that a run has trained through the image, as a backbone: it encodes, and its decoder lies beside the stores.
 
-Images pass the encoder in the form in which it was trained, so that what is encoded is what the fit was scored with.
+Where the encoder has adapters, images pass it in the form in which it was trained.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class TunedSam(PublishedSam):
     def __init__(self, *parts: Any, **others: Any) -> None:
         super().__init__(*parts, **others)
         self._began: Backbone | None = None
+        self._adapted = False
 
     @classmethod
     def load(
@@ -98,7 +99,8 @@ class TunedSam(PublishedSam):
         made.image_a_core, made.recipe = began.image_a_core, began.recipe  # type: ignore[misc]
         made.own_preset = made.preset = began.preset  # type: ignore[misc]
         made._began = began
-        made._flops = began.encoder_flops() + made._further_flops(began)
+        made._adapted = len(_all_of(encoder)) != len(_all_of(began.encoder))
+        made._flops = began.encoder_flops() + (made._further_flops(began) if made._adapted else 0)
         made._began = copy.copy(began)
         made._began.encoder = None
         return made
@@ -148,18 +150,21 @@ class TunedSam(PublishedSam):
         return self.plain_encoding()(images, names)
 
     def encoding(self, settings: Mapping[str, Any]) -> Forward:
-        return self.plain_encoding()
+        """The faster form of the SAM it began from, where no adapters stand in the encoder and there is but one."""
+        own = self._of_its_kind()
+        return own.plain_encoding() if self._adapted or own.settings else own.encoding({})
 
     def plain_encoding(self) -> Forward:
+        return self._of_its_kind().plain_encoding()
+
+    def _of_its_kind(self) -> Backbone:
+        """The SAM it began from with this encoder, which may have been moved or replaced since."""
         assert self._began is not None
         began = copy.copy(self._began)
-        began.encoder = self.encoder
-        return began.plain_encoding()
+        began.encoder, began.mask_decoder = self.encoder, self.mask_decoder
+        return began
 
     def _further_flops(self, began: Backbone) -> int:
-        own, other = (sum(tensor.numel() for _, tensor in _all_of(each.encoder)) for each in (self, began))
-        if own == other:
-            return 0
         image = torch.zeros((1, 3, self.image_size, self.image_size), device=self.device)
         counted = []
         for each in (self, began):
