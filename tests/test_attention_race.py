@@ -19,7 +19,7 @@ from casam_cache.backbones.attention import FORMS
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import seeded_backbone
-from casam_cache.encode import task
+from casam_cache.encode import choices
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.errors import CasamError
 from casam_cache.geometry import Geometry
@@ -99,9 +99,9 @@ def test_the_batch_is_what_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None
         race.fitting_batch(encoder)
     on_gpu: Any = Pretended(torch.device("cuda"))
     sizes = iter([12, 8])
-    monkeypatch.setattr(task, "fitting_batch", lambda *_: next(sizes))
-    assert task.batch_size_of(EncodeOptions(), [on_gpu, on_gpu]) == 8
-    assert task.batch_size_of(EncodeOptions(batch_size=3), [on_gpu]) == 3
+    monkeypatch.setattr(choices, "fitting_batch", lambda *_: next(sizes))
+    assert choices.batch_size_of(EncodeOptions(), [on_gpu, on_gpu]) == 8
+    assert choices.batch_size_of(EncodeOptions(batch_size=3), [on_gpu]) == 3
 
 
 def test_an_encoder_that_runs_in_no_form_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_the_winner_is_kept_and_used_again(
             super().__init__(*arguments, **options)
             used.append(self.settings.get("attention", "auto"))
 
-    monkeypatch.setattr(task, "FrozenEncoder", Encoder)
+    monkeypatch.setattr(choices, "FrozenEncoder", Encoder)
     add_image(discs)
     assert encode(discs)["tasks"][0]["encoded"] == 1
     assert (raced, used) == ([4], ["augmented"])
@@ -178,7 +178,7 @@ def test_a_store_of_before_goes_on_without_it(
     casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(task, "_settings_of", lambda *_: {})
+        patch.setattr(choices, "settings_of", lambda *_: {})
         store = Path(encode(discs)["tasks"][0]["store"])
     before = EmbeddingStore.open(store).identity
     assert "attention" not in before

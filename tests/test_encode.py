@@ -22,7 +22,7 @@ from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import seeded_backbone
-from casam_cache.encode import task
+from casam_cache.encode import choices, task
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore, attention_pool
@@ -73,7 +73,7 @@ def test_several_devices_write_the_same_store(
 
     cpu = torch.device("cpu")
     monkeypatch.setattr(task, "choose_devices", lambda name: [cpu, cpu, cpu] if name == "cuda:all" else [cpu])
-    monkeypatch.setattr(task, "FrozenEncoder", Encoder)
+    monkeypatch.setattr(choices, "FrozenEncoder", Encoder)
     options = ("--batch-size", "2", "--store", "team", "--device", "cuda:all")
     assert tree(Path(encode(discs, *options)["tasks"][0]["store"])) == alone
     assert [used[i] for i in range(5)] == [*dict.fromkeys(used), *list(dict.fromkeys(used))[:2]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casam_cache.datasets import find_tasks, task_name
 from casam_cache.encode.begun import as_begun
@@ -16,6 +17,9 @@ from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.lock import lock_path, lock_store
 from casam_cache.store.schema import EMBEDDING
 
+if TYPE_CHECKING:
+    from casam_cache.encode.shards import Workers
+
 LOOK_AGAIN = 1.0  # seconds between looks at tasks that other processes encode
 TaskProgress = Callable[[str, int, int, str, float | None], None]
 Say = Callable[[str], None]
@@ -26,6 +30,7 @@ def encode_dataset(
     store: Path | str = "casam_store",
     options: EncodeOptions | None = None,
     *,
+    workers: Workers | None = None,
     progress: TaskProgress | None = None,
     warn: Say | None = None,
     on_task: Callable[[EncodeReport], None] | None = None,
@@ -39,6 +44,7 @@ def encode_dataset(
         path: a dataset folder, or a folder of them.
         store: folder of stores.
         options: what to do; the bundled small model by default.
+        workers: processes that encode, shard by shard; by default this one encodes.
         progress: called with (task, images done, images in all, note, images/s).
         warn: called with lines for a person where something unusual is done; equal lines of several tasks come once.
         on_task: called with each task's report as soon as it is finished.
@@ -64,7 +70,7 @@ def encode_dataset(
             try:
                 if lock_path(at).exists():
                     lock_store(at).release()  # refused before any weights are read
-                report = _encode(root, stores, options, name, progress, say)
+                report = _encode(root, stores, options, name, workers, progress, say)
             except HeldError as error:
                 if roots == [path]:
                     raise
@@ -88,6 +94,7 @@ def _encode(
     stores: Path,
     options: EncodeOptions,
     name: str,
+    workers: Workers | None,
     progress: TaskProgress | None,
     say: Say | None,
 ) -> EncodeReport:
@@ -100,7 +107,7 @@ def _encode(
             if progress is not None:
                 progress(name, done, total, note, rate)
 
-        report = encode_task(root, stores, asked, progress=shown, warn=say)
+        report = encode_task(root, stores, asked, workers=workers, progress=shown, warn=say)
     return report
 
 

@@ -17,9 +17,9 @@ from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.registry import BACKBONES, load_backbone
 from casam_cache.datasets import read_dataset
 from casam_cache.encode.begun import as_begun, recorded_attributes, say_what_changed
+from casam_cache.encode.choices import batch_size_of, dtype_of, encoder_of, precision_of
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.store_name import check_store_name
-from casam_cache.encode.task import batch_size_of, dtype_of, encoder_of, precision_of
 from casam_cache.errors import unknown_name
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.quantise import stored_dtype

@@ -30,10 +30,15 @@ def looks_path(store: Path) -> Path:
 
 
 class LooksFile:
-    """Takes the looks of decoded images; whatever keeps it from writing does not stop the run."""
+    """Takes the looks of decoded images; whatever keeps it from writing does not stop the run.
 
-    def __init__(self, store: Path) -> None:
-        self._path = looks_path(store)
+    Args:
+        path: of the file.
+        first: the item at its beginning.
+    """
+
+    def __init__(self, path: Path, first: int = 0) -> None:
+        self._path, self._first = path, first
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
@@ -65,21 +70,46 @@ class LooksFile:
             ],
             dtype=_RECORD,
         )  # fmt: skip
+        self.add_records(records)
+
+    def add_records(self, records: np.ndarray) -> None:
+        """Writes each record at its item's place."""
         if self._file is not None and len(records):
             with contextlib.suppress(OSError):
                 for record in records:
-                    self._file.seek(int(record["item"]) * _RECORD.itemsize)
+                    self._file.seek((int(record["item"]) - self._first) * _RECORD.itemsize)
                     self._file.write(record.tobytes())
                 self._file.flush()
+
+
+def part_path(store: Path, shard: int) -> Path:
+    """Where the looks of one shard wait while other processes write those of others."""
+    return looks_path(store).with_name(f"{looks_path(store).name}.shard-{shard}")
+
+
+def join_looks(store: Path, shard: int) -> None:
+    """Puts the looks of one shard, where there are some, into the store's file, and removes their own."""
+    part = part_path(store, shard)
+    with contextlib.suppress(OSError):
+        records = _records(part)
+        whole = LooksFile(looks_path(store))
+        whole.open()
+        whole.add_records(records[records["source"].any(axis=1)])
+        whole.close()
+        part.unlink()
+
+
+def _records(path: Path) -> np.ndarray:
+    data = path.read_bytes()
+    return np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], dtype=_RECORD)
 
 
 def read_looks(store: EmbeddingStore) -> dict[int, Look]:
     """The look of each item whose features are of the image that was looked at."""
     try:
-        data = looks_path(store.path).read_bytes()
+        records = _records(looks_path(store.path))
     except OSError:
         return {}
-    records = np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], dtype=_RECORD)
     sources = store.source_sha256
     return {
         int(record["item"]): Look(record["pixels"].tobytes(), record["thumbnail"])

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,11 @@ import torch
 
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.encode.decode import Decoded, Preprocessing, decode, decoding_pool
-from casam_cache.encode.looks import LooksFile
+from casam_cache.encode.looks import LooksFile, looks_path
 from casam_cache.encode.team import EncoderTeam, Pending
 from casam_cache.errors import CasamError, ImageError
-from casam_cache.store import Batch, StoreWriter
+from casam_cache.store import Batch
+from casam_cache.store.shard_writer import ShardWriter
 
 BATCHES_AHEAD = 3
 _ADDING = threading.Lock()
@@ -56,16 +57,24 @@ class PipelineResult:
     failures: dict[int, str] = field(default_factory=dict)
     timing: Timing = field(default_factory=Timing)
 
+    def add(self, other: PipelineResult) -> None:
+        """Puts what another pass did to it."""
+        self.encoded += other.encoded
+        self.failures.update(other.failures)
+        for name, seconds in vars(other.timing).items():
+            setattr(self.timing, name, getattr(self.timing, name) + seconds)
+
 
 def run_pipeline(
-    writer: StoreWriter,
+    writer: ShardWriter,
     encoders: Sequence[FrozenEncoder],
     batches: Sequence[Batch],
     root: Path,
-    names: Sequence[str | None],
+    names: Sequence[str | None] | Mapping[int, str | None],
     arrays: Sequence[str],
     preprocessing: Preprocessing,
     *,
+    looks: LooksFile | None = None,
     workers: int = 0,
     strict: bool = False,
     progress: ImageProgress | None = None,
@@ -77,9 +86,10 @@ def run_pipeline(
         encoders: the same frozen encoder on each device that takes part.
         batches: from `writer.pending(arrays)`, in order.
         root: dataset folder.
-        names: image of each item of the store, relative to it; None where the dataset no longer has it.
+        names: image of each item, relative to it, by the item's index; None where the dataset no longer has it.
         arrays: features to compute.
         preprocessing: from file to the encoder's input.
+        looks: takes those of the images; by default the store's own file.
         workers: processes that decode; 0 is one background thread.
         strict: raise at the first bad image.
         progress: called with (items done, items in all, note, items/s).
@@ -94,7 +104,7 @@ def run_pipeline(
     team = EncoderTeam(encoders)
     sink = _Sink(writer, arrays, result.timing, ahead=max(4, 2 * len(encoders)))
     pool = decoding_pool(workers)
-    looks = LooksFile(writer.path)
+    looks = looks or LooksFile(looks_path(writer.path))
     try:
         looks.open()
         done = 0
@@ -108,8 +118,8 @@ def run_pipeline(
                         )
             with _clock(result.timing, "encode"):
                 pending = _started(team, decoded, arrays, preprocessing.image_size)
-            sink.put(batch, pending)
             looks.add(batch.start, [item.sha256 for item in decoded], [item.look for item in decoded])
+            sink.put(batch, pending)
             done += len(batch)
             result.encoded += sum(not item.failure for item in decoded)
             if progress is not None:
@@ -139,7 +149,7 @@ def _decoded(
     pool: Executor,
     batches: Sequence[Batch],
     root: Path,
-    names: Sequence[str | None],
+    names: Sequence[str | None] | Mapping[int, str | None],
     preprocessing: Preprocessing,
     timing: Timing,
 ) -> Iterator[tuple[Batch, list[Decoded]]]:
@@ -171,7 +181,7 @@ def _submit(pool: Executor, root: Path, name: str | None, preprocessing: Preproc
 class _Sink:
     """Hands results to the writer in one background thread; its first error is raised where results are put."""
 
-    def __init__(self, writer: StoreWriter, arrays: Sequence[str], timing: Timing, ahead: int) -> None:
+    def __init__(self, writer: ShardWriter, arrays: Sequence[str], timing: Timing, ahead: int) -> None:
         self._writer = writer
         self._arrays = tuple(arrays)
         self._timing = timing

@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.backbones.devices import choose_devices, choose_precision
-from casam_cache.backbones.encoder import FrozenEncoder
-from casam_cache.backbones.race import fitting_batch
+from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.datasets import Dataset, parse_intensity, read_dataset
 from casam_cache.datasets.check import empty_masks
 from casam_cache.datasets.portion import split_portion
 from casam_cache.encode.annotate import Annotated, annotate, described_reader, recorded_reader
 from casam_cache.encode.begun import recorded_attributes, say_what_changed
+from casam_cache.encode.choices import Choices, batch_size_of, choices_of, dtype_of, encoder_of, identity_of
 from casam_cache.encode.decode import Preprocessing, source_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
 from casam_cache.encode.looks import duplicates
+from casam_cache.encode.one_shard import decoders
 from casam_cache.encode.options import EncodeOptions
+from casam_cache.encode.passes import passes_of
 from casam_cache.encode.pipeline import ImageProgress, PipelineResult, run_pipeline
 from casam_cache.encode.preprocessing import as_in_store, intensity_of, resize_of, with_preprocessing
 from casam_cache.encode.report import EncodeReport
+from casam_cache.encode.shards import Workers, encode_shards
 from casam_cache.encode.sources import preparation, remember_backbone
 from casam_cache.encode.store_name import check_store_name
-from casam_cache.errors import DatasetError, OptionError, StoreError
-from casam_cache.store import Batch, EmbeddingStore, StoreWriter, store_path
+from casam_cache.errors import DatasetError, StoreError
+from casam_cache.store import EmbeddingStore, StoreWriter, store_path
 from casam_cache.store.quantise import stored_dtype
-from casam_cache.store.schema import EMBEDDING, FAILED, ROOT
+from casam_cache.store.schema import EMBEDDING, FAILED
 from casam_cache.views import View, view_of
 
 Warn = Callable[[str], None]
@@ -42,6 +43,7 @@ def encode_task(
     stores: Path,
     options: EncodeOptions,
     *,
+    workers: Workers | None = None,
     progress: ImageProgress | None = None,
     warn: Warn | None = None,
 ) -> EncodeReport:
@@ -51,6 +53,7 @@ def encode_task(
         root: dataset folder; its name is the task's.
         stores: folder of stores; DIR/TASK/BACKBONE.zarr is made or continued.
         options: what to do, as `as_begun` gives it.
+        workers: who encode, shard by shard; by default this process.
         progress: called with (items done, items in all, note, items/s) while encoding.
         warn: called with a line for a person where something unusual is done.
 
@@ -77,7 +80,8 @@ def encode_task(
     if options.strict:
         _refuse([str(problem) for problem in dataset.problems if problem.severity == "error"], root)
     path = store_path(stores, dataset.task, options.backbone_name)
-    device, *others = choose_devices(options.device)
+    # Who only plans needs no GPU: what the machine has a say in is asked of a worker.
+    device, *others = choose_devices(options.device if workers is None else "cpu")
     backbone = load_backbone(
         options.model, options.checkpoint, device=device, progress=_downloading(progress)
     )
@@ -85,11 +89,11 @@ def encode_task(
     for note in backbone.notes:
         say(note)
     check_store_name(path, backbone, options, warn)
-    backbone = with_preprocessing(backbone, options.preprocess, options.checkpoint, _identity_of(path), warn)
+    backbone = with_preprocessing(backbone, options.preprocess, options.checkpoint, identity_of(path), warn)
     if backbone.stand_in:
         say(f"{backbone.name}: {backbone.stand_in}")
-    _check_compiles(path, backbone, options)
-    with _open_writer(path, backbone, options) as writer:
+    choices = choices_of(path, backbone, options) if workers is None else workers.choose(path, options)
+    with _open_writer(path, backbone, options, choices) as writer:
         previously = remembered_files(path)
         forget(path, {"options": dataset.options.to_json(), "reader": described_reader(dataset.reader)})
         remember_backbone(stores, backbone)
@@ -99,7 +103,9 @@ def encode_task(
         embedding = writer.meta.arrays[EMBEDDING]
         for view in options.views:
             writer.add_array(View(view).array, embedding.shape, embedding.dtype.name)
-        encoded = _encode_missing(writer, dataset, backbone, others, options, previously, progress, warn)
+        encoded = _encode_missing(
+            writer, dataset, backbone, others, options, choices, previously, workers, progress, warn
+        )
         annotated = annotate(dataset, writer)
     report = _report(path, dataset, encoded, annotated)
     remember(root, path, options, report)
@@ -124,85 +130,17 @@ def _downloading(progress: ImageProgress | None) -> Callable[[int, int], None] |
     return lambda done, total: shown(done // 10**6, total // 10**6, "MB of the checkpoint", None)
 
 
-def _identity_of(path: Path) -> dict[str, Any] | None:
-    return EmbeddingStore.open(path).identity if (path / ROOT).exists() else None
-
-
-def precision_of(options: EncodeOptions, path: Path, device: torch.device) -> str:
-    """The encoder's precision: `auto` goes on with what the store was begun with, also on another device."""
-    stated = _identity_of(path)
-    if options.precision == "auto" and stated is not None:
-        return str(stated["precision"])
-    return choose_precision(options.precision, device)
-
-
-def dtype_of(options: EncodeOptions, path: Path) -> str:
-    """Of the stored embeddings: `auto` goes on with what the store was begun with."""
-    stated = _identity_of(path)
-    if options.dtype == "auto" and stated is not None:
-        return str(stated["embedding"]["dtype"])
-    return "float16" if options.dtype == "auto" else options.dtype
-
-
-def batch_size_of(options: EncodeOptions, encoders: Sequence[FrozenEncoder]) -> int:
-    """Images a forward pass: as asked for; on CUDA what each device's memory holds; elsewhere by the input's size."""
-    if options.batch_size is not None:
-        return options.batch_size
-    if encoders[0].device.type == "cuda":
-        return min(fitting_batch(encoder, (EMBEDDING, *options.extra)) for encoder in encoders)
-    if encoders[0].backbone.image_a_core:
-        return max(8, torch.get_num_threads())
-    # On a CPU large inputs gain nothing from batches and a small one commits sooner.
-    return 8 if encoders[0].device.type != "cpu" or encoders[0].backbone.image_size < 512 else 1
-
-
-def encoder_of(path: Path, backbone: Backbone) -> FrozenEncoder:
-    """The encoder that computes what the store at `path` lacks as it computed the rest."""
-    return FrozenEncoder.of(backbone, EmbeddingStore.open(path).identity)
-
-
-def _settings_of(path: Path, backbone: Backbone, options: EncodeOptions, precision: str) -> dict[str, Any]:
-    """What the backbone chose when the store was begun; stores of before that was noted stay as they are."""
-    stated = _identity_of(path)
-    if stated is not None:
-        return {name: stated[name] for name in backbone.settings if name in stated}
-    size = batch_size_of(options, [FrozenEncoder(backbone, precision)])
-    return backbone.choose_settings(precision, size)
-
-
-def _compiled(path: Path, options: EncodeOptions) -> bool:
-    """Asked for, or how the store was begun."""
-    stated = _identity_of(path)
-    return options.compiled or (stated is not None and stated.get("compiled", False))
-
-
-def _check_compiles(path: Path, backbone: Backbone, options: EncodeOptions) -> None:
-    """A store that says it is compiled could never be finished where nothing compiles: try before there is one."""
-    if not options.compiled or _identity_of(path) is not None:
-        return
-    encoder = FrozenEncoder(backbone, precision_of(options, path, backbone.device), compiled=True)
-    side = backbone.image_size
-    try:
-        encoder(torch.zeros((1, 3, side, side), dtype=torch.uint8), torch.full((1, 2), side))
-    except Exception as error:  # whatever a compiler says
-        raise OptionError(
-            f"torch.compile does not work here: {type(error).__name__}: {error}".splitlines()[0],
-            "encode without --compile",
-        ) from error
-
-
-def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions) -> StoreWriter:
-    precision = precision_of(options, path, backbone.device)
+def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, choices: Choices) -> StoreWriter:
     identity = {
         "backbone": backbone.identity,
         "preprocessing": backbone.preprocessing_identity(
-            resize_of(backbone, options.resize, _identity_of(path)),
-            intensity_of(options.intensity, _identity_of(path)),
+            resize_of(backbone, options.resize, identity_of(path)),
+            intensity_of(options.intensity, identity_of(path)),
         ),
-        "precision": precision,
+        "precision": choices.precision,
         "extra": {name: backbone.feature_identity(name) for name in backbone.features() if name != EMBEDDING},
-        **_settings_of(path, backbone, options, precision),
-        **({"compiled": True} if _compiled(path, options) else {}),
+        **choices.settings,
+        **({"compiled": True} if choices.compiled else {}),
     }
     return StoreWriter.open_or_create(
         path,
@@ -220,7 +158,9 @@ def _encode_missing(
     backbone: Backbone,
     others: Sequence[torch.device],
     options: EncodeOptions,
+    choices: Choices,
     previously: dict[str, tuple[int, int]],
+    workers: Workers | None,
     progress: ImageProgress | None,
     warn: Warn | None,
 ) -> PipelineResult:
@@ -237,15 +177,14 @@ def _encode_missing(
     ):
         warn(f"{dataset.task}: batches of what is already planned stay at {segments[-1][2]} images")
     encoders = []
-    if new or _passes(writer, options):
+    if workers is None and (new or passes_of(writer, options)):
         loaded = [load_backbone(options.model, options.checkpoint, device=device) for device in others]
         more = [as_in_store(part, writer.meta.identity) for part in loaded]
         encoders = [encoder_of(writer.path, part) for part in (backbone, *more)]
-    writer.plan(
-        [(sample.id, sample.source) for sample in new],
-        batch_size_of(options, encoders) if new else 1,
-    )
-    passes = _passes(writer, options)
+    if new:
+        size = choices.batch_size or batch_size_of(options, encoders)
+        writer.plan([(sample.id, sample.source) for sample in new], size)
+    passes = passes_of(writer, options)
     total = PipelineResult()
     if not passes:
         return total
@@ -259,38 +198,23 @@ def _encode_missing(
         reader=dataset.reader,
     )
     names = [source_of.get(name) for name in writer.ids()]
-    workers = options.workers if options.workers is not None else _default_workers(backbone.device)
-    for arrays, batches in passes:
-        part = run_pipeline(
-            writer, encoders, batches, dataset.root, names, arrays, replace(preprocessing, view=view_of(arrays[0])),
-            workers=workers, strict=options.strict, progress=progress,
-        )  # fmt: skip
-        total.failures.update(part.failures)
-        for name, seconds in vars(part.timing).items():
-            setattr(total.timing, name, getattr(total.timing, name) + seconds)
     items = {item for _, batches in passes for batch in batches for item in range(batch.start, batch.stop)}
-    total.encoded = len(items - total.failures.keys())
+    if workers is not None:
+        total = encode_shards(
+            writer, workers, dataset.root, names, preprocessing, options, choices.device, progress=progress, say=warn
+        )  # fmt: skip
+        failed = items & EmbeddingStore.open(writer.path).failures.keys()  # of workers that were killed, too
+    else:
+        for arrays, batches in passes:
+            part = run_pipeline(
+                writer, encoders, batches, dataset.root, names, arrays,
+                replace(preprocessing, view=view_of(arrays[0])), workers=decoders(options, choices.device),
+                strict=options.strict, progress=progress,
+            )  # fmt: skip
+            total.add(part)
+        failed = items & total.failures.keys()
+    total.encoded = len(items - failed)
     return total
-
-
-def _passes(writer: StoreWriter, options: EncodeOptions) -> list[tuple[tuple[str, ...], list[Batch]]]:
-    """What to compute together: the arrays that a batch lacks of the images themselves, then each view."""
-    arrays = (EMBEDDING, *options.extra)
-    pending = {name: set(writer.pending((name,))) for name in arrays}
-    found: dict[tuple[str, ...], list[Batch]] = {}
-    for batch in writer.pending(arrays):
-        found.setdefault(tuple(name for name in arrays if batch in pending[name]), []).append(batch)
-    for name in options.views:
-        array = View(name).array
-        if batches := writer.pending((array,)):
-            found[array,] = batches
-    return list(found.items())
-
-
-def _default_workers(device: torch.device) -> int:
-    import os
-
-    return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
 def _check_unchanged(

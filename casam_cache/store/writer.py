@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,15 +13,13 @@ import numpy as np
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import canonical_json
 from casam_cache.locks import Lock
-from casam_cache.store.buffer import Buffer, shard_files
-from casam_cache.store.files import TEMPORARY, make_directory, remove_temporary, seal, write_all, write_file
-from casam_cache.store.items import append_items, read_items, read_side, trim_items
+from casam_cache.store.files import TEMPORARY, make_directory, remove_temporary, write_all, write_file
+from casam_cache.store.items import append_items, trim_items
 from casam_cache.store.lock import lock_store
 from casam_cache.store.records import encode_record, read_records, record_path
-from casam_cache.store.results import Batch, ItemResult, batches_of
+from casam_cache.store.results import Batch, ItemResult
 from casam_cache.store.schema import (
     EMBEDDING,
-    FAILED,
     ROOT,
     ArraySpec,
     StoreMeta,
@@ -33,29 +27,22 @@ from casam_cache.store.schema import (
     read_meta,
     shard_length,
 )
+from casam_cache.store.shard_writer import ShardWriter
 
 __all__ = ["Batch", "ItemResult", "StoreWriter"]
 
 
-class StoreWriter:
-    """The one writer of a store; make it with `open_or_create` or `open` and use it as a context manager.
-
-    Batches of one shard must be appended in order; different shards may be appended from different threads.
-    """
+class StoreWriter(ShardWriter):
+    """The one writer of a store; make it with `open_or_create` or `open` and use it as a context manager."""
 
     def __init__(
         self, path: Path, meta: StoreMeta, lock: Lock, commit_seconds: float, damaged: bool = False
     ) -> None:
-        self.path = path
-        self.meta = meta
-        self.commit_seconds = commit_seconds
-        self.lock = lock
-        self._mutex = threading.Lock()
-        self._buffers: dict[tuple[str, int], Buffer] = {}
         remove_temporary(path)
         trim_items(path, meta)
+        super().__init__(path, meta, lock, {}, commit_seconds)
         self._write_documents()
-        self._counts = {name: read_records(path, meta, name, damaged) for name in meta.features}
+        self._counts |= {name: read_records(path, meta, name, damaged) for name in meta.features}
 
     @classmethod
     def open_or_create(
@@ -134,25 +121,6 @@ class StoreWriter:
             lock.release()
             raise
 
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self.flush()
-            else:  # keep what is finished, but let the first error through
-                with contextlib.suppress(StoreError):
-                    self.flush()
-        finally:
-            self.lock.release()
-
-    def close(self) -> None:
-        """Commit what is buffered and give the lock back."""
-        self.__exit__(None, None, None)
-
     def add_array(self, name: str, shape: tuple[int, ...], dtype: str = "float16") -> None:
         """Add a named feature array beside `embedding`, which is left alone; no-op where it exists.
 
@@ -169,9 +137,6 @@ class StoreWriter:
                 f"{self.path}: '{name}' holds {known.dtype.name} {known.shape}, "
                 f"not {spec.dtype.name} {spec.shape}"
             )
-
-    def ids(self) -> list[str]:
-        return read_items(self.path, self.meta, "id")
 
     def plan(self, items: Sequence[tuple[str, str]], batch_size: int) -> None:
         """Append new items as one segment, atomically: after a kill either all are planned or none.
@@ -202,87 +167,6 @@ class StoreWriter:
             grown[: len(counts)] = counts
             self._counts[name] = grown
 
-    def batches(self, shard: int | None = None) -> Iterator[Batch]:
-        """All batches of the store, or of one shard, in order: the same ones whatever was done already."""
-        yield from batches_of(self.meta, shard)
-
-    def pending(self, arrays: Sequence[str] = (EMBEDDING,)) -> list[Batch]:
-        """The batches that some of `arrays` still lack, in order."""
-        missing: list[Batch] = []
-        for shard in range(self.meta.shards):
-            done = min(self._next_item(name, shard) for name in arrays)
-            if done < self.meta.shard_range(shard)[1]:
-                missing.extend(batch for batch in self.batches(shard) if batch.stop > done)
-        return missing
-
-    def count(self, array: str = EMBEDDING) -> int:
-        return int(self._counts[array].sum())
-
-    def append(
-        self, batch: Batch, results: Sequence[ItemResult], arrays: Sequence[str] = (EMBEDDING,)
-    ) -> None:
-        """Take the results of a batch; a shard is committed when it is full or `commit_seconds` have passed.
-
-        Args:
-            batch: one of `pending(arrays)`; within a shard in order.
-            results: one an item.
-            arrays: those computed; where an array has this batch already, it is left alone.
-
-        Raises:
-            StoreError: for features that are not finite, for an item whose image changed since its embedding
-                was stored (when adding another array), or where the disk refuses.
-            ValueError: for a batch out of order, or results that lack an array or have another shape.
-        """
-        if len(results) != len(batch):
-            raise ValueError(f"{len(results)} results for a batch of {len(batch)} items")
-        ordered = sorted(arrays, key=lambda name: name != EMBEDDING)
-        for name in ordered:
-            with self._mutex:
-                if self._next_item(name, batch.shard) >= batch.stop:
-                    continue
-                if self._next_item(name, batch.shard) != batch.start:
-                    raise ValueError(f"{batch} of '{name}' is out of order")
-                buffer = self._buffers.get((name, batch.shard), Buffer())
-            if name != EMBEDDING:
-                self._check_same(batch, results)
-            stored = [None if r.failure else r.stored(name, self.meta) for r in results]
-            side = []
-            if name == EMBEDDING:
-                side = [r.side_row(self.meta, f"item {batch.start + i}") for i, r in enumerate(results)]
-            with self._mutex:
-                for own in self.meta.with_companions(name):
-                    chunks = [None if values is None else seal(values[own]) for values in stored]
-                    buffer.chunks.setdefault(own, []).extend(chunks)
-                for row in side:
-                    for column, value in row.items():
-                        buffer.side[column].append(value)
-                self._buffers[name, batch.shard] = buffer
-        full = batch.stop == self.meta.shard_range(batch.shard)[1]
-        for name in ordered:
-            waiting = self._buffers.get((name, batch.shard))
-            if waiting and (full or time.monotonic() - waiting.since >= self.commit_seconds):
-                self.commit(batch.shard)
-                break
-
-    def flush(self) -> None:
-        for shard in sorted({shard for _, shard in self._buffers}):
-            self.commit(shard)
-
-    def commit(self, shard: int) -> None:
-        """Write the buffered items of one shard: data first, then the record that makes them count."""
-        for name in sorted(self.meta.features, key=lambda name: name != EMBEDDING):
-            with self._mutex:
-                buffer = self._buffers.get((name, shard))
-            if buffer is None:
-                continue
-            before = int(self._counts[name][shard])
-            write_all(shard_files(self.path, self.meta, name, shard, before, buffer))
-            count = before + len(buffer)
-            write_file(record_path(self.path, name, shard), encode_record(count))
-            with self._mutex:
-                self._counts[name][shard] = count
-                del self._buffers[name, shard]
-
     def uncommit(self, items: Sequence[int]) -> None:
         """Make items pending again (changed or failed images), and with them what follows in their shards."""
         for shard in sorted({item // self.meta.shard for item in items}):
@@ -298,33 +182,6 @@ class StoreWriter:
         """Write a commit record anew; for repair and `uncommit`."""
         write_file(record_path(self.path, array, shard), encode_record(count))
         self._counts[array][shard] = count
-
-    def _next_item(self, array: str, shard: int) -> int:
-        waiting = self._buffers.get((array, shard))
-        return shard * self.meta.shard + int(self._counts[array][shard]) + (len(waiting) if waiting else 0)
-
-    def _check_same(self, batch: Batch, results: Sequence[ItemResult]) -> None:
-        """Further arrays must come from the image that the embedding came from."""
-        first = batch.shard * self.meta.shard
-        committed = first + int(self._counts[EMBEDDING][batch.shard])
-        waiting = self._buffers.get((EMBEDDING, batch.shard))
-        if batch.stop <= committed:
-            rows = slice(batch.start - first, batch.stop - first)
-            status = read_side(self.path, self.meta, "status", batch.shard)[rows]
-            hashes = read_side(self.path, self.meta, "source_sha256", batch.shard)[rows]
-        elif waiting is not None:
-            rows = slice(batch.start - committed, batch.stop - committed)
-            status = np.array(waiting.side["status"][rows])
-            hashes = np.array(waiting.side["source_sha256"][rows])
-        else:
-            raise ValueError(f"{batch}: append its embedding first or together")
-        for index, result in enumerate(results):
-            if not result.failure and (status[index] == FAILED or hashes[index].tobytes() != result.source):
-                name = self.ids()[batch.start + index]
-                raise StoreError(
-                    f"{self.path}: the image of '{name}' is not the one its embedding was made from",
-                    "restore the image, or encode it again (`casam encode --update`)",
-                )
 
     def _update(self, meta: StoreMeta) -> None:
         """Make new root attributes count, then bring everything derived from them up to date."""

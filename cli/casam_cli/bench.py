@@ -94,7 +94,7 @@ def bench(
     ),
     executor: str = typer.Option(
         "processes",
-        help="Where stages run: processes, dask, or dask:ADDRESS. A cluster must see the same folders.",
+        help="Where stages run: processes, dask, dask:ADDRESS, cluster:FILE.yaml. A cluster must see the same folders.",
     ),
     dry_run: bool = typer.Option(
         False,
@@ -184,9 +184,9 @@ def _names(text: str | None, *words: str) -> Any:
 
 
 def _run(planned: Bench, jobs: int, spec: str, changed: Changed) -> Results:
-    from casam_cache.engine.executors import open_executor
+    from casam_cache.engine.clusters import open_executor
 
-    with open_executor(spec, jobs) as (executor, places), _Live() as live:
+    with open_executor(spec, jobs, console.show_line) as (executor, places), _Live() as live:
         return planned.run(
             changed=changed, jobs=places, executor=executor, on_progress=live.update, say=console.show_line
         )

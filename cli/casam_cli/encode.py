@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from casam_cli.problems import first_of_each_kind
 if TYPE_CHECKING:
     from casam_cache.encode.options import EncodeOptions
     from casam_cache.encode.report import EncodeReport
+    from casam_cache.encode.shards import Workers
 
 MOST = 10  # problems of one kind
 
@@ -66,6 +69,12 @@ def encode(
         "volume), full (lowest to highest value), LOW,HIGH, or ct:soft, ct:lung, ct:bone, ct:brain, ct:liver.",
     ),
     workers: int | None = typer.Option(None, help="Number of processes that decode images."),
+    executor: str = typer.Option(
+        "processes",
+        help="Where images are encoded: processes (here), dask, dask:ADDRESS or cluster:FILE.yaml. A cluster must see "
+        "the same folders.",
+    ),
+    jobs: int | None = typer.Option(None, min=1, help="How many workers --executor dask starts here."),
     with_: list[str] = typer.Option(
         [], "--with", metavar="A,B", help="Store further arrays too: early (for HQ-SAM), tokens (for MoDA)."
     ),
@@ -116,7 +125,7 @@ def encode(
     if dry_run:
         reports = _estimate(find_tasks(path, reader, read_as.dataset), store, options)
     else:
-        reports = _encode(path, store, options)
+        reports = _encode(path, store, options, executor, jobs)
     if all(report["images"] and report["failed"] == report["images"] for report in reports):
         raise CasamError(
             f"{path}: no image could be encoded", f"casam data check {path} lists every problem by file"
@@ -143,10 +152,12 @@ def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[di
     return reports
 
 
-def _encode(path: Path, store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
+def _encode(
+    path: Path, store: Path, options: EncodeOptions, executor: str, jobs: int | None
+) -> list[dict[str, Any]]:
     from casam_cache.encode.dataset import encode_dataset
 
-    with console.bar("encode") as bar:
+    with _workers(executor, jobs) as workers, console.bar("encode") as bar:
 
         def show(report: EncodeReport) -> None:
             console.show_line(report.describe())
@@ -158,9 +169,32 @@ def _encode(path: Path, store: Path, options: EncodeOptions) -> list[dict[str, A
                     )
 
         reports = encode_dataset(
-            path, store, options, progress=bar.update_named, warn=console.show_line, on_task=show
+            path,
+            store,
+            options,
+            workers=workers,
+            progress=bar.update_named,
+            warn=console.show_line,
+            on_task=show,
         )
     return [report.to_json() for report in reports]
+
+
+@contextmanager
+def _workers(spec: str, jobs: int | None) -> Iterator[Workers | None]:
+    """None is this process."""
+    if spec == "processes":
+        if jobs is not None:
+            raise OptionError("--jobs needs --executor dask", "--workers is how many processes decode images")
+        yield None
+        return
+    from casam_cache.encode.shards import Workers
+    from casam_cache.engine.clusters import open_executor
+    from casam_cache.engine.executors import default_jobs
+
+    with open_executor(spec, jobs or default_jobs("cpu"), console.show_line) as (executor, width):
+        assert executor is not None
+        yield Workers(executor, width)
 
 
 def _listed(texts: list[str]) -> list[str]:

@@ -74,7 +74,7 @@ def search(
     ),
     executor: str = typer.Option(
         "processes",
-        help="Where stages run: processes, dask, or dask:ADDRESS. A cluster must see the same folders.",
+        help="Where stages run: processes, dask, dask:ADDRESS, cluster:FILE.yaml. A cluster must see the same folders.",
     ),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,

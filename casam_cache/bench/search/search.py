@@ -18,7 +18,8 @@ from casam_cache.bench.search.plan import PointStages, SearchPlan
 from casam_cache.bench.search.study import Scores, Study, TrialResult, require_optuna
 from casam_cache.bench.tables import Tables
 from casam_cache.encode.kept_backbones import keep_backbone
-from casam_cache.engine.executors import open_executor, own_processes
+from casam_cache.engine.clusters import open_executor
+from casam_cache.engine.executors import own_processes
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import look, run_plan
 from casam_cache.engine.stage import Stage, each_once
