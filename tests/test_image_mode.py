@@ -71,7 +71,7 @@ def test_pixels_are_what_the_store_was_encoded_from(casam: Casam, encoded: Path)
         assert np.allclose(head.align(features)[0].numpy(), stored, atol=5e-3)
 
 
-@pytest.mark.parametrize("method", ["sam-full", "sam-lora"])
+@pytest.mark.parametrize("method", ["sam-full", "sam-lora", "sam-med2d", "msa"])
 def test_fits_that_train_the_encoder_are_shared_and_evaluated(
     casam: Casam, encoded: Path, method: str
 ) -> None:
@@ -82,15 +82,16 @@ def test_fits_that_train_the_encoder_are_shared_and_evaluated(
     assert not casam.json("fit", *SHORT, "--method", method)["computed"]
     tuned = load_file(casam.folder / report["run"] / WEIGHTS)
     assert any(name.startswith("encoder.") for name in tuned)
-    if method == "sam-lora":
-        assert all("parametrizations" in name for name in tuned if name.startswith("encoder."))
+    if method != "sam-full":
+        part = "parametrizations" if method == "sam-lora" else "adapter"
+        assert all(part in name for name in tuned if name.startswith("encoder."))
         assert sum(tensor.numel() for tensor in tuned.values()) == report["parameters"]
     casam("predict", encoded / "images" / "p004.png", "--box", "5,5,20,20", "--run", report["run"])
     assert casam.code == 1
     assert "casam predict and casam export do not take it" in " ".join(casam.err.split())
 
 
-@pytest.mark.parametrize("encoder", ["lora", "all"])
+@pytest.mark.parametrize("encoder", ["lora", "sam-med2d", "msa", "all"])
 @pytest.mark.parametrize("made", BACKBONES.values(), ids=BACKBONES)
 def test_all_that_is_trained_has_a_gradient_and_begins_as_the_frozen_sam(
     made: Callable[[], Any], encoder: str, tmp_path: Path
@@ -112,8 +113,17 @@ def test_all_that_is_trained_has_a_gradient_and_begins_as_the_frozen_sam(
     (low_res.square().sum() + iou.sum()).backward()
     own = dict(head.encoder.named_parameters())
     without = [name for name, p in own.items() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    expected = [name for name in own if name.endswith((".a",))] if encoder == "lora" else []
-    assert without == expected  # A has none while B is zero
+    # A has none while B is zero, and nothing in front of a norm whose gain is.
+    silent = {
+        "lora": (".a",),
+        "msa": ("down.weight", "down.bias"),
+        "sam-med2d": ("e.weight", "down.weight", "up.weight"),
+    }
+    expected = [
+        name for name in own if own[name].requires_grad and name.endswith(silent.get(encoder, ("nothing",)))
+    ]
+    assert without == expected
+    assert len(expected) < sum(parameter.requires_grad for parameter in own.values())
     assert all(p.grad is None for p in backbone.encoder.parameters())
     with torch.no_grad():
         for parameter in head.trained():

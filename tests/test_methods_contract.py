@@ -25,8 +25,10 @@ SMALL: dict[str, dict[str, Any]] = {
 
 THROUGH_IMAGES = {
     "sam-decoder",
+    "msa",
     "sam-full",
     "sam-lora",
+    "sam-med2d",
 }  # tests/test_image_mode.py: these need pixels and an encoder
 
 

@@ -31,7 +31,10 @@ def tuned(casam: Casam, encoded: Path, method: str) -> tuple[dict[str, Any], Pat
     return report, Path(made["tasks"][0]["store"])
 
 
-@pytest.mark.parametrize("method", ["sam-full", "sam-lora"])
+@pytest.mark.parametrize(
+    "method",
+    ["sam-full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sam-lora", "sam-med2d"))],
+)
 def test_a_tuned_encoder_makes_a_store_on_which_its_decoder_scores_as_the_fit_did(
     casam: Casam, encoded: Path, method: str
 ) -> None:
@@ -50,6 +53,10 @@ def test_a_tuned_encoder_makes_a_store_on_which_its_decoder_scores_as_the_fit_di
     row = casam.json("bench", "--methods", "frozen", "--store", "tuned", "--runs", "again")["results"][0]
     assert row["last_iou"] == pytest.approx(report["test"]["iou"], abs=0.005)
     assert row["last_iou"] != pytest.approx(report["frozen"]["iou"], abs=0.005)
+    backbone = whole_backbone(Path("tuned"), weights)
+    assert backbone.fingerprint == weights
+    began = whole_backbone(Path("casam_store"), frozen.identity["backbone"]["weights"])
+    assert (backbone.encoder_flops() > began.encoder_flops()) == (method == "sam-med2d")
     if method == "sam-lora":  # what is tuned can be tuned again
         again = casam.json("fit", *SHORT, "--method", "sam-full", "--store", "tuned")
         assert casam.code == 0, casam.err
@@ -58,7 +65,6 @@ def test_a_tuned_encoder_makes_a_store_on_which_its_decoder_scores_as_the_fit_di
     assert (
         casam.json("encode", encoded, "--run", report["run"], "--store", "tuned")["tasks"][0]["encoded"] == 0
     )
-    assert whole_backbone(Path("tuned"), weights).fingerprint == weights
     shutil.rmtree(report["run"])
     with pytest.raises(CheckpointError, match=rf"the checkpoint that .* is not there: .*{key}"):
         whole_backbone(Path("tuned"), weights)

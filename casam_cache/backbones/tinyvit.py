@@ -340,17 +340,21 @@ class _Block:
         self._padding = F.linear(self._norm.bias, self._qkv.weight, self._qkv.bias)
         self._local, self._local_bias = block.local_conv.folded()
         self._mlp_norm, self._fc1, self._fc2 = mlp.norm, mlp.fc1, mlp.fc2
+        # An adapter that a head put there; it may look at the whole grid.
+        self._beside: nn.Module | None = getattr(mlp, "beside", None)
 
     def __call__(self, x: Tensor) -> Tensor:
         height, window = int(x.shape[1]), self._window
         rows = window if self._strip else height
         x = torch.cat([self._attend(x[:, top : top + rows]) for top in range(0, height, rows)], 1)
         x = _convolve(x, self._local, self._local_bias, 1, self._local.shape[0])
-        rows = max(1, self._strip // x.shape[2]) if self._strip else height
+        rows = max(1, self._strip // x.shape[2]) if self._strip and self._beside is None else height
         return torch.cat([self._widen(x[:, top : top + rows]) for top in range(0, height, rows)], 1)
 
     def _widen(self, x: Tensor) -> Tensor:
-        return x + self._fc2(F.gelu(self._fc1(_norm(x, self._mlp_norm, NORM_EPS))))
+        normed = _norm(x, self._mlp_norm, NORM_EPS)
+        x = x + self._fc2(F.gelu(self._fc1(normed)))
+        return x if self._beside is None else x + self._beside(normed)
 
     def _attend(self, x: Tensor) -> Tensor:
         """Whole windows of rows (B, h, w, channels); the last ones may lack rows, as all may columns on the right."""

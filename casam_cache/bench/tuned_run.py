@@ -68,7 +68,7 @@ class TunedRun:
                 f"{folder} does not say what it fitted, and on what: {error}",
                 "run the command that made it again",
             ) from None
-        if head == "identity" and method.startswith("sam-"):
+        if head == "identity":
             raise CasamError(
                 f"{folder} has no encoder of its own: no state of {method} was better than the frozen SAM on held-out "
                 "groups, which is what it kept",

@@ -4,7 +4,8 @@ The mask decoder is trained, and of the encoder nothing, all, or, W the frozen w
 
     W + B A, A of `rank` rows, B zero at first          (LoRA, its alpha at the rank)
 
-in every block. Batch norms of a TinyViT keep the statistics that they were trained with.
+in every block, or adapters in every block (`encoder_adapters`). Batch norms of a TinyViT keep the statistics that they
+were trained with.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from casam_cache.backbones.base import EMBEDDING, Backbone
 from casam_cache.errors import CasamError
 from casam_cache.heads.base import Head
 from casam_cache.heads.decoder_parts import LowRank, folded, save_trained_alone
+from casam_cache.heads.encoder_adapters import ADAPTERS, add_adapters
 from casam_cache.heads.options import ImageSamOptions
 
 
@@ -31,7 +33,7 @@ class ImageSam(Head):
     Args:
         options: which part of the encoder is trained.
         backbone: with its encoder; it is never changed itself.
-        seed: of A, with `encoder=lora`.
+        seed: of A, with `encoder=lora`, and of adapters.
     """
 
     name = "image-sam"
@@ -55,6 +57,9 @@ class ImageSam(Head):
             self.encoder = copy.deepcopy(backbone.encoder).requires_grad_(options.encoder == "all")
             if options.encoder == "lora":
                 _add_low_rank(self.encoder, options.rank, seed)
+            elif options.encoder in ADAPTERS:
+                add_adapters(self.encoder, options.encoder, seed)
+                save_trained_alone(self.encoder)
 
     def align(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Pixels (B, 3, S, S), the values of uint8, and the sizes (B, 2) of the images -> embeddings (B, C, g, g)."""

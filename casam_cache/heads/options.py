@@ -128,13 +128,14 @@ class ImageSamOptions(BaseModel):
 
     Attributes:
         encoder: which part of the encoder is trained beside the mask decoder: nothing of it, low-rank matrices beside
-            the queries and values of its attention (`lora`), or all.
+            the queries and values of its attention (`lora`), adapters in its blocks (`sam-med2d`, `msa`; see
+            `heads/encoder_adapters.py`), or all.
         rank: of the matrices.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: Literal["none", "lora", "all"] = "all"
+    encoder: Literal["none", "lora", "sam-med2d", "msa", "all"] = "all"
     rank: int = Field(default=4, ge=1, le=64)
 
 

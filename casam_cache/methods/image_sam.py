@@ -1,4 +1,4 @@
-"""SAMs that train through the image, beside cached heads: the decoder, with LoRA on the encoder, or everything."""
+"""SAMs that train through the image, beside cached heads: the decoder, and LoRA, adapters or all in the encoder."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ class SamLora(_ThroughImage):
     name = "sam-lora"
     Options = LoraOptions
     encoder = "lora"
+
+
+class SamMed2D(_ThroughImage):
+    """The mask decoder, and SAM-Med2D's adapter in every block of the encoder: channel attention and a convolution."""
+
+    name = "sam-med2d"
+    Options = IdentityOptions
+    encoder = "sam-med2d"
+
+
+class MedicalSamAdapter(_ThroughImage):
+    """The mask decoder, and Medical SAM Adapter's two bottlenecks in every block of the encoder."""
+
+    name = "msa"
+    Options = IdentityOptions
+    encoder = "msa"
 
 
 class SamFull(_ThroughImage):

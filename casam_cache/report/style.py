@@ -45,6 +45,7 @@ _MARKERS = "osD^vP*Xhd<>"
 _KNOWN = (
     "ca-sam", "naive", "joint", "lwf", "er", "l2p", "frozen", "moda", "alignment", "decoder", "hq-sam", "ewc", "der",
     "emr", "moda-hq", "combined", "prompt-tuning", "sam-full", "sam-decoder", "sam-lora",
+    "sam-med2d", "msa",
 )  # fmt: skip
 
 
