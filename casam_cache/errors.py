@@ -70,7 +70,16 @@ def memory_for(what: str, kind: type[CasamError] = CasamError) -> Iterator[None]
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not is_out_of_memory(error):
             raise
         hint = "end other programs, or cut the image and its masks into tiles"
         raise kind(f"{what}: not enough memory", hint) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the host or of a GPU, whichever library says so."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )

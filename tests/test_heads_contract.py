@@ -43,9 +43,9 @@ SMALL: dict[str, list[dict[str, Any]]] = {
 
 
 def test_every_head_is_listed() -> None:
-    assert {*SMALL, "image-sam"} == set(
+    assert {*SMALL, "image-network", "image-sam"} == set(
         HEADS.names()
-    )  # tests/test_image_mode.py: it needs pixels and an encoder
+    )  # tests/test_image_mode.py, tests/test_image_networks.py: they need pixels
 
 
 for _name, _choices in SMALL.items():

@@ -23,13 +23,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+# tests/test_image_mode.py, tests/test_image_networks.py: these need pixels, and some an encoder
 THROUGH_IMAGES = {
-    "sam-decoder",
-    "msa",
-    "sam-full",
-    "sam-lora",
-    "sam-med2d",
-}  # tests/test_image_mode.py: these need pixels and an encoder
+    "msa", "sam-decoder", "sam-full", "sam-lora", "sam-med2d",
+    "segformer", "segformer-box", "unet", "unet-box", "unetpp", "unetpp-box",
+}  # fmt: skip
 
 
 def test_every_method_is_listed() -> None:

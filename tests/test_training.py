@@ -308,8 +308,29 @@ def test_a_diverging_loss_is_said(backbone):
         def term(self, step):
             return step.low_res.sum() * math.inf
 
-    with pytest.raises(CasamError, match="no longer finite"):
+    with pytest.raises(CasamError, match="no longer finite in step 1 of"):
         fit(backbone, penalty=Infinite())
+
+
+def test_what_diverges_later_names_the_step_and_keeps_the_state_before(backbone, tmp_path):
+    class Later(Penalty):
+        def term(self, step):
+            return step.low_res.sum() * (math.nan if step.index >= 5 else 0)
+
+    with pytest.raises(CasamError, match=r"in step 6 of 9, epoch 2; the state after .* is in .*") as told:
+        fit(backbone, penalty=Later(), checkpoint_dir=tmp_path)
+    assert str(tmp_path) in str(told.value)
+    assert any(tmp_path.iterdir())
+
+
+def test_memory_that_does_not_hold_a_step_names_half_the_batch(backbone):
+    class Huge(Penalty):
+        def term(self, step):
+            return step.low_res.new_empty(2**50)
+
+    with pytest.raises(CasamError, match="not enough memory for a training step with batch_size=") as told:
+        fit(backbone, penalty=Huge())
+    assert "--set batch_size=" in told.value.hint
 
 
 def test_evaluation_does_not_depend_on_how_masks_are_batched(backbone):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,37 +11,13 @@ import torch
 from casam_cache.backbones.architecture import Architecture
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.sam import backbone_state
+from casam_cache.heads.networks import declare_torchvision_operators
 
 TINY = Architecture(
     image_size=64, patch_size=8, width=32, depth=4, heads=2, window=3, global_blocks=(1, 3), channels=16,
     decoder_heads=2, decoder_mlp=32, mask_channels=8, iou_width=16,
 )  # fmt: skip
 """A SAM of milliseconds: windows that need padding (8 % 3 != 0), two global blocks."""
-
-
-@cache
-def declare_torchvision_operators() -> Any:
-    """Let `import torchvision` succeed where its compiled operators do not fit the installed torch.
-
-    `segment_anything` imports torchvision at its top for resizing PIL images and for non-maximum suppression.
-    The wheels on the package index are built against CUDA torch; beside a CPU-only torch their compiled
-    library cannot be loaded, and torchvision's own import then stops at "operator torchvision::nms does not
-    exist", although resizing needs no compiled operator. Declaring the schemas it registers shape functions
-    for is all that is missing. The predictor, unlike the automatic mask generator, never calls them.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    assert spec is not None, "torchvision is part of the dev extra: pip install -e .[dev]"
-    assert spec.submodule_search_locations is not None
-    try:
-        for library in Path(spec.submodule_search_locations[0]).glob("_C*"):
-            torch.ops.load_library(library)
-            return None
-    except OSError:
-        pass
-    operators = torch.library.Library("torchvision", "DEF")
-    operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return operators  # kept by the cache: the declarations live as long as this object
 
 
 def upstream_sam(backbone: Backbone, package: str = "segment_anything") -> Any:

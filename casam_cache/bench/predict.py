@@ -316,7 +316,7 @@ class Predictor:
 
     def _decode(self, shown: _Shown, prompts: Prompts, multimask: bool) -> tuple[Tensor, Tensor]:
         backbone = self._opened.backbone
-        sparse, dense = backbone.embed_prompts(prompts.to(backbone.device))
+        sparse, dense = shown.head.embed_prompts(backbone, prompts.to(backbone.device), None)
         index = torch.zeros(len(prompts), dtype=torch.long, device=backbone.device)
         sparse = with_tokens(sparse, shown.added, index)
         return shown.head.decode(backbone, shown.features, shown.aligned, index, sparse, dense, multimask)

@@ -105,18 +105,20 @@ class Place:
         found: str = self.store(task).identity["backbone"]["weights"]
         return found
 
-    def backbone(self, task: str, needs: Sequence[str] = ()) -> Backbone:
+    def backbone(self, task: str, needs: Sequence[str] = (), *, encoder: bool = True) -> Backbone:
         """Prompt encoder and mask decoder of the backbone of a task's store, on the device.
 
-        The encoder too where `needs`, what a method reads, has the pixels among it.
+        Where `needs`, what a method reads, has the pixels among it, with the preprocessing of the store and, unless
+        `encoder` is False, with the encoder.
 
         Raises:
             CheckpointError: the encoder is needed, and its checkpoint is gone or holds other weights.
         """
         if PIXELS not in needs:
             return _backbone_of(self.stores, self.weights(task), str(self.torch_device))
-        whole = _whole_of(self.stores, self.weights(task), str(self.torch_device))
-        return as_in_store(whole, self.store(task).identity)
+        known = _whole_of if encoder else _backbone_of
+        found = known(self.stores, self.weights(task), str(self.torch_device))
+        return as_in_store(found, self.store(task).identity)
 
     def items(self, ref: SplitRef) -> Items:
         """The items of a split that held `ref.content` when the plan was made.

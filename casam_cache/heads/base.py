@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -33,15 +33,19 @@ class Head(nn.Module):
         Options: model of its options; what is saved of a head are these.
         needs: what it reads of an image: `embedding` always; `early`, `tokens` of the store; `valid`, which cells of
             the grid hold image, float32 0 or 1 (B, g, g).
+        replaces_sam: whether it answers without SAM's mask decoder, so that the frozen SAM is no state of it.
         options: the validated options the head was built from.
         mask_decoder: its own mask decoder (the type that `Backbone.decoder_to_copy` gives), or None.
+        class_maps: how many maps of an image it predicts, one a class, without looking at prompts; 0: it answers them.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[BaseModel]]
     needs: ClassVar[tuple[str, ...]] = ("embedding",)
+    replaces_sam: ClassVar[bool] = False
     options: BaseModel
     mask_decoder: nn.Module | None
+    class_maps: int = 0
 
     def __init__(self, options: BaseModel) -> None:
         super().__init__()
@@ -56,6 +60,33 @@ class Head(nn.Module):
         """All that the head `needs`, by name, (B, ...) each -> embeddings (B, C, g, g) for the mask decoder."""
         aligned: torch.Tensor = self(features["embedding"])
         return aligned
+
+    def embed_prompts(
+        self, backbone: Backbone, prompts: Prompts, classes: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `decode` gets of P prompts as `sparse` (P, ...) and `dense` (P, ...): the backbone's embeddings.
+
+        Args:
+            backbone: frozen.
+            prompts: on its device, in input pixels.
+            classes: int64 (P,), the class of what each prompt means; None where nobody says.
+        """
+        return backbone.embed_prompts(prompts)
+
+    def mask_side(self, backbone: Backbone) -> int:
+        """Side L of the masks that it is trained on: 4g, that of SAM's own."""
+        return backbone.low_res
+
+    def check_masks(self, item: str, classes: Sequence[int]) -> None:
+        """Whether it can say anything of an image's masks; asked where `class_maps` is not 0.
+
+        Args:
+            item: name of the image, for messages.
+            classes: of its masks.
+
+        Raises:
+            CasamError: it cannot.
+        """
 
     def prompt_tokens(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """Tokens (B, n, C) to append to the sparse prompt embeddings of each image's prompts; None for none."""
@@ -212,7 +243,7 @@ def predict_low_res(
         `casam_cache.backbones.decoder` brings logits to the image's size; a mask is where they exceed 0.
     """
     device = backbone.device
-    sparse, dense = backbone.embed_prompts(prompts.to(device))
+    sparse, dense = head.embed_prompts(backbone, prompts.to(device), None)
     named = {"embedding": features} if isinstance(features, torch.Tensor) else features
     moved = {name: tensor.to(device).float() for name, tensor in named.items()}
     index = None if image_index is None else image_index.to(device)

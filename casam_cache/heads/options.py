@@ -151,6 +151,48 @@ class LoraOptions(BaseModel):
     rank: int = Field(default=4, ge=1, le=64)
 
 
+class BoxNetworkOptions(BaseModel):
+    """A segmentation network that sees the prompt as a further channel of the image; see `heads/image_network.py`.
+
+    Attributes:
+        encoder: of the network, as segmentation_models_pytorch names it; its weights are random.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str = ""
+
+
+class NetworkOptions(BoxNetworkOptions):
+    """A segmentation network that sees the image alone.
+
+    Attributes:
+        classes: maps that it predicts, one a class of the masks; the one of a mask's class is scored against it.
+        cut: what of a map counts as the answer to a prompt: all of it (`none`), or what lies in the box (`box`).
+    """
+
+    classes: int = Field(default=1, ge=1, le=255)
+    cut: Literal["none", "box"] = "none"
+
+
+class ImageNetworkOptions(NetworkOptions):
+    """A segmentation network; see `heads/image_network.py`.
+
+    Attributes:
+        architecture: of the network.
+        box: whether the prompt is a further channel of the image.
+    """
+
+    architecture: Literal["unet", "unetpp", "segformer"] = "unet"
+    box: bool = False
+
+    @model_validator(mode="after")
+    def _one_map(self) -> ImageNetworkOptions:
+        if self.box and (self.classes != 1 or self.cut != "none"):
+            raise ValueError("classes and cut are of a network that sees no box")
+        return self
+
+
 class HQOptions(BaseModel):
     """HQ-SAM's decoder; see `heads/hq.py`.
 

@@ -25,6 +25,7 @@ class Method(ABC):
         revision: raised when the same options would give another result; for a method from a user's file, the
             SHA-256 of that file.
         needs: feature arrays of the store that it reads; an option may add to them.
+        runs_encoder: whether what it reads as pixels goes through the backbone's encoder, which is loaded then.
         family: what the bench does with it: `frozen`, `single`, `sequential`, `joint` or `routed`; set by base classes.
     """
 
@@ -32,6 +33,7 @@ class Method(ABC):
     Options: ClassVar[type[BaseModel]]
     revision: ClassVar[int | str] = 1
     needs: tuple[str, ...] = ("embedding",)
+    runs_encoder: ClassVar[bool] = True
     family: ClassVar[str] = "single"
 
     def __init__(self, options: BaseModel) -> None:

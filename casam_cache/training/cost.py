@@ -36,7 +36,8 @@ def training_flops(head: Head, backbone: Backbone) -> int:
     if VALID in head.needs:
         features[VALID] = torch.ones((1, grid, grid), dtype=torch.bool, device=device)
     side = float(backbone.image_size - 1)
-    sparse, dense = backbone.embed_prompts(Prompts(boxes=torch.tensor([[0.0, 0.0, side, side]])).to(device))
+    box = Prompts(boxes=torch.tensor([[0.0, 0.0, side, side]])).to(device)
+    sparse, dense = head.embed_prompts(backbone, box, None)
     # What a process computes once and keeps, such as the positional encoding, does not count.
     with torch.no_grad():
         run_head(head, backbone, features, None, sparse, dense)

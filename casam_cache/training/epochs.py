@@ -15,7 +15,7 @@ deterministic kernel on CUDA, and 4g is the resolution at which SAM itself was t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -85,7 +85,8 @@ class TrainingMasks:
         trained: indexes of the items that have a mask.
         rows: for each item, its rows in the tables below.
         runs: one entry a mask.
-        targets: uint8 (M, L * L / 8), the bits of each bool (L, L) target, the first cell in the highest bit.
+        classes: int64 (M,), the class of each mask.
+        targets: uint8 (M, ceil(L * L / 8)), the bits of each bool (L, L) target, the first cell in the highest bit.
         row_cover, column_cover: float32 (N, L), share of each low-res row and column that holds image.
         counted: float16 (K, L, L), share of each low-res cell whose pixels count; the first, of ones, is for items
             without ignored pixels. Empty where no item has any.
@@ -96,6 +97,7 @@ class TrainingMasks:
     trained: tuple[int, ...]
     rows: tuple[range, ...]
     runs: tuple[MaskRuns, ...]
+    classes: np.ndarray
     targets: np.ndarray
     row_cover: np.ndarray
     column_cover: np.ndarray
@@ -103,13 +105,21 @@ class TrainingMasks:
     counted_of: np.ndarray
 
     @classmethod
-    def prepare(cls, items: Items, progress: Callable[[int, int], None] | None = None) -> TrainingMasks:
-        """Decodes every mask once; `progress` is called with (items done, items).
+    def prepare(
+        cls, items: Items, progress: Callable[[int, int], None] | None = None, side: int | None = None
+    ) -> TrainingMasks:
+        """Decodes every mask once.
+
+        Args:
+            items: whose masks.
+            progress: called with (items done, items).
+            side: L of targets and weights; None is that of SAM's masks, 4g.
 
         Raises:
             CasamError: if no item has a mask.
         """
         runs: list[MaskRuns] = []
+        classes: list[int] = []
         targets: list[np.ndarray] = []
         rows: list[range] = []
         counted: list[np.ndarray] = []
@@ -117,7 +127,7 @@ class TrainingMasks:
         for index, item in enumerate(items):
             first = len(runs)
             ignored = items.ignored(index) if item.masks else None
-            share = None if ignored is None else low_res_counted(ignored, item.geometry)
+            share = None if ignored is None else low_res_counted(ignored, item.geometry, side)
             if share is not None:
                 counted = counted or [np.ones(share.shape, dtype=np.float16)]
                 counted.append(share.astype(np.float16))
@@ -128,7 +138,9 @@ class TrainingMasks:
                     found = MaskRuns.of(cutout)
                     if found is not None:
                         runs.append(found)
-                        targets.append(np.packbits(low_res_target(cutout, item.geometry, share).reshape(-1)))
+                        classes.append(int(mask.class_id))
+                        target = low_res_target(cutout, item.geometry, share, side)
+                        targets.append(np.packbits(target.reshape(-1)))
             rows.append(range(first, len(runs)))
             if progress:
                 progress(index + 1, len(items))
@@ -137,18 +149,28 @@ class TrainingMasks:
                 f"task {items.task}: none of its {len(items)} training images has a mask",
                 "casam data check shows what was found and in which split",
             )
-        covers = [low_res_cover(item.geometry) for item in items]
+        covers = [low_res_cover(item.geometry, side) for item in items]
         return cls(
             tuple(items),
             tuple(index for index, own in enumerate(rows) if len(own)),
             tuple(rows),
             tuple(runs),
+            np.array(classes, dtype=np.int64),
             np.stack(targets),
             np.stack([row for row, _ in covers]),
             np.stack([column for _, column in covers]),
             np.stack(counted) if counted else np.zeros((0, 0, 0), dtype=np.float16),
             counted_of,
         )
+
+    def united(self) -> TrainingMasks:
+        """The target of each mask is what all masks of its class in its image cover: for maps of classes."""
+        targets = self.targets.copy()
+        for rows in self.rows:
+            for row in rows:
+                own = [other for other in rows if self.classes[other] == self.classes[row]]
+                targets[row] = np.bitwise_or.reduce(self.targets[own])
+        return replace(self, targets=targets)
 
     @property
     def visits(self) -> int:
@@ -292,13 +314,17 @@ def draw_prompt(
 
 
 def low_res_target(
-    mask: np.ndarray | Cutout, geometry: Geometry, counted: np.ndarray | None = None
+    mask: np.ndarray | Cutout,
+    geometry: Geometry,
+    counted: np.ndarray | None = None,
+    side: int | None = None,
 ) -> np.ndarray:
-    """A bool mask (H, W) at original resolution, or the part that holds it -> bool (4g, 4g); padding is False.
+    """A bool mask (H, W) at original resolution, or the part that holds it -> bool (L, L); padding is False.
 
-    A low-res cell covers patch / 4 input pixels a side; its target is the share of the mask in the part of the original
-    image it covers, at least half counting as foreground. A mask too thin to fill half of any cell would vanish, so its
-    fullest cells stay. Where pixels are ignored it is the share of those that count (`low_res_counted`).
+    L is `side`, or 4g unless given: then a low-res cell covers patch / 4 input pixels a side. Its target is the share
+    of the mask in the part of the original image it covers, at least half counting as foreground. A mask too thin to
+    fill half of any cell would vanish, so its fullest cells stay. Where pixels are ignored it is the share of those
+    that count (`low_res_counted`).
 
     Raises:
         ValueError: if the mask is not of the geometry's original size.
@@ -306,7 +332,7 @@ def low_res_target(
     held = mask if isinstance(mask, Cutout) else Cutout.of(mask)
     if held.size != (geometry.height, geometry.width):
         raise ValueError(f"a mask of {held.size} for an image of {geometry.height} x {geometry.width} pixels")
-    rows, columns = _side(geometry, 0), _side(geometry, 1)
+    rows, columns = _side(geometry, 0, side), _side(geometry, 1, side)
     target = np.zeros((len(rows), len(columns)), dtype=bool)
     if not held.area:
         return target
@@ -323,22 +349,23 @@ def low_res_target(
     return target
 
 
-def low_res_counted(ignored: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Share of each low-res cell's image whose pixels count, float64 (4g, 4g); `ignored` is bool (H, W).
+def low_res_counted(ignored: np.ndarray, geometry: Geometry, side: int | None = None) -> np.ndarray:
+    """Share of each low-res cell's image whose pixels count, float64 (L, L); `ignored` is bool (H, W), L `side` or 4g.
 
     It is a factor of the cell's weight in the loss.
     """
-    share = _side(geometry, 0) @ ignored.astype(np.float64) @ _side(geometry, 1).T
+    rows, columns = _side(geometry, 0, side), _side(geometry, 1, side)
+    share = rows @ ignored.astype(np.float64) @ columns.T
     counted: np.ndarray = 1 - share.clip(0, 1)
     return counted
 
 
-def low_res_cover(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each low-res row (4g,) and column (4g,) holds image, not padding: float32 in [0, 1].
+def low_res_cover(geometry: Geometry, side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each low-res row (L,) and column (L,), L `side` or 4g, holds image, not padding: float32 in [0, 1].
 
     The weight of a low-res cell in the loss is the product of the two.
     """
-    size = 4 * (geometry.image_size // geometry.patch_size)
+    size = side or 4 * (geometry.image_size // geometry.patch_size)
     cell = geometry.image_size / size
     edges = np.arange(size) * cell
     rows, columns = (
@@ -348,11 +375,11 @@ def low_res_cover(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     return rows, columns
 
 
-def _side(geometry: Geometry, axis: int) -> np.ndarray:
+def _side(geometry: Geometry, axis: int, side: int | None) -> np.ndarray:
     original, valid = (
         (geometry.height, geometry.input_height) if axis == 0 else (geometry.width, geometry.input_width)
     )
-    size = 4 * (geometry.image_size // geometry.patch_size)
+    size = side or 4 * (geometry.image_size // geometry.patch_size)
     return area_matrix(original, valid, size, geometry.image_size)
 
 

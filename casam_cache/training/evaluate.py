@@ -58,6 +58,8 @@ def evaluate(
     """
     scorers = make_metrics(metrics)
     head.to(backbone.device).eval()
+    if head.class_maps:
+        check_masks(head, items)
     outcomes = Outcomes(scores={name: [] for name in scorers})
     for chunk, done in _chunks(items, masks_at_once):
         with memory_for(", ".join(f"{part.item.task}/{part.item.id}" for part in chunk)):
@@ -71,6 +73,18 @@ def evaluate(
         if progress:
             progress(done, len(items))
     return outcomes
+
+
+def check_masks(head: Head, items: Items) -> None:
+    """Whether a head that predicts maps of classes can say anything of every mask of some items.
+
+    Raises:
+        CasamError: it cannot; the message names the first image.
+    """
+    for index, item in enumerate(items):
+        if item.masks:
+            classes = [int(mask.class_id) for mask in items.masks(index)]
+            head.check_masks(f"{item.task}/{item.id}", classes)
 
 
 def _append(
@@ -159,11 +173,13 @@ class _Images:
         self._aligned = head.align(self._features)
 
     def predict(
-        self, prompts: Prompts, image: Sequence[int], *, multimask: bool = False
+        self, prompts: Prompts, image: Sequence[int], classes: Sequence[int], *, multimask: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (P, 4g, 4g) and estimates (P,) of prompts, each on the image of its number; the best of several."""
+        """Logits (P, L, L) and estimates (P,) of prompts, each on the image of its number; the best of several."""
         device = self._backbone.device
-        sparse, dense = self._backbone.embed_prompts(prompts.to(device))
+        sparse, dense = self._head.embed_prompts(
+            self._backbone, prompts.to(device), torch.tensor(classes, device=device)
+        )
         low_res, estimates = decode_aligned(
             self._head, self._backbone, self._features, self._aligned,
             torch.tensor(image, device=device), sparse, dense, multimask,
@@ -186,7 +202,8 @@ def _answers(
         return
     numbers = [number for number, part in enumerate(chunk) for _ in part.masks]
     prompts = _boxes(prompt, chunk) if not prompt.ambiguous else _points(prompt, chunk)
-    low_res, estimates = images.predict(prompts, numbers, multimask=prompt.ambiguous)
+    classes = [int(mask.class_id) for part in chunk for mask in part.masks]
+    low_res, estimates = images.predict(prompts, numbers, classes, multimask=prompt.ambiguous)
     sizes = [len(part.masks) for part in chunk]
     for part, own, estimate in zip(chunk, low_res.split(sizes), estimates.split(sizes), strict=True):
         for mask, logits, value in zip(part.masks, own, estimate.tolist(), strict=True):
@@ -194,7 +211,7 @@ def _answers(
 
 
 def _bitmap(low_res: torch.Tensor, part: _Part) -> np.ndarray:
-    """The mask (H, W) at original resolution of logits (4g, 4g); one at a time, for large images' sake."""
+    """The mask (H, W) at original resolution of logits (L, L), L mostly 4g; one at a time, for large images' sake."""
     bitmap: np.ndarray = (upscale(low_res[None], part.item.geometry) > 0)[0].cpu().numpy()
     return bitmap if part.ignored is None else bitmap & ~part.ignored
 
@@ -258,6 +275,7 @@ def _clicked(
                     None if logits is None else logits[places][:, None],
                 ),
                 [parts[place][0] for place in places],
+                [int(masks[place].class_id) for place in places],
                 multimask=logits is None,
             )
             where = torch.tensor(places, device=low_res.device)

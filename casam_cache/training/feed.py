@@ -23,6 +23,7 @@ import torch
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import BOX_FIRST, BOX_SECOND, FOREGROUND, NOT_A_POINT, Prompts
+from casam_cache.heads.base import Head
 from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.items import EMBEDDING, Items
 from casam_cache.training.pixels import PIXELS
@@ -40,10 +41,17 @@ class Feed:
         masks: of all items, prepared.
         features: of the items that have masks, by name, the embedding among them.
         backbone: whose prompt encoder embeds the prompts, on the device of training.
+        head: that embeds them in another way; None is the backbone's.
     """
 
-    def __init__(self, masks: TrainingMasks, features: Mapping[str, Embeddings], backbone: Backbone) -> None:
-        self._masks, self._features, self._backbone = masks, features, backbone
+    def __init__(
+        self,
+        masks: TrainingMasks,
+        features: Mapping[str, Embeddings],
+        backbone: Backbone,
+        head: Head | None = None,
+    ) -> None:
+        self._masks, self._features, self._backbone, self._head = masks, features, backbone, head
         device = backbone.device
         self._targets = torch.from_numpy(masks.targets).to(device)
         self._row_cover = torch.from_numpy(masks.row_cover).to(device)
@@ -56,8 +64,15 @@ class Feed:
         device = self._backbone.device
         is_box = torch.from_numpy(np.concatenate([batch.is_box for batch in batches]))
         corners = torch.from_numpy(np.concatenate([batch.coordinates for batch in batches]))
+        prompts = pack_prompts(is_box, corners).to(device)
         with torch.no_grad():
-            sparse, dense = self._backbone.embed_prompts(pack_prompts(is_box, corners).to(device))
+            if self._head is None:
+                sparse, dense = self._backbone.embed_prompts(prompts)
+            else:
+                classes = self._masks.classes[np.concatenate([batch.masks for batch in batches])]
+                sparse, dense = self._head.embed_prompts(
+                    self._backbone, prompts, torch.from_numpy(classes).to(device)
+                )
         sizes = [len(batch.masks) for batch in batches]
         joined = [
             np.concatenate([batch.masks for batch in batches]),
@@ -85,7 +100,8 @@ class Feed:
 
     def _unpack(self, packed: torch.Tensor) -> torch.Tensor:
         side = self._masks.row_cover.shape[1]
-        return ((packed[:, :, None] >> self._bits) & 1).view(-1, side, side).bool()
+        bits = ((packed[:, :, None] >> self._bits) & 1).flatten(1)
+        return bits[:, : side * side].view(-1, side, side).bool()
 
     def _weight(self, owner: torch.Tensor) -> torch.Tensor:
         rows, columns = self._row_cover.index_select(0, owner), self._column_cover.index_select(0, owner)

@@ -7,7 +7,6 @@ CUBLAS_WORKSPACE_CONFIG=:4096:8): every operation here has a deterministic kerne
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,11 +18,12 @@ import torch
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.compiling import CompiledStep
 from casam_cache.backbones.devices import choose_precision
-from casam_cache.errors import CasamError, DivergedError
+from casam_cache.errors import CasamError, DivergedError, is_out_of_memory
 from casam_cache.fingerprint import digest, digest_arrays
 from casam_cache.heads.base import Head, run_head
 from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
+from casam_cache.training.evaluate import check_masks
 from casam_cache.training.feed import Feed, Residency, place_features
 from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
@@ -154,7 +154,8 @@ def fit_head(
         warn: called with a line where a damaged checkpoint was found, so that the fit begins anew.
 
     Raises:
-        CasamError: no image has a mask, a checkpoint of another fit, or a loss that is no longer finite.
+        CasamError: no image has a mask, a checkpoint of another fit, memory that does not hold a step; a
+            `DivergedError`: a loss that is no longer finite. Its message names the step.
     """
     options = options or TrainingOptions()
     where = backbone.device if device is None else torch.device(device)
@@ -166,9 +167,13 @@ def fit_head(
     items, apart = hold_out(items, options.held_out)
     if views := parse_views(options.views, VIEW_SEPARATOR):
         items = add_views(items, views)
-    masks = TrainingMasks.prepare(items, on_prepare)
+    side = head.mask_side(backbone)
+    masks = TrainingMasks.prepare(items, on_prepare, None if side == backbone.low_res else side)
+    if head.class_maps:
+        check_masks(head, items)
+        masks = masks.united()
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
-    feed = Feed(masks, features, backbone)
+    feed = Feed(masks, features, backbone, head)
     selection = Selection(head, backbone, apart, options) if apart else None
     run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits, selection)
     key = _fit_key(head, masks, options, seed, precision, run.penalty)
@@ -182,7 +187,16 @@ def fit_head(
     while not run.finished:
         epoch = len(run.history)
         batches = draw_epoch(masks, options, seed, epoch)[: run.total_steps - run.steps]
-        record = run.epoch(feed, batches, on_step)
+        try:
+            record = run.epoch(feed, batches, on_step)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _too_large(items.task, options.batch_size) from error
+        except DivergedError as error:
+            if checkpoint_dir and run.history:
+                error.message += f"; the state after the epoch before is in {checkpoint_dir}"
+            raise
         if selection:
             selection.look(run.steps, run.total_steps)
         if checkpoint_dir:
@@ -276,8 +290,12 @@ class _Run:
         start, done = time.perf_counter(), self.seconds
         number, pairs = len(self.history), 0
         sums = torch.zeros(len(_TERMS), device=self.backbone.device)
+        diverged = torch.full((), -1, device=self.backbone.device)
         for index, batch in enumerate(feed.epoch(batches), start=1):
-            sums += self._step(batch, number) * len(batch)
+            terms = self._step(batch, number)
+            sums += terms * len(batch)
+            bad = ~terms.isfinite().all() & (diverged < 0)
+            diverged = torch.where(bad, self.steps + 1, diverged)
             pairs += len(batch)
             self._pairs_here += len(batch)
             self._steps_here += 1
@@ -286,19 +304,22 @@ class _Run:
             if last or (on_step and index % REPORT_EVERY == 0):
                 loss = float(sums[0]) / pairs  # waits for the device, so that the clock below is true
                 self.seconds = done + time.perf_counter() - start
+                self._check_finite(int(diverged), number)
                 if on_step and not last:
                     on_step(self.progress(loss))
         means = dict(zip(_TERMS, (sums / pairs).tolist(), strict=True))
-        if not all(map(math.isfinite, means.values())):
-            raise DivergedError(
-                f"the loss is no longer finite in epoch {number + 1} ({means})",
-                "lower learning_rate, or train with precision=fp32",
-            )
         record = EpochRecord(number, pairs, len(batches), **means)
         self.history.append(record)
         if on_step:
             on_step(self.progress(record.loss))
         return record
+
+    def _check_finite(self, step: int, epoch: int) -> None:
+        if step >= 0:
+            raise DivergedError(
+                f"the loss is no longer finite in step {step} of {self.total_steps}, epoch {epoch + 1}",
+                "lower learning_rate, or train with precision=fp32",
+            )
 
     def _step(self, pairs: Pairs, epoch: int) -> torch.Tensor:
         """One optimiser step; returns its `_TERMS` (5,) on the device."""
@@ -330,6 +351,13 @@ class _Run:
             samples_per_second=self.speed,
             eta_seconds=(self.total_steps - self.steps) * per_step,
         )
+
+
+def _too_large(task: str, batch_size: int) -> CasamError:
+    what = f"task {task}: not enough memory for a training step with batch_size={batch_size}"
+    if batch_size == 1:
+        return CasamError(what, "end other programs, or train on another machine")
+    return CasamError(what, f"try half as many images a step: --set batch_size={batch_size // 2}")
 
 
 def _losses(head: Head, backbone: Backbone, options: TrainingOptions) -> Callable[..., tuple[Any, ...]]:

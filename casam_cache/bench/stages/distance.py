@@ -56,7 +56,7 @@ class Cost(Stage):
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
         method = self.method.make(work)
-        backbone = place.backbone(self.task, method.needs)
+        backbone = place.backbone(self.task, method.needs, encoder=method.runs_encoder)
         head = method.build(backbone, seed=0).to(place.torch_device).train()
         work.use(type(head))
         return {"flops": training_flops(head, backbone)}

@@ -49,7 +49,7 @@ class TrainedStage(HeadStage):
         """Fits `head`, keeps it as the stage's result, and returns what is recorded.
 
         With `alone` the head is all that stands between encoder and decoder: where even its best state is worse on
-        held-out groups than none, what is kept is the identity.
+        held-out groups than none, what is kept is the identity; but not of a network that replaces SAM.
         """
         place: Place = work.place
         work.use(type(head))
@@ -58,7 +58,7 @@ class TrainedStage(HeadStage):
             seed=self.seed, device=place.torch_device, checkpoint_dir=work.resumable(), penalty=penalty,
             on_step=work.progress, warn=work.say,
         )  # fmt: skip
-        none = alone and fitted.chosen is not None and fitted.chosen.below_frozen
+        none = alone and not head.replaces_sam and fitted.chosen is not None and fitted.chosen.below_frozen
         save_head(build_head("identity", None, place.backbone(self.task), 0) if none else head, work.result)
         return {**about(work, self.task), "fit": fitted.to_json(), "parameters": head.trained_parameters()}
 

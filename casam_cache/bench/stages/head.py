@@ -65,7 +65,8 @@ class HeadStage(Stage):
 
     def backbone(self, place: Place, task: str) -> Backbone:
         """The backbone of a task's store, with the encoder where the method trains through it."""
-        return place.backbone(task, METHODS.get(self.method.name).needs)
+        method = METHODS.get(self.method.name)
+        return place.backbone(task, method.needs, encoder=method.runs_encoder)
 
     def head(self, runs: Runs, backbone: Backbone, member: str = "") -> Head:
         """The finished head, or the one of several that `member` names, on the CPU and in evaluation mode."""
