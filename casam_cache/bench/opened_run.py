@@ -25,7 +25,6 @@ from casam_cache.errors import CasamError, CheckpointError, OptionError
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head, load_head
 from casam_cache.store import EmbeddingStore
-from casam_cache.training.pixels import PIXELS
 
 _KINDS = ("fit", "joint", "learn", "model")
 _NAMED = "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`"
@@ -153,9 +152,9 @@ def _fitted(
         routed = RoutedModel(folder, backbone, trust=trust)
         return OpenedRun(backbone, _identity_head(backbone), routed, "", identity, source)
     head = load_head(folder, backbone, trust=trust).to(where).eval()
-    if PIXELS in head.needs:
+    if head.replaces_sam:
         raise OptionError(
-            f"{folder} was trained through the image",
+            f"{folder} holds a network in the place of SAM",
             "casam fit and casam evaluate score it; casam predict and casam export do not take it",
         )
     return OpenedRun(backbone, head, None, task, identity, source)

@@ -76,7 +76,8 @@ class TunedRun:
             )
         if head != "image-sam" or options.get("encoder") == "none":
             raise CasamError(
-                f"{folder} has no encoder of its own: {method} trains behind the frozen one",
+                f"{folder} has no encoder of its own: {method} trains "
+                + ("a network in the place of SAM" if head == "image-network" else "behind the frozen one"),
                 "casam encode DIR encodes with that; casam fit --method sam-full trains one",
             )
         return cls(folder, method, f"{record.kind}/{record.key}", model, identity)
