@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_a_tuned_store_is_the_reference_of_table_4(casam: Casam, encoded: Path) 
     text = casam("report", "casam_runs", "--table", "table4")
     assert casam.code == 0, casam.err
     assert text.count("Before vs Adapter") > 2  # the paper's two, and ours
+    for folder in ("one", "two"):
+        casam("report", "casam_runs", "--table", "table4", "--out", folder)
+        assert casam.code == 0, casam.err
+    names = [f"table4_figure5.{form}" for form in ("svg", "png", "csv")]
+    assert all(Path("one", name).read_bytes() == Path("two", name).read_bytes() for name in names)
+    lines = list(csv.DictReader(Path("one/table4_figure5.csv").read_text().splitlines()))
+    sets = {line["features"] for line in lines}
+    assert sets == {"frozen", "alignment", "tuned (sam-full)"}
+    images = {line["image"] for line in lines}
+    assert images == {"p004", "p005"}  # the test split
+    assert len({(line["x"], line["y"]) for line in lines}) == len(sets) * len(images)
+    svg = Path("one/table4_figure5.svg").read_text()
+    assert all(word in svg for word in (*sets, "discs"))
 
 
 def test_what_has_no_encoder_of_its_own_is_refused_in_one_line(casam: Casam, encoded: Path) -> None:

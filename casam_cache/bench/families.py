@@ -207,6 +207,11 @@ class SingleEntry(OneRowEntry):
             "bytes_kept": sum(fit.bytes_kept(tables.runs) for fit in self.fits.values()),
             "run": {task: tables.folder(fit) for task, fit in self.fits.items()},
             "distances": {task: stage.read(tables.runs) for task, stage in self.distances.items()},
+            **(
+                {"features": {task: stage.name for task, stage in self.distances.items()}}
+                if self.distances
+                else {}
+            ),
         }
 
 

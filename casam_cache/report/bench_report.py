@@ -13,6 +13,14 @@ from casam_cache.metrics.columns import recorded_facts
 from casam_cache.report.bench_table import BENCH, bench_table, mixed
 from casam_cache.report.claims import claims_table
 from casam_cache.report.comparison_figures import figure_1, figure_1_values, figure_2, figure_2_values
+from casam_cache.report.feature_map import (
+    NEEDS,
+    can_draw,
+    figure_5,
+    figure_5_values,
+    has_features,
+    laid_out,
+)
 from casam_cache.report.figures import figure_6_picture
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
@@ -68,6 +76,10 @@ class Page:
             if all(pictures.values()):
                 files |= {f"{name}_figure{figure}.{form}": data for form, data in pictures.items() if data}
                 files[f"{name}_figure{figure}.csv"] = values(rows).encode()
+        sets = laid_out(self.results) if has_features(self.results) and can_draw() else []
+        if sets:
+            files |= {f"{name}_figure5.{form}": figure_5(sets, form, style) for form in FORMS}
+            files[f"{name}_figure5.csv"] = figure_5_values(sets).encode()
         return files
 
 
@@ -125,6 +137,8 @@ def _page(name: str, results: Mapping[str, Any]) -> Page:
     else:
         made = paper_table(results["results"], name, title=results["title"], recipe=results["recipe"])
         made = replace(made, notes=(*made.notes, *mixed(results)))
+    if has_features(results) and not can_draw():
+        made = replace(made, notes=(*made.notes, NEEDS))
     tests = (results.get("summary") or {}).get("tests")
     if not tests:
         return Page(made, None, results)

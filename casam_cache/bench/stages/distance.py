@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,9 +14,10 @@ import torch
 from casam_cache.backbones.base import Backbone
 from casam_cache.bench.stages.head import HeadStage, MethodRef
 from casam_cache.bench.tasks import Place, SplitRef, find_store
+from casam_cache.bench.tuned_run import TUNED
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work, beside
-from casam_cache.errors import StoreError
+from casam_cache.errors import CasamError, StoreError
 from casam_cache.fingerprint import digest
 from casam_cache.heads.base import Head
 from casam_cache.methods.registry import METHODS
@@ -27,6 +28,7 @@ from casam_cache.training.items import EMBEDDING, Items
 from casam_cache.training.pixels import PIXELS
 
 DISTANCES = "distances.json"
+VECTORS = "vectors.safetensors"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,6 +68,8 @@ class Cost(Stage):
 class Distance(Stage):
     """TV and JS (equations 13 and 14) of a split's features, before and after a head, to a reference store's.
 
+    The mean cell of each image is kept of all three, for Figure 5.
+
     Attributes:
         items: the split.
         head: the fitted head.
@@ -73,6 +77,7 @@ class Distance(Stage):
     """
 
     kind: ClassVar[str] = "distance"
+    revision: ClassVar[int] = 2
 
     items: SplitRef
     head: HeadStage
@@ -104,6 +109,9 @@ class Distance(Stage):
         sides = {"before": _Aligned(items, None, device), "after": _Aligned(items, head, device)}
         found = {side: vars(distance) for side, distance in feature_distances(adapted, sides).items()}
         (work.result / DISTANCES).write_text(json.dumps(found, indent=1) + "\n")
+        every: dict[str, Iterable[np.ndarray]] = {**sides, "reference": adapted}
+        vectors = {name: _means(side) for name, side in every.items()}
+        Vectors(tuple(images), **vectors, tuned_by=_tuned_by(reference)).write(work.result)
         return {}
 
     def read(self, runs: Runs) -> dict[str, Any]:
@@ -131,6 +139,60 @@ def reference_content(store: EmbeddingStore, images: Sequence[str]) -> str:
         for image in sorted(images)
     ]
     return digest([store.fingerprint, held])
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The mean cell of each image of a split, float32 (images, C) a set.
+
+    Attributes:
+        images: ids.
+        before, after: of the head.
+        reference: of the reference store.
+        tuned_by: the method that tuned the reference's encoder; empty where its identity names none.
+    """
+
+    images: tuple[str, ...]
+    before: np.ndarray
+    after: np.ndarray
+    reference: np.ndarray
+    tuned_by: str
+
+    def write(self, folder: Path) -> None:
+        """Writes `VECTORS` into a folder."""
+        from safetensors.numpy import save
+
+        sets = {name: getattr(self, name) for name in ("before", "after", "reference")}
+        about = json.dumps({"images": self.images, "tuned_by": self.tuned_by})
+        (folder / VECTORS).write_bytes(save(sets, metadata={"about": about}))
+
+
+def read_vectors(folder: Path) -> Vectors:
+    """What `Vectors.write` wrote into a finished stage's folder.
+
+    Raises:
+        CasamError: it is not there.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / VECTORS, framework="numpy") as file:
+            about = json.loads(file.metadata()["about"])
+            sets = {name: file.get_tensor(name) for name in ("before", "after", "reference")}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CasamError(
+            f"no features in {folder}: {error}", "run the bench again: it computes them"
+        ) from None
+    return Vectors(tuple(about["images"]), **sets, tuned_by=str(about["tuned_by"]))
+
+
+def _means(batches: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([batch.mean(axis=2, dtype=np.float64) for batch in batches]).astype(np.float32)
+
+
+def _tuned_by(store: EmbeddingStore) -> str:
+    architecture = store.identity["backbone"].get("architecture", {})
+    return str(architecture.get(TUNED, {}).get("method", ""))
 
 
 class _Aligned:
