@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Tests are run by one process a core, each with one thread: tiny models gain nothing from more.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow lint format docs package clean help
+.PHONY: demo test test-slow gpu lint format docs package clean help
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ test: $(VENV)/.dev  ## the test suite, about three minutes on two cores
 
 test-slow: $(VENV)/.dev  ## the slower tests: ViT-B parity, many kills, the demo from a wheel
 	$(PYTEST) -m slow
+
+gpu:  ## every figure that needs a GPU, 25 minutes; resumable (docs/gpu.md); PYTHON=... has torch with CUDA, PACK=DIR is a pack
+	$(PYTHON) benchmarks/gpu_day.py run $(PACK)
 
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

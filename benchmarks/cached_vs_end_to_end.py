@@ -5,8 +5,9 @@
 
 Both sides take turns in one process and start from the same weights. End to end, a step starts from uint8 images in
 memory: resize, encode, round to float16 as a store does; cached, it starts from those float16 embeddings in memory.
-Then both run the same head, decoder, loss, backward pass and Adam. The weights after all steps must be the same bits:
-figures of two different computations would be none. The floor is arithmetic: FLOPs with the encoder over those without.
+Then both run the same head, decoder, loss, backward pass and Adam. The weights after all steps must be the same bits,
+on a GPU, whose sums have no fixed order, within a twentieth of what training changed: figures of two different
+computations would be none. The floor is arithmetic: FLOPs with the encoder over those without.
 
 Writes benchmarks/results/cached_vs_end_to_end_DEVICE.json and .md, a row for each model, batch and number of threads.
 """
@@ -34,6 +35,7 @@ from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.options import TrainingOptions
 
 Step = Callable[[int], None]
+TOLERANCE = 0.05  # on a GPU
 
 
 class Side:
@@ -71,6 +73,15 @@ class Side:
         self.optimiser.step()
 
 
+def apart(one: Head, other: Head, backbone: Backbone) -> float:
+    """Norm of the difference of two trained heads' weights over that of what training changed."""
+    begun = build_head("alignment", None, backbone, seed=0).to(backbone.device)
+    flat = [
+        torch.cat([weight.detach().flatten() for weight in head.trained()]) for head in (one, other, begun)
+    ]
+    return float((flat[0] - flat[1]).norm() / (flat[0] - flat[2]).norm())
+
+
 def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One row of the results."""
     backbone, weights = load(options, device)
@@ -93,9 +104,9 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
                 synchronise(device)
                 if turn:
                     best[name][number] = min(best[name][number], time.perf_counter() - start)
-    states = [side.head.state_dict() for side in sides.values()]
-    if not all(torch.equal(states[0][name], states[1][name]) for name in states[0]):
-        sys.exit("the two sides ended with different weights: no figures")
+    difference = apart(*(side.head for side in sides.values()), backbone)
+    if not difference <= (0 if device.type == "cpu" else TOLERANCE):
+        sys.exit(f"the two sides ended with different weights ({difference:.1e}): no figures")
     seconds = {name: float(found.mean()) for name, found in best.items()}
     whole = training_flops(sides["cached"].head, backbone)
     step = whole - backbone.encoder_flops()
@@ -112,6 +123,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         "ratio": round(seconds["end_to_end"] / seconds["cached"], 3),
         "gflop_per_image": {"step": round(step / 1e9, 3), "encoder": round((whole - step) / 1e9, 3)},
         "floor_ratio": round(whole / step, 3),
+        "difference": difference,
         **provenance(device),
     }
 
@@ -139,8 +151,8 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
         )
     explained = (
         "Three CAResBlocks, one box prompt an image, Adam; both sides in one process, taking turns, ending with the "
-        "same weights bit for bit. *by arithmetic*: FLOPs with the encoder over those without. The cached side reads "
-        "embeddings from memory."
+        "same weights, on a CPU bit for bit. *by arithmetic*: FLOPs with the encoder over those without. The cached "
+        "side reads embeddings from memory."
     )
     return [*lines, "", explained, "", *notes]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy
 import torch
+from revision import revision
 
 from casam_cache import __version__
 from casam_cache.backbones.architecture import ARCHITECTURES
@@ -29,8 +30,13 @@ def provenance(device: torch.device, **packages: str) -> dict[str, Any]:
     hardware = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
     if device.type == "cuda":
         hardware += f", {torch.cuda.get_device_name(device)}"
+    memory = {}
+    if device.type == "cuda":
+        memory = {"peak_gpu_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20)}
     return {
         "date": time.strftime("%Y-%m-%d"),
+        "revision": revision(),
+        **memory,
         "hardware": hardware,
         "load": round(os.getloadavg()[0], 1),
         "versions": {
@@ -88,6 +94,10 @@ def merge_rows(path: Path, row: dict[str, Any], key: Sequence[str]) -> list[dict
 def measured_with(row: dict[str, Any]) -> str:
     """Date, hardware, versions and command of a row that holds its `provenance`, as a note under a table."""
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    if row.get("revision"):
+        versions += f", revision {row['revision']}"
+    if "peak_gpu_memory_mib" in row:
+        versions += f", at most {row['peak_gpu_memory_mib']:,} MiB of GPU memory"
     return f"{row['date']}, {row['hardware']}, load average {row['load']}; {versions}; `{row['command']}`"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import runpy
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -212,6 +214,101 @@ class _Doubled:
     def predict(self, **prompt: Any) -> Any:
         masks, scores, low_res = self._honest.predict(**prompt)
         return masks, scores, 2 * low_res
+
+
+def test_a_gpu_that_computes_something_else_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import encode_throughput
+
+    honest, loaded = encode_throughput.load, list[Any]()
+
+    def load(*arguments: Any) -> Any:
+        backbone, weights = honest(*arguments)
+        loaded.append(backbone)
+        if len(loaded) == 2:  # the one that is on the device
+            with torch.no_grad():
+                next(backbone.encoder.parameters()).mul_(1.01)
+        return backbone, weights
+
+    monkeypatch.setattr(encode_throughput, "load", load)
+    script = str(FOLDER / "gpu_correctness.py")
+    asked = ("--models", "small", "--precisions", "fp32", "--images", "1", "--device", "cpu")
+    monkeypatch.setattr(sys, "argv", [script, *asked, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="beyond the tolerance: small in fp32"):
+        runpy.run_path(script, run_name="__main__")
+    assert "**no**" in (tmp_path / "gpu_correctness_cpu.md").read_text()
+
+
+GPU_DAY = FOLDER / "gpu_day.py"
+
+
+def gpu_day(*options: object) -> subprocess.CompletedProcess[str]:
+    """`benchmarks/gpu_day.py run`, as `make gpu` starts it."""
+    command = [sys.executable, GPU_DAY, "run", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+def test_the_gpu_day_runs_dry(tmp_path: Path) -> None:
+    """What no other test here runs, with next to nothing on the CPU; a call whose time is over says so."""
+    out = tmp_path / "results"
+    dry = ("--tiny", "--device", "cpu", "--out", out, "--scratch", tmp_path / "scratch")
+    first = gpu_day(*dry, "--limit", 1)
+    assert first.returncode == 1
+    assert "correctness: not begun" in first.stdout
+    parts = ("correctness", "lite_medsam", "step-vit_b", "fits", "jobs")
+    second = gpu_day(*dry, *(word for part in parts for word in ("--part", part)))
+    told = json.loads((out / "gpu_day_cpu.json").read_text())["parts"]
+    assert {part["state"] for part in told.values()} == {"done"}, told
+    assert (second.returncode, len(told)) == (0, 5)
+    pages = {"gpu_correctness", "gpu_fits", "gpu_jobs", "tinyvit_speed", "cached_vs_end_to_end", "gpu_day"}
+    assert pages == {page.stem.removesuffix("_cpu") for page in out.glob("*.md")}
+    assert "3 parts to run" in gpu_day(*dry, "--limit", 1).stdout  # of eight scripts
+
+
+def test_the_scripts_of_the_gpu_day_have_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands for a GPU, which no dry run starts as they are; and all of them together last 25 minutes at most."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import gpu_day as script
+
+    common = (FOLDER / "common.py").read_text()
+    for part in script.PARTS:
+        name, *words = part.command
+        text = (FOLDER / name).read_text()
+        text += common if "model_options" in text or "run_on_phantoms" in text else ""
+        for option in (word for word in (*words, *(part.tiny or ())) if word.startswith("--")):
+            assert f'"{option}"' in text, (part.name, option)
+    assert sum(part.seconds for part in script.PARTS) <= 60 * script.MINUTES
+    tried = {part.command[0] for part in script.PARTS if part.tiny}
+    assert {part.command[0] for part in script.PARTS} - tried == {"compiled_step.py"}
+
+
+def test_a_part_that_is_cut_short_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import gpu_day as script
+
+    options = argparse.Namespace(device="cpu", out=tmp_path, scratch=tmp_path, tiny=True, data=None)
+    day = script.Day(options, None)
+    part = script.Part("jobs", 100, ("gpu_fits.py",), ("--jobs", "1"), scratch=True)
+    assert day.run(part, 0.2, "cpu") == "cut short"
+    assert not day.is_done(part)
+    slow = script.Part("jobs", 0.2, ("gpu_fits.py",), ("--jobs", "1"), scratch=True)
+    assert day.run(slow, 100, "cpu") == "too slow"
+    assert script.Day(options, None).is_done(part)
+    broken = script.Part("jobs", 100, ("gpu_fits.py",), ("--jobs", "none"), scratch=True)
+    assert day.run(broken, 100, "cpu") == "failed"
+    assert "invalid int value: 'none'" in (tmp_path / "gpu_day_cpu.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_day_without_a_gpu_says_so_in_a_line(tmp_path: Path) -> None:
+    done = gpu_day("--out", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no figures: no device 'cuda' here")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_many_masks(results: Any, tmp_path: Path) -> None:
