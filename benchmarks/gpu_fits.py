@@ -27,6 +27,7 @@ from common import RESULTS, measured_with, provenance, record
 
 from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.fit import fit_task
+from casam_cache.datasets import find_tasks
 from casam_cache.datasets.phantoms import write_phantoms
 from casam_cache.encode.dataset import encode_dataset
 from casam_cache.encode.options import EncodeOptions
@@ -40,10 +41,11 @@ def stores_of(options: argparse.Namespace) -> tuple[Path, list[str], float]:
     if options.data is None and not data.exists():
         write_phantoms(data, seed=0, images_per_task=options.images)
     asked = EncodeOptions(model=options.model, device=options.device)
-    reports = encode_dataset(data / "tasks", options.scratch / "stores", asked)
+    roots = find_tasks(data / "tasks")[: options.tasks]
+    reports = [encode_dataset(root, options.scratch / "stores", asked)[0] for root in roots]
     seconds = sum(report.seconds.get("total", 0.0) for report in reports)
     rate = sum(report.encoded for report in reports) / seconds if seconds else 0.0
-    return options.scratch / "stores", sorted(report.task for report in reports)[: options.tasks], rate
+    return options.scratch / "stores", [report.task for report in reports], rate
 
 
 def fit(options: argparse.Namespace, device: torch.device, path: Path) -> str:
