@@ -307,7 +307,7 @@ def test_every_command_prints_what_the_page_says(
 ) -> None:
     examples = documented()
     found = dict(run_all(casam, encode, discs, tiny_checkpoint))
-    assert found.keys() | {"demo", "data phantoms"} == examples.keys()
+    assert found.keys() | {"demo", "data phantoms", "view"} == examples.keys()
     for name, output in found.items():
         assert shape(output) == shape(examples[name]), f"casam {name} --json"
 

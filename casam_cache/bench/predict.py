@@ -5,7 +5,7 @@ The arithmetic is that of evaluation, with the embedding rounded as in a store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from casam_cache.bench.prompt_arrays import part_of, prompts_of
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head, with_tokens
+from casam_cache.heads.files import build_head
 from casam_cache.routers.routing import Decision
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.items import VALID
@@ -238,6 +239,8 @@ class Predictor:
         boxes: Any = None,
         mask_input: Any = None,
         multimask: bool | None = None,
+        *,
+        frozen: bool = False,
     ) -> Prediction:
         """The masks of one prompt or of several, each for an object of its own.
 
@@ -251,11 +254,12 @@ class Predictor:
             mask_input: low-res logits of an earlier prediction: (4g, 4g), (1, 4g, 4g) or (P, 1, 4g, 4g).
             multimask: SAM's three masks for an ambiguous prompt instead of the single one; by default for one point
                 without anything else.
+            frozen: what the frozen SAM gives instead, from the same features: nothing is encoded or read again.
 
         Raises:
             OptionError: no image or no prompt, prompts that do not go together, or one that is not inside the image.
         """
-        shown = self._current()
+        shown = self._frozen() if frozen else self._current()
         prompts = prompts_of(shown.geometry, self.low_res, points, labels, boxes, mask_input)
         if multimask is None:
             alone = prompts.boxes is None and prompts.masks is None
@@ -285,6 +289,15 @@ class Predictor:
         if self._shown is None:
             raise OptionError("no image to prompt", "call set_image or set_item first")
         return self._shown
+
+    def _frozen(self) -> _Shown:
+        """The image as it is without the head."""
+        shown, backbone = self._current(), self._opened.backbone
+        if shown.head.name == "identity":
+            return shown
+        head = build_head("identity", None, backbone, seed=0).to(backbone.device).eval()
+        aligned = head.align(shown.features)
+        return replace(shown, head=head, task="", decision=None, aligned=aligned, added=None)
 
     def check_store(self, store: EmbeddingStore) -> None:
         """Whether `set_item` may take images from it.

@@ -27,6 +27,7 @@ from casam_cli.runs import runs_app
 from casam_cli.search import search
 from casam_cli.store import store_app
 from casam_cli.trust import trust
+from casam_cli.view import view
 
 app = typer.Typer(
     name="casam",
@@ -53,7 +54,21 @@ def program(
     """Encode medical images with a frozen SAM once; train and evaluate adapters from the cache."""
 
 
-for command in (encode, fit, evaluate, bench, search, report, predict, export, models, demo, doctor, trust):
+for command in (
+    encode,
+    fit,
+    evaluate,
+    bench,
+    search,
+    report,
+    predict,
+    view,
+    export,
+    models,
+    demo,
+    doctor,
+    trust,
+):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")

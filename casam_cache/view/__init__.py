@@ -1,0 +1,1 @@
+"""Prompts by mouse: a page on this machine alone, over stores, runs and folders of images."""
