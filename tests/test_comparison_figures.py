@@ -19,6 +19,8 @@ from casam_cache.report.comparison_figures import (
     figure_1_values,
     figure_2,
     figure_2_values,
+    figure_4,
+    figure_4_values,
 )
 from casam_cache.report.configurations import gather
 from casam_cache.report.style import STYLES, look_of
@@ -105,3 +107,29 @@ def test_methods_can_be_told_apart() -> None:
     assert first["color"] == second["color"]
     assert (first["linestyle"], first["marker"]) != (second["linestyle"], second["marker"])
     assert look_of("somebody's") == look_of("somebody's")
+
+
+def test_figure_4_is_of_unseen_sets_beside_the_frozen_sam() -> None:
+    def answers(*values: float | None) -> dict[str, Any]:
+        return {name: {"iou": iou, "frozen_iou": 0.3} for name, iou in zip("xyz<", values, strict=False)}
+
+    rows = [
+        row("ca-sam", [[0.5]], unseen=answers(0.2, 0.4, 0.6)),
+        row("ca-sam", [[0.5]], unseen=answers(0.4, 0.4, 0.6), seed=1),
+        row("naive", [[0.5]], unseen=answers(0.1, 0.2, 0.3)),
+        row("joint", [[0.5]]),
+    ]
+    drawn = figure_4(rows, "svg")
+    assert drawn == figure_4(rows, "svg")
+    found = [(each["method"], each["set"], float(each["iou"])) for each in
+             csv.DictReader(io.StringIO(figure_4_values(rows)))]  # fmt: skip
+    assert found[:3] == [("ca-sam", "x", 30.0), ("ca-sam", "y", 40.0), ("ca-sam", "z", 60.0)]
+    assert found[-3:] == [("frozen SAM", name, 30.0) for name in "xyz"]
+    assert len(found) == 9
+    frozen = row("frozen", [[0.5]], unseen=answers(0.3, 0.3, 0.3))
+    assert "frozen SAM" not in figure_4_values([*rows, frozen])
+    assert figure_4([row("ca-sam", [[0.5]], unseen=answers(0.2))], "svg") is not None, (
+        "one set is a point a method"
+    )
+    assert figure_4([row("ca-sam", [[0.5]])], "svg") is None
+    assert figure_4([row("ca-sam", [[0.5]], unseen=answers(None))], "svg") is None

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from bench_sets import kinds, one_thread
 from conftest import Casam
+from html_pages import check_safe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -529,6 +530,14 @@ def test_report_draws_the_front(bench_stores: Path, tmp_path: Path, space: str, 
     casam("report", runs, "--out", "tables")
     name = f"tables/search_{report.key}"
     assert all(Path(name + end).stat().st_size for end in (".txt", ".csv", "_front.svg", "_front.png"))
+    for what in (runs, report.folder):
+        written = casam.json("report", what, "--html", "html", "--overwrite")
+        assert (written["searches"], written["benches"], written["fits"]) == (1, 0, 0), casam.err
+        page = check_safe(casam.folder / written["index"])
+        assert f"{100 * report.trials[report.best or 0].rungs[-1].means['iou']:.2f}" in page.text
+        assert {
+            f"search-1/search_{report.key}{end}" for end in (".csv", "_front.svg", "_front.png")
+        } <= page.files()
     file = Path(report.folder) / "search.json"
     file.write_text(file.read_text().replace('"state": "complete"', '"state": "pruned"', 1))
     casam("report", runs, "--table", "search")

@@ -12,7 +12,14 @@ from casam_cache.errors import OptionError, unknown_name
 from casam_cache.metrics.columns import recorded_facts
 from casam_cache.report.bench_table import BENCH, bench_table, mixed
 from casam_cache.report.claims import claims_table
-from casam_cache.report.comparison_figures import figure_1, figure_1_values, figure_2, figure_2_values
+from casam_cache.report.comparison_figures import (
+    figure_1,
+    figure_1_values,
+    figure_2,
+    figure_2_values,
+    figure_4,
+    figure_4_values,
+)
 from casam_cache.report.feature_map import (
     NEEDS,
     can_draw,
@@ -28,6 +35,10 @@ from casam_cache.report.paired import paired_table
 from casam_cache.report.paper_tables import SHAPES, paper_table
 from casam_cache.report.style import FORMS
 from casam_cache.store.files import make_directory, write_all
+
+_FIGURES = (
+    (1, figure_1, figure_1_values), (2, figure_2, figure_2_values), (4, figure_4, figure_4_values)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Page:
         if name == "figure6":
             files["figure6.svg"] = figure_6_picture(self.results["results"], "svg", title=self.table.title)
         rows = self.results.get("results", ())
-        for figure, drawn, values in ((1, figure_1, figure_1_values), (2, figure_2, figure_2_values)):
+        for figure, drawn, values in _FIGURES:
             pictures = {form: drawn(rows, form, style) for form in FORMS}
             if all(pictures.values()):
                 files |= {f"{name}_figure{figure}.{form}": data for form, data in pictures.items() if data}

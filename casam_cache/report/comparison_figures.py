@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the paper: methods over tasks, over unseen sets and along the sequence; IoU beside cost."""
+"""Figures 1, 2 and 4 of the paper: methods over tasks, along the sequence and over unseen sets; IoU beside cost."""
 
 from __future__ import annotations
 
@@ -134,6 +134,60 @@ def figure_2_values(rows: Sequence[Row]) -> str:
     return _csv(keys, [tuple(str(point[key]) for key in keys) for point in _points(rows)])
 
 
+def figure_4(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | None:
+    """Figure 4: methods over the unseen sets after the last task, beside the frozen SAM: a radar plot and lines.
+
+    Args:
+        rows: results of a bench.
+        form: svg, pdf or png.
+        style: one of `STYLES`.
+
+    Returns:
+        None where no method has an answer on an unseen set. The radar plot takes three sets.
+    """
+    curves, looks = _unseen_beside_frozen(rows)
+    shared, radar, chosen = _axes(curves, 1), _axes(curves, 3), style_of(style)
+    if not shared:
+        return None
+
+    def draw(figure: Figure) -> None:
+        handles: dict[str, Any] = {}
+        if radar:
+            round_ = figure.add_subplot(1, 2, 1, projection="polar")
+            _radar(round_, radar, looks, handles, chosen.font)
+        axes = figure.add_subplot(1, 2 if radar else 1, 2 if radar else 1)
+        names = list(next(iter(shared.values())))
+        places = range(len(names))
+        for label, values in shared.items():
+            handles[label] = axes.plot(places, list(values.values()), label=label, **looks[label])[0]
+        axes.set_xticks(places, names, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_ylabel("IoU (%) on sets never trained on")
+        axes.margins(x=0.08)
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=min(5, len(handles))
+        )
+
+    return picture(draw, chosen, form, 0.5)
+
+
+def figure_4_values(rows: Sequence[Row]) -> str:
+    """What Figure 4 shows, as CSV: method, unseen set, percent IoU."""
+    curves, _ = _unseen_beside_frozen(rows)
+    lines = [(label, name, f"{iou:.4f}") for label, own in curves.items() for name, iou in own.items()]
+    return _csv(("method", "set", "iou"), lines)
+
+
+def _unseen_beside_frozen(rows: Sequence[Row]) -> tuple[Curves, dict[str, dict[str, Any]]]:
+    """`by_unseen` with the frozen SAM, which every row is beside, and the looks of all."""
+    runs = gather(rows)
+    curves, looks = by_unseen(runs), _looks(runs)
+    if curves and not any(each.method == "frozen" for each in runs):
+        frozen = [_mean(each, _unseen_frozen) for each in runs]
+        curves["frozen SAM"] = max(frozen, key=len)  # the same of each method that has an answer there
+        looks["frozen SAM"] = look_of("frozen")
+    return _kept(curves), looks
+
+
 def _points(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for each in gather(rows):
@@ -159,6 +213,10 @@ def _last_by_task(row: Row) -> dict[str, float | None]:
 
 def _unseen(row: Row) -> dict[str, float | None]:
     return {name: each.get("iou") for name, each in sorted((row.get("unseen") or {}).items())}
+
+
+def _unseen_frozen(row: Row) -> dict[str, float | None]:
+    return {name: each.get("frozen_iou") for name, each in sorted((row.get("unseen") or {}).items())}
 
 
 def _seen_so_far(row: Row) -> dict[str, float | None]:

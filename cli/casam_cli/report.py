@@ -24,7 +24,7 @@ def report(
     ),
     html: Path | None = typer.Option(
         None,
-        help="The folder to write a report for a browser to, of every bench and fit; RUNS may be one fit too.",
+        help="The folder to write a report for a browser to, of every bench, fit and search; RUNS may be one fit too.",
     ),
     masks: bool = typer.Option(
         True, "--masks/--no-masks", help="With --html, predict and show every test mask of the fits."
@@ -102,7 +102,9 @@ def _write_html(runs: Path, out: Path, open_: bool, json_: bool, asked: dict[str
             say=console.show_line,
             progress=lambda done, total: bar.update(done, total, "masks"),
         )
-    counts = {"benches": written.benches, "fits": written.fits, "masks": written.masks}
+    counts = {
+        "benches": written.benches, "fits": written.fits, "searches": written.searches, "masks": written.masks
+    }  # fmt: skip
     if json_:
         console.print_json({"index": str(written.index), **counts})
     else:

@@ -12,6 +12,9 @@ from typing import Any
 
 from casam_cache import __version__
 from casam_cache.bench.results import FOLDER, read_results
+from casam_cache.bench.search.outcome import FILE as SEARCH_FILE
+from casam_cache.bench.search.outcome import FOLDER as SEARCHES
+from casam_cache.bench.search.outcome import read_reports
 from casam_cache.engine.runs import RECORD
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.fingerprint import digest
@@ -23,6 +26,7 @@ from casam_cache.report.html.curves import curves
 from casam_cache.report.html.fits import ScoredFit, fit_warnings, fits_table, scored_fits
 from casam_cache.report.html.gallery import write_gallery
 from casam_cache.report.layout import Column
+from casam_cache.report.search_pages import SearchPage
 from casam_cache.store.files import make_directory, write_all
 
 INDEX = "index.html"
@@ -37,7 +41,7 @@ class Written:
 
     Attributes:
         index: the page to open.
-        benches, fits, masks: how many of each.
+        benches, fits, searches, masks: how many of each.
         files: content by name below the folder, but for pictures of masks.
         warnings: as the overview shows them, with what they are about.
     """
@@ -45,6 +49,7 @@ class Written:
     index: Path
     benches: int = 0
     fits: int = 0
+    searches: int = 0
     masks: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -59,16 +64,18 @@ class Source:
         bench: results to read: the runs folder, or one folder of its `bench/`; None: no bench.
         fit: KIND/KEY of the only fit; None: all.
         fits: whether fits are shown.
+        search: where searches are read: the runs folder, or one folder of its `search/`; None: no search.
     """
 
     root: Path
     bench: Path | None
     fit: str | None = None
     fits: bool = True
+    search: Path | None = None
 
 
 def source_of(runs: Path) -> Source:
-    """A runs folder, RUNS/bench/NAME or RUNS/fit/KEY.
+    """A runs folder, RUNS/bench/NAME, RUNS/search/KEY or RUNS/fit/KEY.
 
     Raises:
         CasamError: it is none of them.
@@ -78,14 +85,16 @@ def source_of(runs: Path) -> Source:
         raise CasamError(f"there is no folder {runs}", "name a folder of runs, casam_runs by default")
     if runs.parent.name == FOLDER and (runs / "results.json").is_file():
         return Source(runs.parent.parent, runs, fits=False)
+    if runs.parent.name == SEARCHES and (runs / SEARCH_FILE).is_file():
+        return Source(runs.parent.parent, None, fits=False, search=runs)
     if (runs / RECORD).is_file():
         if runs.parent.name != "fit":
             raise CasamError(
                 f"{runs} is a stage of kind '{runs.parent.name}'",
-                "name the folder of runs, one of its bench/ folders, or a fit as `casam fit` printed it",
+                "name the folder of runs, one of its bench/ or search/ folders, or a fit as `casam fit` printed it",
             )
         return Source(runs.parent.parent, None, f"fit/{runs.name}")
-    return Source(runs, runs)
+    return Source(runs, runs, search=runs)
 
 
 def write_report(
@@ -103,7 +112,7 @@ def write_report(
     """Writes the report; the same runs give the same bytes.
 
     Args:
-        runs: a runs folder, one of its `bench/` folders, or one fit.
+        runs: a runs folder, one of its `bench/` or `search/` folders, or one fit.
         out: the folder to write.
         style: of the figures, one of `STYLES`.
         overwrite: replace a report that is there; any other folder that holds something is refused all the same.
@@ -114,7 +123,7 @@ def write_report(
         say: takes a line for each thing that is left out.
 
     Raises:
-        CasamError: there is neither a bench nor a fit.
+        CasamError: there is neither a bench nor a search nor a fit.
         OptionError: the folder holds something, or there is no such style.
         StoreError: the folder cannot be written.
     """
@@ -128,15 +137,17 @@ def write_report(
 
     benches = _benches(source, left_out)
     fits = scored_fits(source.root, source.fit, left_out) if source.fits else []
-    if not benches and not fits:
+    searches = _searches(source, left_out)
+    if not benches and not fits and not searches:
         raise CasamError(
             f"no finished bench and no scored fit in {runs}", "casam fit and casam bench make them"
         )
-    written = Written(out / INDEX, len(benches), len(fits), warnings=warnings)
+    written = Written(out / INDEX, len(benches), len(fits), len(searches), warnings=warnings)
     for bench in benches:
         warnings += [(bench.title, line) for line in bench.warnings]
     warnings += [("fits", line) for line in fit_warnings(fits)]
     sections = [_bench_view(bench, written, style) for bench in benches]
+    tried = [_search_view(page, number, written, style) for number, page in enumerate(searches, 1)]
     fit_view = _fit_view(fits, written, style) if fits else None
     replace_folder(out)
     gallery = None
@@ -149,7 +160,7 @@ def write_report(
     environment = _environment()
     page = environment.get_template("index.html").render(
         title=source.root.name, runs=str(runs.resolve()), version=__version__, benches=sections, fits=fit_view,
-        warnings=warnings, masks=gallery,
+        searches=tried, warnings=warnings, masks=gallery,
     )  # fmt: skip
     written.files[INDEX] = page.encode()
     if gallery is not None:
@@ -198,6 +209,28 @@ def _benches(source: Source, say: Callable[[str], None]) -> list[BenchSection]:
         read_results(source.bench, say), key=lambda each: (str(each["title"]), Path(each["folder"]).name)
     )
     return [bench_section(page_of(results), number) for number, results in enumerate(found, 1)]
+
+
+def _searches(source: Source, say: Callable[[str], None]) -> list[SearchPage]:
+    if source.search is None:
+        return []
+    found = [SearchPage.of(report) for report in read_reports(source.search, say)]
+    return sorted(found, key=lambda page: (page.report.name, page.report.key))
+
+
+def _search_view(page: SearchPage, number: int, written: Written, style: str) -> dict[str, Any]:
+    """The section of a search as the template takes it; its files go into `written`."""
+    anchor = f"search-{number}"
+    files = page.files(style)
+    written.files |= {f"{anchor}/{name}": data for name, data in files.items()}
+    pictures = [name for name in sorted(files) if name.endswith(("front.svg", "front.png"))]
+    return {
+        "anchor": anchor,
+        "page": page,
+        "facts": [("results", str(page.report.folder)), ("backbone", page.report.model)],
+        "pictures": [f"{anchor}/{name}" for name in reversed(pictures)],  # the one that is shown first
+        "tables": [f"{anchor}/{name}" for name in sorted(files) if name not in pictures],
+    }
 
 
 def _bench_view(bench: BenchSection, written: Written, style: str) -> dict[str, Any]:
