@@ -246,6 +246,7 @@ class Bench:
             selection=selection,
             skipped=self.skipped,
             mixtures=tables.mixtures(everything),
+            entries=entries,
         )
         place = self.tasks.place
         keep_backbone(Path(place.stores), place.weights(self.orders[0].tasks[0]), self.runs.root)

@@ -134,6 +134,10 @@ class Entry(ABC):
     def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
         """Outcomes on each unseen set after the last task; empty where the method has no answer there."""
 
+    @abstractmethod
+    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
+        """By image of a task's test set, the scoring whose outcome its masks have after the last task."""
+
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {}
 
@@ -165,6 +169,9 @@ class OneRowEntry(Entry):
         return {
             task: tables.outcomes(self.scored[task]) for task in self.course.unseen if task in self.scored
         }
+
+    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
+        return dict.fromkeys(self.splits[task].images, self.scored[task])
 
 
 class FrozenEntry(OneRowEntry):
@@ -302,6 +309,9 @@ class SequentialEntry(Entry):
 
     def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
         return {task: tables.outcomes(stage) for task, stage in self.outside.items()}
+
+    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
+        return dict.fromkeys(self.splits[task].images, self.cells[-1][self.course.order.index(task)])
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         last = self.after[-1]

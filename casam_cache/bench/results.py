@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -218,6 +218,7 @@ class Results:
         selection: what was chosen on the validation split, where something was.
         skipped: methods that could not run on these stores.
         mixtures: devices, thread counts and versions of the stages, where there is more than one of something.
+        entries: what each row is of, for whoever asks its stages for more; not written.
     """
 
     recipe: Recipe
@@ -230,6 +231,12 @@ class Results:
     selection: dict[str, Any] | None
     skipped: list[dict[str, str]]
     mixtures: dict[str, list[str]]
+    entries: Sequence[Entry] = field(default=(), repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        """Names the folder of results: by what was asked, and the rows."""
+        return digest([self.recipe.model_dump(mode="json"), [row["key"] for row in self.rows]])[:20]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -254,8 +261,7 @@ class Results:
         Raises:
             CasamError: the disk is full or read-only.
         """
-        name = digest([self.recipe.model_dump(mode="json"), [row["key"] for row in self.rows]])[:20]
-        folder = runs.root / FOLDER / name
+        folder = runs.root / FOLDER / self.key
         partial = folder / f"{FILE}.{os.getpid()}.partial"  # two processes may end the same bench at once
         data = json.loads(json.dumps(self.to_json()))
         with runs.disk_errors():

@@ -150,6 +150,13 @@ class RoutedEntry(Entry):
         last = len(self.course.order) - 1
         return {name: self._outcome(tables, last, name) for name in self.course.unseen}
 
+    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
+        last, seen = len(self.course.order) - 1, sorted(self.course.order)
+        return {
+            image: self.frozen[task] if place == FALLBACK else self.head(last, seen[place], task)
+            for image, place in self.choice(tables, last, task).items()
+        }
+
     def _outcome(self, tables: Tables, step: int, name: str) -> OutcomeTable:
         seen = sorted(self.course.order[: step + 1])
         choice = self.choice(tables, step, name)

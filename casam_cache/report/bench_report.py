@@ -28,6 +28,8 @@ from casam_cache.report.feature_map import (
     has_features,
     laid_out,
 )
+from casam_cache.report.example_figure import figure_7, figure_7_values
+from casam_cache.report.examples import Examples
 from casam_cache.report.figures import figure_6_picture
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
@@ -91,6 +93,10 @@ class Page:
         if sets:
             files |= {f"{name}_figure5.{form}": figure_5(sets, form, style) for form in FORMS}
             files[f"{name}_figure5.csv"] = figure_5_values(sets).encode()
+        folder = self.results.get("folder")
+        if folder is not None and (examples := Examples.read(Path(str(folder)))) is not None:
+            files |= {f"{name}_figure7.{form}": figure_7(examples, form, style) for form in FORMS}
+            files[f"{name}_figure7.csv"] = figure_7_values(examples).encode()
         return files
 
 

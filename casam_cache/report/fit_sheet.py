@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from casam_cache.bench.fit import FitReport
 from casam_cache.cutout import Cutout
 from casam_cache.encode.source_images import SourceImages
 from casam_cache.errors import CasamError
 from casam_cache.report.html.fits import ScoredFit, scored_fits
-from casam_cache.report.html.gallery import crop_of
 from casam_cache.report.html.masks import FitMasks, MaskCase
 from casam_cache.report.pictures import Case, comparison_png
+from casam_cache.report.tiles import image_tile, mask_tile, square_around
 from casam_cache.store.files import disk_errors, make_directory, write_file
 
 FOLDER = "pictures"
@@ -26,7 +25,6 @@ TILE = 240  # pixels
 RULE = (
     f"by their IoU: the {EACH} lowest, the {EACH} nearest the median (the lower of two), the {EACH} highest"
 )
-NO_IMAGE = 72  # grey, where an image is gone
 
 
 def chosen_rows(scores: Sequence[float], each: int = EACH) -> list[tuple[str, int]]:
@@ -107,21 +105,16 @@ def fit_sheet(report: FitReport, device: str = "auto") -> tuple[Path, str]:
 
 def _case(fit: ScoredFit, case: MaskCase, name: str, image: np.ndarray | None) -> Case:
     """The square around the true mask, as large as a tile."""
-    left, top, side = (round(value) for value in crop_of(case, 1.0))
-    box = (left, top, left + side, top + side)
-    if image is None:
-        image = np.full((*case.truth.size, 3), NO_IMAGE, np.uint8)
-    picture = Image.fromarray(image).crop(box).resize((TILE, TILE), Image.Resampling.LANCZOS)
+    square = square_around(case.truth)
+    picture = image_tile(image, square, TILE, case.truth.size)
 
     def small(mask: Cutout) -> np.ndarray:
-        whole = Image.fromarray(mask.bitmap.astype(np.uint8) * 255).crop(box)
-        inside: np.ndarray = np.asarray(whole.resize((TILE, TILE), Image.Resampling.BILINEAR)) > 127
-        return inside
+        return mask_tile(mask, square, TILE)
 
     row = case.row
     scores = {"frozen SAM": fit.frozen.scores["iou"][row], "fitted": fit.fitted.scores["iou"][row]}
     made = Case(
-        f"{name}: {case.item.id}, class {fit.fitted.class_id[row]}", np.asarray(picture), small(case.truth),
+        f"{name}: {case.item.id}, class {fit.fitted.class_id[row]}", picture, small(case.truth),
         {"frozen SAM": small(case.frozen), "fitted": small(case.fitted)},
     )  # fmt: skip
     return replace(made, scores=scores)

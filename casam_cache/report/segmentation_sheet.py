@@ -14,8 +14,9 @@ from casam_cache.encode.source_images import SourceImages
 from casam_cache.engine.runs import read_record
 from casam_cache.errors import CasamError
 from casam_cache.printable import printable
-from casam_cache.report.fit_sheet import EACH, FOLDER, NO_IMAGE, TILE, chosen_rows
+from casam_cache.report.fit_sheet import EACH, FOLDER, TILE, chosen_rows
 from casam_cache.report.pictures import LETTER, draw_objects, png
+from casam_cache.report.tiles import NO_IMAGE
 from casam_cache.store import EmbeddingStore
 from casam_cache.store.files import make_directory, write_file
 from casam_cache.training.class_maps import classes_of, true_map

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+
+FOLDER = "bench"  # of a folder of runs, where results are
 
 if TYPE_CHECKING:
     from casam_cache.bench.bench import Bench, BenchProgress
@@ -101,6 +104,11 @@ def bench(
         "--dry-run",
         help="Print the plan and stop: its stages, what exists, what is shared, and the time.",
     ),
+    open_: bool = typer.Option(
+        False,
+        "--open",
+        help="Write a report for a browser of this bench into the folder of runs, and open it.",
+    ),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
@@ -136,14 +144,52 @@ def bench(
         console.show_line(f"left out: {skipped['method']}: {skipped['reason']}", "yellow")
         console.show_line(f"  {skipped['hint']}")
     if dry_run:
+        if open_:
+            raise OptionError(
+                "--open beside --dry-run, which makes nothing to open", "leave out one of the two"
+            )
         _show_plan(planned, json_)
         return
     places = jobs or default_jobs(planned.tasks.place.device)
     results = _run(planned, places, executor, console.changed(recompute, keep))
+    if not json_:
+        _show_results(results)
+    picture = _picture(planned, results)
+    report = _open_report(results, runs) if open_ else None
     if json_:
-        console.print_json(results.to_json())
-        return
-    _show_results(results, runs)
+        console.print_json({**results.to_json(), "pictures": picture, "report": report})
+    elif report is None:
+        console.show_line(f"report: casam report {runs / FOLDER / results.key} --html DIR --open")
+
+
+def _picture(planned: Bench, results: Results) -> str | None:
+    """Figure 7 of the bench, whose path is said; the results stand also where none can be drawn."""
+    from casam_cache.report.example_figure import figure_7
+    from casam_cache.report.examples import write_examples
+    from casam_cache.store.files import make_directory, write_file
+
+    path = planned.runs.root / "pictures" / f"bench-{results.key}.png"
+    try:
+        examples = write_examples(results, planned.tasks.place, planned.runs)
+        make_directory(path.parent)
+        write_file(path, figure_7(examples, "png"))
+    except CasamError as error:
+        console.show_line(f"no picture: {error.message}")
+        return None
+    note = f" (outlines alone: {examples.said})" if examples.said else ""
+    console.show_line(f"worst, median and best masks: {path}{note}")
+    return str(path)
+
+
+def _open_report(results: Results, runs: Path) -> str:
+    """Writes RUNS/reports/bench-KEY, or replaces it, and opens it."""
+    from casam_cache.report.html.writing import write_report
+
+    out = runs / "reports" / f"bench-{results.key}"
+    index = write_report(runs / FOLDER / results.key, out, overwrite=True, say=console.show_line).index
+    console.show_line(f"report: {index}")
+    typer.launch(str(index.resolve()))
+    return str(index)
 
 
 def _recipe(
@@ -261,7 +307,7 @@ def _show_plan(planned: Bench, json_: bool) -> None:
         console.show_result(f"time: about {_duration(summary.seconds)} of work for one process")
 
 
-def _show_results(results: Results, runs: Path) -> None:
+def _show_results(results: Results) -> None:
     from casam_cache.report.bench_table import bench_tables
 
     for place, table in enumerate(bench_tables(results.to_json())):
@@ -273,7 +319,6 @@ def _show_results(results: Results, runs: Path) -> None:
         f"{counts['requested']} stages without sharing, {counts['distinct']} distinct:"
         f" {counts['computed']} computed, {counts['reused']} reused"
     )
-    console.show_line(f"results: casam report {runs}")
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from casam_cache.metrics.columns import facts_of
 from casam_cache.report.html.fits import ScoredFit
 from casam_cache.report.html.masks import FitMasks, MaskCase, overlap
 from casam_cache.report.html.outlines import outline
+from casam_cache.report.tiles import square_around
 from casam_cache.store.files import disk_errors, make_directory
 from casam_cache.training.outcomes import score
 
@@ -107,25 +108,9 @@ class _Pictures:
 
 
 def crop_of(case: MaskCase, scale: float) -> tuple[float, float, float]:
-    """The square around the true mask that a thumbnail shows: left, top, side, in displayed pixels.
-
-    The mask fills about half of it, and it is at least a quarter of the image's longer side; what reaches beyond
-    the image is black.
-    """
-    height, width = case.truth.size
-    x0, y0, x1, y1 = (
-        (float(value) for value in case.truth.tight().box) if case.truth.area else (0, 0, width, height)
-    )
-    side = min(max(1.7 * max(x1 - x0 + 1, y1 - y0 + 1), max(height, width) / 4), max(height, width))
-    left, top = (
-        _inside((low + high + 1 - side) / 2, whole, side)
-        for low, high, whole in ((x0, x1, width), (y0, y1, height))
-    )
+    """The square around the true mask that a thumbnail shows: left, top, side, in displayed pixels."""
+    left, top, side = square_around(case.truth)
     return round(scale * left, 1), round(scale * top, 1), round(scale * side, 1)
-
-
-def _inside(start: float, whole: int, side: float) -> float:
-    return (whole - side) / 2 if side >= whole else min(max(start, 0), whole - side)
 
 
 def write_gallery(
