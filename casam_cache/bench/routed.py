@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,25 @@ from casam_cache.routers.choice import chosen_options, pooling_choice, router_ch
 from casam_cache.routers.classifier import classifier_options
 from casam_cache.routers.fitted import FittedRouter, TaskRouters
 from casam_cache.routers.routing import FALLBACK, ood_accuracy, routing_accuracy
+
+
+@dataclass(frozen=True)
+class LastRouting:
+    """How densities sent images after the last task.
+
+    Attributes:
+        tasks: T names, sorted.
+        thresholds: float64 (T,), infinite where nothing is rejected.
+        images: ids by set, learnt or unseen.
+        scores: float64 (images, T) by set, lower is more like the task.
+        chosen: int64 (images,) by set, a task's place or -1, the frozen SAM.
+    """
+
+    tasks: tuple[str, ...]
+    thresholds: np.ndarray
+    images: Mapping[str, tuple[str, ...]]
+    scores: Mapping[str, np.ndarray]
+    chosen: Mapping[str, np.ndarray]
 
 
 class RoutedEntry(Entry):
@@ -181,6 +200,21 @@ class RoutedEntry(Entry):
         routers = self._routers_after(tables)[step]
         scores = np.stack([self._score(tables, router, name) for router in routers.fitted], axis=1)
         return routers.route(scores, fallback=bool(getattr(self.method.options, "fallback", True)))
+
+    def last_routing(self, tables: Tables) -> LastRouting | None:
+        """Of every image of every tested set; None where no density routes."""
+        if not self.routers:
+            return None
+        last = len(self.course.order) - 1
+        routers = self._routers_after(tables)[last]
+        scores = {
+            name: np.stack([self._score(tables, router, name) for router in routers.fitted], axis=1)
+            for name in self.tested
+        }
+        return LastRouting(
+            routers.names, routers.thresholds(), {name: split.images for name, split in self.tested.items()},
+            scores, {name: self._chosen(tables, last, name) for name in self.tested},
+        )  # fmt: skip
 
     def _score(self, tables: Tables, router: FittedRouter, name: str) -> np.ndarray:
         place = (id(router.router), name)

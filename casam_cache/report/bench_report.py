@@ -35,6 +35,7 @@ from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
 from casam_cache.report.paired import paired_table
 from casam_cache.report.paper_tables import SHAPES, paper_table
+from casam_cache.report.routing import Routing, read_routing, routing_picture, routing_values
 from casam_cache.report.style import FORMS
 from casam_cache.store.files import make_directory, write_all
 
@@ -56,6 +57,13 @@ class Page:
     table: Table
     tests: Table | None
     results: Mapping[str, Any]
+
+    @property
+    def routing(self) -> list[Routing]:
+        """What routers did, where the bench kept it."""
+        folder = self.results.get("folder")
+        found = None if folder is None else read_routing(Path(str(folder)))
+        return [] if found is None else found[2]
 
     def show(self, form: str) -> str:
         _, made = FORMATS[form]
@@ -97,6 +105,11 @@ class Page:
         if folder is not None and (examples := Examples.read(Path(str(folder)))) is not None:
             files |= {f"{name}_figure7.{form}": figure_7(examples, form, style) for form in FORMS}
             files[f"{name}_figure7.csv"] = figure_7_values(examples).encode()
+        for number, routing in enumerate(self.routing, 1):
+            files |= {
+                f"{name}_routing{number}.{form}": routing_picture(routing, form, style) for form in FORMS
+            }
+            files[f"{name}_routing{number}.csv"] = routing_values(routing).encode()
         return files
 
 

@@ -163,13 +163,15 @@ def bench(
 
 
 def _picture(planned: Bench, results: Results) -> str | None:
-    """Figure 7 of the bench, whose path is said; the results stand also where none can be drawn."""
+    """What reports show of routers and masks; Figure 7, whose path is said, where it can be drawn."""
     from casam_cache.report.example_figure import figure_7
     from casam_cache.report.examples import write_examples
+    from casam_cache.report.routing import write_routing
     from casam_cache.store.files import make_directory, write_file
 
     path = planned.runs.root / "pictures" / f"bench-{results.key}.png"
     try:
+        write_routing(results, planned.tasks.place, planned.runs)
         examples = write_examples(results, planned.tasks.place, planned.runs)
         make_directory(path.parent)
         write_file(path, figure_7(examples, "png"))

@@ -19,13 +19,18 @@ from casam_cache.engine.runs import RECORD
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.fingerprint import digest
 from casam_cache.report.bench_report import page_of
+from casam_cache.report.examples import FILE as EXAMPLES
+from casam_cache.report.examples import Examples
 from casam_cache.report.formats import to_csv
 from casam_cache.report.html.benches import BenchSection, bench_section
 from casam_cache.report.html.circumstances import circumstances
 from casam_cache.report.html.curves import curves
 from casam_cache.report.html.fits import ScoredFit, fit_warnings, fits_table, scored_fits
 from casam_cache.report.html.gallery import write_gallery
+from casam_cache.report.html.rejected import RejectedImages
 from casam_cache.report.layout import Column
+from casam_cache.report.routing import FILE as ROUTING
+from casam_cache.report.routing import read_routing
 from casam_cache.report.search_pages import SearchPage
 from casam_cache.store.files import make_directory, write_all
 
@@ -146,7 +151,7 @@ def write_report(
     for bench in benches:
         warnings += [(bench.title, line) for line in bench.warnings]
     warnings += [("fits", line) for line in fit_warnings(fits)]
-    sections = [_bench_view(bench, written, style) for bench in benches]
+    sections = [_bench_view(bench, written, style, masks, data) for bench in benches]
     tried = [_search_view(page, number, written, style) for number, page in enumerate(searches, 1)]
     fit_view = _fit_view(fits, written, style) if fits else None
     replace_folder(out)
@@ -233,14 +238,16 @@ def _search_view(page: SearchPage, number: int, written: Written, style: str) ->
     }
 
 
-def _bench_view(bench: BenchSection, written: Written, style: str) -> dict[str, Any]:
+def _bench_view(
+    bench: BenchSection, written: Written, style: str, images: bool, data: Path | None
+) -> dict[str, Any]:
     """The section as the template takes it; its files go into `written`."""
     files = bench.page.files(style)
     written.files |= {f"{bench.anchor}/{name}": data for name, data in files.items()}
     figures = []
     for name in sorted(files):
         stem, _, form = name.rpartition(".")
-        if form == "svg":
+        if form == "svg" and "_routing" not in stem:
             others = [f"{stem}.{other}" for other in ("svg", "png", "csv") if f"{stem}.{other}" in files]
             figures.append(
                 {
@@ -255,7 +262,32 @@ def _bench_view(bench: BenchSection, written: Written, style: str) -> dict[str, 
         if name.rpartition(".")[0] in (bench.page.table.name, getattr(bench.page.tests, "name", ""))
         and not name.endswith(".svg")
     ]
-    return {"bench": bench, "figures": figures, "tables": tables}
+    routing = _routing_view(bench, written, images, data)
+    return {"bench": bench, "figures": figures, "tables": tables, "routing": routing}
+
+
+def _routing_view(
+    bench: BenchSection, written: Written, images: bool, data: Path | None
+) -> list[dict[str, Any]]:
+    """Of each configuration with densities its histograms, and the images that it rejected."""
+    folder = Path(str(bench.page.results["folder"]))
+    found = read_routing(folder)
+    for name, whole in ((ROUTING, found is not None), (EXAMPLES, Examples.read(folder) is not None)):
+        if not whole and (folder / name).exists():
+            line = f"{name} is damaged and left out: the same bench writes it again, and computes nothing"
+            written.warnings.append((bench.title, line))
+    if found is None:
+        return []
+    rejected = RejectedImages(found[0], found[1], bench.anchor, data)
+    shown = []
+    for number, routing in enumerate(found[2], 1):
+        stem = f"{bench.anchor}/{bench.page.table.name}_routing{number}"
+        files = [f"{stem}.{form}" for form in ("svg", "png", "csv")]
+        shown.append({"of": routing, "files": files, "rejected": rejected.of(routing) if images else []})
+    written.files |= rejected.files
+    for name, line in sorted(rejected.said.items()):
+        written.warnings.append((bench.title, f"rejected images of {name} are not shown: {line}"))
+    return shown
 
 
 def _fit_view(fits: list[ScoredFit], written: Written, style: str) -> dict[str, Any]:
