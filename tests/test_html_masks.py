@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from casam_cache.report.fit_sheet import chosen_rows
 from casam_cache.report.html.fits import scored_fits
 from casam_cache.report.html.gallery import crop_of
-from casam_cache.report.html.masks import FitMasks, overlap
+from casam_cache.report.html.masks import ScoredMasks, overlap
 from casam_cache.report.html.outlines import outline
 
 NAME = "discs & $x^$ 'n' {{ 7+7 }}"
@@ -113,7 +113,7 @@ def test_every_mask_is_there_as_it_was_scored(casam: Casam, fitted: Path) -> Non
 
 def test_masks_are_predicted_again_as_they_were_scored(casam: Casam, fitted: Path) -> None:
     [fit] = scored_fits(casam.folder / "casam_runs")
-    masks = FitMasks(fit, "cpu")
+    masks = ScoredMasks(fit.scored, "cpu")
     every = list(masks.cases(at_once=1))
     assert [case.row for case in every] == list(range(len(fit.fitted)))
     for case in every:

@@ -135,8 +135,8 @@ class Entry(ABC):
         """Outcomes on each unseen set after the last task; empty where the method has no answer there."""
 
     @abstractmethod
-    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
-        """By image of a task's test set, the scoring whose outcome its masks have after the last task."""
+    def last_scorings(self, tables: Tables, name: str) -> dict[str, Evaluate]:
+        """By image of a tested set, the scoring whose outcome its masks have after the last task; empty as above."""
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         return {}
@@ -170,8 +170,8 @@ class OneRowEntry(Entry):
             task: tables.outcomes(self.scored[task]) for task in self.course.unseen if task in self.scored
         }
 
-    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
-        return dict.fromkeys(self.splits[task].images, self.scored[task])
+    def last_scorings(self, tables: Tables, name: str) -> dict[str, Evaluate]:
+        return dict.fromkeys(self.tested[name].images, self.scored[name]) if name in self.scored else {}
 
 
 class FrozenEntry(OneRowEntry):
@@ -310,8 +310,9 @@ class SequentialEntry(Entry):
     def on_unseen(self, tables: Tables) -> dict[str, OutcomeTable]:
         return {task: tables.outcomes(stage) for task, stage in self.outside.items()}
 
-    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
-        return dict.fromkeys(self.splits[task].images, self.cells[-1][self.course.order.index(task)])
+    def last_scorings(self, tables: Tables, name: str) -> dict[str, Evaluate]:
+        last = dict(zip(self.course.order, self.cells[-1], strict=True)) | self.outside
+        return dict.fromkeys(self.tested[name].images, last[name])
 
     def extra(self, tables: Tables) -> dict[str, Any]:
         last = self.after[-1]

@@ -169,11 +169,13 @@ class RoutedEntry(Entry):
         last = len(self.course.order) - 1
         return {name: self._outcome(tables, last, name) for name in self.course.unseen}
 
-    def last_scorings(self, tables: Tables, task: str) -> dict[str, Evaluate]:
+    def last_scorings(self, tables: Tables, name: str) -> dict[str, Evaluate]:
+        if self.oracle and name in self.unseen:
+            return {}
         last, seen = len(self.course.order) - 1, sorted(self.course.order)
         return {
-            image: self.frozen[task] if place == FALLBACK else self.head(last, seen[place], task)
-            for image, place in self.choice(tables, last, task).items()
+            image: self.frozen[name] if place == FALLBACK else self.head(last, seen[place], name)
+            for image, place in self.choice(tables, last, name).items()
         }
 
     def _outcome(self, tables: Tables, step: int, name: str) -> OutcomeTable:

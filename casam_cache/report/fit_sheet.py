@@ -14,7 +14,7 @@ from casam_cache.cutout import Cutout
 from casam_cache.encode.source_images import SourceImages
 from casam_cache.errors import CasamError
 from casam_cache.report.html.fits import ScoredFit, scored_fits
-from casam_cache.report.html.masks import FitMasks, MaskCase
+from casam_cache.report.html.masks import MaskCase, ScoredMasks
 from casam_cache.report.pictures import Case, comparison_png
 from casam_cache.report.tiles import image_tile, mask_tile, square_around
 from casam_cache.store.files import disk_errors, make_directory, write_file
@@ -75,7 +75,7 @@ def fit_sheet(report: FitReport, device: str = "auto") -> tuple[Path, str]:
     ]
     if not found:
         raise CasamError(f"the outcomes of {folder} are not noted in {root}", "run casam fit again")
-    masks = FitMasks(found[0], device)
+    masks = ScoredMasks(found[0].scored, device)
     kinds = {row: name for name, row in chosen_rows(found[0].fitted.scores["iou"])}
     said = ""
     source: SourceImages | None = None

@@ -164,6 +164,7 @@ def bench(
 
 def _picture(planned: Bench, results: Results) -> str | None:
     """What reports show of routers and masks; Figure 7, whose path is said, where it can be drawn."""
+    from casam_cache.report.answers import write_answers
     from casam_cache.report.example_figure import figure_7
     from casam_cache.report.examples import write_examples
     from casam_cache.report.routing import write_routing
@@ -171,6 +172,7 @@ def _picture(planned: Bench, results: Results) -> str | None:
 
     path = planned.runs.root / "pictures" / f"bench-{results.key}.png"
     try:
+        write_answers(results, planned.tasks.place, planned.runs)
         write_routing(results, planned.tasks.place, planned.runs)
         examples = write_examples(results, planned.tasks.place, planned.runs)
         make_directory(path.parent)

@@ -38,6 +38,11 @@ class BenchSection:
     confusion: tuple[Matrix, ...]
     thresholds: Table | None
 
+    @property
+    def key(self) -> str:
+        """Of the results."""
+        return Path(str(self.page.results["folder"])).name
+
 
 def bench_section(page: Page, number: int) -> BenchSection:
     """The section of one results.json.

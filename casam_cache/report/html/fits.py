@@ -15,6 +15,7 @@ from casam_cache.engine.uses import uses
 from casam_cache.errors import CasamError
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
+from casam_cache.report.html.scored import Scored
 from casam_cache.report.interval_cells import interval_cell
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.training.outcomes import Outcomes, gain, read_outcomes, score
@@ -62,6 +63,12 @@ class ScoredFit:
     def store(self) -> Path:
         """Where the store was when it was fitted."""
         return Path(str(self.record.recorded.get("store", "")))
+
+    @property
+    def scored(self) -> Scored:
+        """What pictures of its masks are made from."""
+        heads: dict[str, Path | None] = dict.fromkeys(self.fitted.item, self.folder)
+        return Scored(self.label, self.items, self.prompt, self.fitted, self.frozen, self.store, heads)
 
     def gains(self) -> dict[str, Interval]:
         return gain(self.fitted, self.frozen)

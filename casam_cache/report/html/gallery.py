@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from casam_cache.cutout import Cutout
 from casam_cache.encode.source_images import SourceImages
 from casam_cache.errors import CasamError, ImageError
 from casam_cache.fingerprint import finite_json
 from casam_cache.metrics.columns import facts_of
-from casam_cache.report.html.fits import ScoredFit
-from casam_cache.report.html.masks import FitMasks, MaskCase, overlap
+from casam_cache.report.html.masks import MaskCase, Owner, ScoredMasks, overlap
 from casam_cache.report.html.outlines import outline
+from casam_cache.report.html.scored import Scored
 from casam_cache.report.tiles import square_around
 from casam_cache.store.files import disk_errors, make_directory
 from casam_cache.training.outcomes import score
@@ -36,7 +37,7 @@ class Gallery:
     """What was written of masks.
 
     Attributes:
-        count: masks, a fit's each.
+        count: masks, a method's each.
         files: data files by name below the report, in the order they are loaded.
         scripts: those that the page loads at once.
         warnings: what they are about, and a line.
@@ -114,17 +115,17 @@ def crop_of(case: MaskCase, scale: float) -> tuple[float, float, float]:
 
 
 def write_gallery(
-    fits: Sequence[ScoredFit],
+    scored: Sequence[Scored],
     out: Path,
     *,
     data: Path | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Gallery:
-    """Predicts every mask of some fits again and writes pictures; what else is needed is in `Gallery.files`.
+    """Predicts every mask again and writes pictures; what else is needed is in `Gallery.files`.
 
     Args:
-        fits: whose masks.
+        scored: whose masks; those of one split beside each other have the frozen SAM's predicted once.
         out: folder of the report.
         data: folder of datasets, or of the only one; None: where each was when it was encoded.
         device: `auto`, `cpu`, `cuda`, ...
@@ -133,17 +134,21 @@ def write_gallery(
     Raises:
         StoreError: pictures cannot be written.
     """
-    total = sum(len(fit.fitted) for fit in fits)
+    total = sum(len(each.fitted) for each in scored)
     side = next(side for most, side in SIDES if total <= most)
     pictures, gallery = _Pictures(out, side), Gallery()
     make_directory(out)
     described: list[dict[str, Any]] = []
     done = 0
     sources: dict[str, SourceImages | None] = {}
-    for fit in fits:
-        about = f"{fit.task}, {fit.label}"
+    frozen: dict[Owner, Cutout] = {}
+    split: tuple[Any, ...] = ()
+    for each in scored:
+        about = f"{each.task}, {each.label}"
+        if split != (split := (each.store, each.items, each.prompt)):
+            frozen = {}
         try:
-            masks = FitMasks(fit, device)
+            masks = ScoredMasks(each, device, frozen)
         except CasamError as error:
             gallery.warnings.append((about, f"its masks are not shown: {error.message}"))
             continue
@@ -154,19 +159,19 @@ def write_gallery(
             except CasamError as error:
                 sources[path] = None
                 hint = f" ({error.hint})" if error.hint else ""
-                gallery.warnings.append((fit.task, f"outlines are shown alone: {error.message}{hint}"))
+                gallery.warnings.append((each.task, f"outlines are shown alone: {error.message}{hint}"))
         number, rows, outlines, furthest = len(described), [], [], 0.0
         for case in masks.cases():
             scale = pictures.scale(*case.truth.size)
             crop = crop_of(case, scale)
             image, thumb = pictures.add(sources[path], path, case, crop)
-            rows.append(_row(fit, masks, case, scale, crop, image, thumb))
+            rows.append(_row(each, masks, case, scale, crop, image, thumb))
             outlines.append(_outlines(case, scale))
             again = (overlap(case.frozen, case.truth), overlap(case.fitted, case.truth))
-            for found, side_ in zip(again, (fit.frozen, fit.fitted), strict=True):
-                scored = side_.scores["iou"][case.row]
-                if math.isfinite(scored) and math.isfinite(found):
-                    furthest = max(furthest, abs(found - scored))
+            for found, side_ in zip(again, (each.frozen, each.fitted), strict=True):
+                told = side_.scores["iou"][case.row]
+                if math.isfinite(told) and math.isfinite(found):
+                    furthest = max(furthest, abs(found - told))
             done += 1
             if progress:
                 progress(done, total)
@@ -186,13 +191,18 @@ def write_gallery(
             gallery.files[f"masks/outlines-{number}-{chunk}.js"] = _script(
                 "outlines", f"{number}-{chunk}", outlines[start : start + CHUNK]
             )
-        metrics = facts_of(score(fit.fitted).metrics)
+        metrics = facts_of(score(each.fitted).metrics)
         described.append(
             {
-                "task": fit.task, "method": fit.label, "split": fit.items.split, "prompt": fit.prompt,
-                "metrics": [[metric.label, metric.percent] for metric in metrics], "count": len(rows),
+                "from": each.bench,
+                "task": each.task,
+                "method": each.label,
+                "split": each.items.split,
+                "prompt": each.prompt,
+                "metrics": [[metric.label, metric.percent] for metric in metrics],
+                "count": len(rows),
             }
-        )  # fmt: skip
+        )
         gallery.count += len(rows)
     if pictures.unread:
         lines = sorted(pictures.unread.values())
@@ -204,8 +214,8 @@ def write_gallery(
 
 
 def _row(
-    fit: ScoredFit,
-    masks: FitMasks,
+    scored: Scored,
+    masks: ScoredMasks,
     case: MaskCase,
     scale: float,
     crop: Sequence[float],
@@ -216,12 +226,13 @@ def _row(
     height, width = case.truth.size
     row, prompt = case.row, case.box or case.point or ()
     scores = [
-        [round(side.scores[name][row], 4) for side in (fit.frozen, fit.fitted)] for name in fit.fitted.scores
+        [round(side.scores[name][row], 4) for side in (scored.frozen, scored.fitted)]
+        for name in scored.fitted.scores
     ]
-    estimates = [round(side.predicted_iou[row], 4) for side in (fit.frozen, fit.fitted)]
+    estimates = [round(side.predicted_iou[row], 4) for side in (scored.frozen, scored.fitted)]
     return [
-        case.item.id, masks.store.paths[case.place], case.item.group, fit.fitted.class_id[row],
-        fit.fitted.instance[row], fit.fitted.area[row], width, height, round(scale, 6), image, thumb,
+        case.item.id, masks.store.paths[case.place], case.item.group, scored.fitted.class_id[row],
+        scored.fitted.instance[row], scored.fitted.area[row], width, height, round(scale, 6), image, thumb,
         list(crop), [round(value, 1) for value in prompt], scores, estimates,
     ]  # fmt: skip
 

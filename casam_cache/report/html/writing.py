@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,7 @@ from casam_cache.bench.search.outcome import read_reports
 from casam_cache.engine.runs import RECORD
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.fingerprint import digest
+from casam_cache.report.answers import MOST, read_answers
 from casam_cache.report.bench_report import page_of
 from casam_cache.report.examples import FILE as EXAMPLES
 from casam_cache.report.examples import Examples
@@ -28,6 +30,7 @@ from casam_cache.report.html.curves import curves
 from casam_cache.report.html.fits import ScoredFit, fit_warnings, fits_table, scored_fits
 from casam_cache.report.html.gallery import write_gallery
 from casam_cache.report.html.rejected import RejectedImages
+from casam_cache.report.html.scored import Scored, scored_in_bench
 from casam_cache.report.layout import Column
 from casam_cache.report.routing import FILE as ROUTING
 from casam_cache.report.routing import read_routing
@@ -156,8 +159,9 @@ def write_report(
     fit_view = _fit_view(fits, written, style) if fits else None
     replace_folder(out)
     gallery = None
-    if masks and fits:
-        gallery = write_gallery(fits, out, data=data, device=device, progress=progress)
+    scored = _scored(source.root, benches, fits, warnings, say) if masks else []
+    if scored:
+        gallery = write_gallery(scored, out, data=data, device=device, progress=progress)
         for about, line in gallery.warnings:
             say(f"{about}: {line}")
         warnings += gallery.warnings
@@ -180,6 +184,34 @@ def write_report(
         make_directory(folder)
     write_all([(out / name, [data]) for name, data in written.files.items()])
     return written
+
+
+def _scored(
+    root: Path,
+    benches: Sequence[BenchSection],
+    fits: Sequence[ScoredFit],
+    warnings: list[tuple[str, str]],
+    say: Callable[[str], None],
+) -> list[Scored]:
+    """Of fits and of benches; what a bench does not show is said, and a warning."""
+    found = [fit.scored for fit in fits]
+    for bench in benches:
+        folder = Path(str(bench.page.results["folder"]))
+        answers = read_answers(folder)
+        line = ""
+        if answers is None:
+            line = "its masks are not shown: the same bench notes which heads they are from, and computes nothing"
+        else:
+            if answers.left_out:
+                line = f"masks of {answers.left_out} configurations, beyond the first {MOST}, are not shown"
+            try:
+                found += scored_in_bench(root, bench.title, answers)
+            except CasamError as error:
+                line = f"its masks are not shown: {error.message}"
+        if line:
+            say(f"{bench.title}: {line}")
+            warnings.append((bench.title, line))
+    return found
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -213,7 +245,12 @@ def _benches(source: Source, say: Callable[[str], None]) -> list[BenchSection]:
     found = sorted(
         read_results(source.bench, say), key=lambda each: (str(each["title"]), Path(each["folder"]).name)
     )
-    return [bench_section(page_of(results), number) for number, results in enumerate(found, 1)]
+    sections = [bench_section(page_of(results), number) for number, results in enumerate(found, 1)]
+    titles = Counter(each.title for each in sections)
+    return [
+        replace(each, title=f"{each.title}, {each.key[:6]}") if titles[each.title] > 1 else each
+        for each in sections
+    ]
 
 
 def _searches(source: Source, say: Callable[[str], None]) -> list[SearchPage]:

@@ -107,7 +107,8 @@ function update() {
   const whole = low <= 0 && high >= 1;
   shown = rows.filter((row) => {
     const fit = fits[row.fit];
-    return (!byId("task").value || byId("task").value === fit.task)
+    return (!byId("bench").value || byId("bench").value === source(fit))
+      && (!byId("task").value || byId("task").value === fit.task)
       && (!byId("method").value || byId("method").value === fit.method)
       && (!byId("scored").value || byId("scored").value === scored(fit))
       && (whole || (row.fitted !== null && row.fitted >= low - 5e-5 && row.fitted <= high + 5e-5))
@@ -134,6 +135,7 @@ function more() {
   byId("grid").append(...next);
 }
 
+const source = (fit) => fit.from || "casam fit";
 const scored = (fit) => `${fit.split}, ${fit.prompt}`;
 
 function open(place, from) {
@@ -155,7 +157,7 @@ function open(place, from) {
       const show = (value) => (value === null ? "–" : share ? percent(value) : String(value));
       return [label, `frozen ${show(before)}, fitted ${show(after)}`];
     }),
-    ["file", row.file], ["task", fit.task], ["method", fit.method], ["group", row.group], ["split", fit.split],
+    ["file", row.file], ["task", fit.task], ["method", fit.method], ["from", source(fit)], ["group", row.group], ["split", fit.split],
     ["class, instance", `${row.cls}, ${row.instance}`], ["size", `${row.area.toLocaleString("en")} of ${(row.width * row.height).toLocaleString("en")} pixels`],
     ["prompt", `${fit.prompt}: ${row.prompt.join(", ")}`],
     ["IoU that the decoder expected", `frozen ${percent(row.estimates[0])}, fitted ${percent(row.estimates[1])}`],
@@ -177,6 +179,8 @@ function choices(select, values, all) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
+  choices(byId("bench"), fits.map(source), "all");
+  byId("of-bench").hidden = byId("bench").options.length < 3;
   choices(byId("task"), fits.map((fit) => fit.task), "all");
   choices(byId("method"), fits.map((fit) => fit.method), "all");
   choices(byId("scored"), fits.map(scored), "all");
