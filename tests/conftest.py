@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,3 +165,16 @@ def reference(bench_stores: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     from bench_sets import Reference
 
     return Reference.run(bench_stores, tmp_path_factory.mktemp("reference") / "runs")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A real browser, which asks no network for anything; skipped, with the reason, where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no chromium on the path: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield made
+        made.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,19 +169,6 @@ def test_without_masks_nothing_is_predicted(casam: Casam, fitted: Path) -> None:
     casam("report", "casam_runs", "--no-masks")
     assert casam.code != 0
     assert "--html" in casam.err
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """A real browser, which asks no network for anything; skipped, with the reason, where there is none."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium on the path: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.registry import METHODS
+from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
+from casam_cache.notebook import html_table
 from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.training.evaluation_prompts import BOX, ORACLE_BOX, parse_prompt
 from casam_cache.training.folds import Fold
@@ -87,6 +89,17 @@ class FitReport:
     groups: int = 0
     volumes: tuple[VolumeScore, ...] = ()
     volume_outcomes: str = ""
+
+    def _repr_html_(self) -> str:
+        """For a notebook: frozen beside fitted, percent where a metric is a share, with 95 % intervals."""
+        sides = (self.frozen.metrics, self.test.metrics, self.gain)
+        rows = [
+            (metric.label, *(side[metric.name].text(metric.percent) for side in sides))
+            for metric in facts_of(self.test.metrics)
+        ]
+        title = f"{self.method} on {self.task}, {self.model}: {self.test.masks} {self.evaluate} masks, {self.prompt}"
+        note = f"{title}; {self.stand_in}" if self.stand_in else title
+        return html_table(note, ("", "frozen SAM", "fitted", "gain"), rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""

@@ -19,10 +19,13 @@ from casam_cache.backbones.prompts import Prompts, upscale
 from casam_cache.bench.encoded_image import check_backbone, check_preprocessing, encode_pixels, pixels_of
 from casam_cache.bench.opened_run import OpenedRun, open_run
 from casam_cache.bench.prompt_arrays import part_of, prompts_of
+from casam_cache.datasets.contact_sheet import overlay
+from casam_cache.datasets.sample import Mask
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.heads.base import Head, with_tokens
 from casam_cache.heads.files import build_head
+from casam_cache.notebook import html_picture
 from casam_cache.routers.routing import Decision
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.items import VALID
@@ -54,6 +57,23 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the objects over the image, or alone where the image is not at hand."""
+        height, width = self.masks.shape[-2:]
+        pixels = np.full((height, width, 3), 40, np.uint8) if self.image is None else self.image
+        found = [Mask(bitmap, 1, number) for number, bitmap in enumerate(self.objects, 1) if bitmap.any()]
+        by = (
+            f"{self.head} of {self.task}"
+            if self.task
+            else "the frozen SAM"
+            if self.head == "identity"
+            else self.head
+        )
+        scores = ", ".join(f"{100 * float(score):.1f}" for score in self.object_scores)
+        empty = len(self) - len(found)
+        told = f"{by}; expected IoU {scores}" + (f"; {empty} of {len(self)} masks are empty" if empty else "")
+        return html_picture(overlay(pixels, found), told)
 
     @cached_property
     def best(self) -> np.ndarray:

@@ -25,6 +25,7 @@ from casam_cache.metrics.columns import facts_of, result_columns, scored_metrics
 from casam_cache.metrics.compare import average_columns, holm, over_runs
 from casam_cache.metrics.continual import Weight, summarise, task_weights
 from casam_cache.metrics.intervals import difference_interval
+from casam_cache.notebook import html_table
 
 FILE = "results.json"
 FOLDER = "bench"
@@ -237,6 +238,18 @@ class Results:
     def key(self) -> str:
         """Names the folder of results: by what was asked, and the rows."""
         return digest([self.recipe.model_dump(mode="json"), [row["key"] for row in self.rows]])[:20]
+
+    def _repr_html_(self) -> str:
+        """For a notebook: a row a configuration, means over orders and seeds in percent."""
+        names = {"last_iou": "Last IoU", "avg_iou": "Avg IoU", "ff_iou": "FF IoU", "last_biou": "Last BIoU"}
+        estimates = self.summary["estimates"]
+        shown = {key: name for key, name in names.items() if any(key in each for each in estimates.values())}
+        rows = []
+        for label, own in estimates.items():
+            means = [own.get(key, {}).get("mean") for key in shown]
+            rows.append((label, *("" if mean is None else f"{100 * mean:.2f}" for mean in means)))
+        title = f"{self.recipe.title}, {self.model}: {len(self.orders)} orders of {len(self.orders[0].tasks)} tasks"
+        return html_table(title, ("method", *shown.values()), rows)
 
     def to_json(self) -> dict[str, Any]:
         return {

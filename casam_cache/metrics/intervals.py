@@ -53,6 +53,18 @@ class Interval:
     undefined: int
     p: float = math.nan
 
+    def text(self, percent: bool, sign: str = "") -> str:
+        """`71.2 [68.0, 74.1]`; only the mean where there is no interval, a dash where that is undefined.
+
+        Args:
+            percent: of a share: times 100.
+            sign: of the mean, as in a format: `+` shows it always.
+        """
+        if math.isnan(self.mean):
+            return "-"
+        mean, low, high = ((100 if percent else 1) * value for value in (self.mean, self.low, self.high))
+        return f"{mean:{sign}.1f}" + ("" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]")
+
     def within(self, least: float, most: float) -> Interval:
         """The same, its ends no further than what the values can be: a mean of shares is a share."""
         return replace(self, low=max(self.low, least), high=min(self.high, most))

@@ -10,10 +10,6 @@ from casam_cache.report.layout import Cell
 
 
 def interval_cell(interval: Interval, metric: MetricFacts, sign: str = "") -> Cell:
-    """`71.2 [68.0, 74.1]`; only the mean where there is no interval, a dash where that is undefined."""
-    if math.isnan(interval.mean):
-        return Cell("-")
-    factor = 100 if metric.percent else 1
-    mean, low, high = (factor * value for value in (interval.mean, interval.low, interval.high))
-    edges = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-    return Cell(f"{mean:{sign}.1f}{edges}", mean)
+    """As `Interval.text`, with the mean as what columns are sorted by."""
+    mean = None if math.isnan(interval.mean) else (100 if metric.percent else 1) * interval.mean
+    return Cell(interval.text(metric.percent, sign), mean)

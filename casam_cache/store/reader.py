@@ -12,6 +12,7 @@ import numpy as np
 
 from casam_cache.errors import StoreError
 from casam_cache.geometry import Geometry
+from casam_cache.notebook import html_table
 from casam_cache.store.items import read_items, read_side
 from casam_cache.store.quantise import dequantise
 from casam_cache.store.records import read_record, read_records
@@ -64,6 +65,23 @@ class EmbeddingStore:
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.path)!r}, {len(self)} items, arrays {', '.join(self.arrays)})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what it holds, of what, from which backbone."""
+        backbone = self.identity.get("backbone", {})
+        rows = [
+            ("images", f"{len(self):,}"),
+            *(
+                (name, f"{' x '.join(map(str, spec.shape))}, {spec.dtype}")
+                for name, spec in self.arrays.items()
+            ),
+            (
+                "backbone",
+                f"{backbone.get('name', self.path.stem)}, weights {str(backbone.get('weights', '?'))[:12]}",
+            ),
+            ("path", str(self.path)),
+        ]
+        return html_table(f"embeddings of {self.path.parent.name}", (), rows)
 
     @property
     def identity(self) -> dict[str, Any]:

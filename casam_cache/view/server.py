@@ -26,6 +26,7 @@ LARGEST = 64 * 1024  # bytes of what a page sends
 HTML, JSON, PNG = "text/html; charset=utf-8", "application/json", "image/png"
 STATIC = {
     "": ("casam_cache.view", "page/view.html", HTML),
+    "icon.svg": ("casam_cache.view", "page/icon.svg", "image/svg+xml"),
     "view.css": ("casam_cache.view", "page/view.css", "text/css; charset=utf-8"),
     "view.js": ("casam_cache.view", "page/view.js", "text/javascript; charset=utf-8"),
     "report.css": ("casam_cache.report.html", "templates/report.css", "text/css; charset=utf-8"),

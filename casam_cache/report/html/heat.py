@@ -94,7 +94,8 @@ def confusion_matrix(run: Configuration) -> Matrix | None:
             for task in columns
         )
         lines.append((f"{name} ({total})" if name in learnt else f"{name} ({total}), unseen", cells))
-    title = f"{run.label}: where images were sent, percent of each set's; {len(run.rows)} runs"
+    runs = "1 run" if len(run.rows) == 1 else f"{len(run.rows)} runs"
+    title = f"{run.label}: where images were sent, percent of each set's; {runs}"
     return Matrix(title, "images of ↓, sent to →", columns, tuple(lines))
 
 
