@@ -10,6 +10,7 @@ import typer
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+from casam_cli.report import open_report
 
 FOLDER = "bench"  # of a folder of runs, where results are
 
@@ -155,7 +156,7 @@ def bench(
     if not json_:
         _show_results(results)
     picture = _picture(planned, results)
-    report = _open_report(results, runs) if open_ else None
+    report = open_report(runs / FOLDER / results.key) if open_ else None
     if json_:
         console.print_json({**results.to_json(), "pictures": picture, "report": report})
     elif report is None:
@@ -183,17 +184,6 @@ def _picture(planned: Bench, results: Results) -> str | None:
     note = f" (outlines alone: {examples.said})" if examples.said else ""
     console.show_line(f"worst, median and best masks: {path}{note}")
     return str(path)
-
-
-def _open_report(results: Results, runs: Path) -> str:
-    """Writes RUNS/reports/bench-KEY, or replaces it, and opens it."""
-    from casam_cache.report.html.writing import write_report
-
-    out = runs / "reports" / f"bench-{results.key}"
-    index = write_report(runs / FOLDER / results.key, out, overwrite=True, say=console.show_line).index
-    console.show_line(f"report: {index}")
-    typer.launch(str(index.resolve()))
-    return str(index)
 
 
 def _recipe(

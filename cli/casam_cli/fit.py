@@ -10,6 +10,7 @@ import typer
 
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
+from casam_cli.report import open_report
 
 if TYPE_CHECKING:
     from casam_cache.bench.fit import FitReport
@@ -65,7 +66,12 @@ def fit(
         metavar="tensorboard|wandb",
         help="Write curves and scores for TensorBoard or Weights & Biases as well, or FILE.py:CLASS of your own.",
     ),
-    open_: bool = typer.Option(False, "--open", help="Open the picture of worst, median and best masks."),
+    open_: bool = typer.Option(
+        False,
+        "--open",
+        help="Write a report for a browser of this fit into the folder of runs, and open it; of --head, open its"
+        " picture.",
+    ),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
@@ -110,7 +116,11 @@ def fit(
             every = fit_folds(task, store, runs, folds=folds, **asked)
         else:
             report = fit_task(task, store, runs, split=evaluate or "test", **asked)
-    pictures = _pictures(every.folds if folds is not None else [report], device, open_)
+    fits = every.folds if folds is not None else [report]
+    pictures = _pictures(fits, device)
+    reports = [open_report(Path(each.run)) for each in fits] if open_ else []
+    if not (json_ or reports or folds):
+        console.show_line(f"report: casam report {report.run} --html DIR --open")
     if folds is not None:
         if json_:
             console.print_json(every.to_json())
@@ -121,7 +131,8 @@ def fit(
                 console.show_line(f"{each.evaluate} {state}: {each.run}")
         return
     if json_:
-        console.print_json({**report.to_json(), "pictures": pictures[0]})
+        opened = reports[0] if reports else None
+        console.print_json({**report.to_json(), "pictures": pictures[0], "report": opened})
         return
     console.show_table(fit_table([report]))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
@@ -176,7 +187,7 @@ def _segmentation_picture(report: SegmentationReport, device: str, open_: bool) 
     return str(path)
 
 
-def _pictures(reports: Sequence[FitReport], device: str, open_: bool) -> list[str | None]:
+def _pictures(reports: Sequence[FitReport], device: str) -> list[str | None]:
     """A picture of each fit, whose path is said; a fit stands also where none can be drawn."""
     from casam_cache.report.fit_sheet import fit_sheet
 
@@ -191,6 +202,4 @@ def _pictures(reports: Sequence[FitReport], device: str, open_: bool) -> list[st
         note = f" (outlines alone: {said})" if said else ""
         console.show_line(f"worst, median and best masks: {path}{note}")
         found.append(str(path))
-        if open_:
-            typer.launch(str(path.resolve()))
     return found

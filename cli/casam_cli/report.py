@@ -111,3 +111,18 @@ def _write_html(runs: Path, out: Path, open_: bool, json_: bool, asked: dict[str
         console.show_result(str(written.index))
     if open_:
         typer.launch(str(written.index.resolve()))
+
+
+def open_report(what: Path) -> str:
+    """Writes RUNS/reports/KIND-KEY of RUNS/KIND/KEY, a fit or results of a bench, or replaces it, and opens it."""
+    from casam_cache.report.html.writing import write_report
+
+    out = what.parent.parent / "reports" / f"{what.parent.name}-{what.name}"
+    with console.bar("report", unit="masks") as bar:
+        index = write_report(
+            what, out, overwrite=True, say=console.show_line,
+            progress=lambda done, total: bar.update(done, total, "masks"),
+        ).index  # fmt: skip
+    console.show_line(f"report: {index}")
+    typer.launch(str(index.resolve()))
+    return str(index)
