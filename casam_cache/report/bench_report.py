@@ -20,6 +20,8 @@ from casam_cache.report.comparison_figures import (
     figure_4,
     figure_4_values,
 )
+from casam_cache.report.example_figure import figure_7, figure_7_values
+from casam_cache.report.examples import Examples
 from casam_cache.report.feature_map import (
     NEEDS,
     can_draw,
@@ -28,8 +30,6 @@ from casam_cache.report.feature_map import (
     has_features,
     laid_out,
 )
-from casam_cache.report.example_figure import figure_7, figure_7_values
-from casam_cache.report.examples import Examples
 from casam_cache.report.figures import figure_6_picture
 from casam_cache.report.formats import FORMATS
 from casam_cache.report.layout import Table
