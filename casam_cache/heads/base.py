@@ -36,6 +36,7 @@ class Head(nn.Module):
         replaces_sam: whether it answers without SAM's mask decoder, so that the frozen SAM is no state of it.
         options: the validated options the head was built from.
         mask_decoder: its own mask decoder (the type that `Backbone.decoder_to_copy` gives), or None.
+        augments: whether its images are changed at random while it is trained; for what reads pixels.
         class_maps: how many maps of an image it predicts, one a class, without looking at prompts; 0: it answers them.
     """
 
@@ -45,6 +46,7 @@ class Head(nn.Module):
     replaces_sam: ClassVar[bool] = False
     options: BaseModel
     mask_decoder: nn.Module | None
+    augments: bool = False
     class_maps: int = 0
 
     def __init__(self, options: BaseModel) -> None:

@@ -44,6 +44,7 @@ class ImageNetwork(Head):
         super().__init__(options)
         assert isinstance(options, ImageNetworkOptions)
         self._of = options
+        self.augments = options.augment
         self.class_maps = 0 if options.box else options.classes
         channels = 4 if options.box else 3
         self.network = make_network(options.architecture, options.encoder, channels, options.classes, seed)

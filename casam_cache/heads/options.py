@@ -156,11 +156,13 @@ class BoxNetworkOptions(BaseModel):
 
     Attributes:
         encoder: of the network, as segmentation_models_pytorch names it; its weights are random.
+        augment: whether training changes images at random; see `training/augmentation.py`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: str = ""
+    augment: bool = True
 
 
 class NetworkOptions(BoxNetworkOptions):

@@ -25,6 +25,7 @@ from casam_cache.cutout import Cutout
 from casam_cache.errors import CasamError, memory_for
 from casam_cache.fingerprint import generator
 from casam_cache.geometry import Geometry
+from casam_cache.training.augmentation import Change
 from casam_cache.training.items import Item, Items
 from casam_cache.training.options import TrainingOptions
 
@@ -38,12 +39,14 @@ class Visit:
         item: index of the image.
         masks: rows of `TrainingMasks`.
         prompts: for each mask, whether it is a box, and float32 (4,) in input pixels.
+        change: how the image is changed; None: it is shown as it is.
     """
 
     turn: float
     item: int
     masks: list[int]
     prompts: list[tuple[bool, np.ndarray]]
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class VisitBatch:
         masks: int64 (P,), rows of `TrainingMasks`.
         is_box: bool (P,), the form of each prompt.
         coordinates: float32 (P, 4) in input pixels: a box, or a point twice.
+        changes: of each of the B images; empty where none is changed.
     """
 
     items: tuple[int, ...]
@@ -63,6 +67,7 @@ class VisitBatch:
     masks: np.ndarray
     is_box: np.ndarray
     coordinates: np.ndarray
+    changes: tuple[Change, ...] = ()
 
     @classmethod
     def of(cls, visits: Sequence[Visit]) -> VisitBatch:
@@ -73,6 +78,7 @@ class VisitBatch:
             masks=np.array([row for visit in visits for row in visit.masks], dtype=np.int64),
             is_box=np.array([is_box for is_box, _ in prompts], dtype=bool),
             coordinates=np.stack([coordinates for _, coordinates in prompts]).astype(np.float32),
+            changes=tuple(visit.change for visit in visits if visit.change is not None),
         )
 
 
@@ -182,23 +188,38 @@ class TrainingMasks:
         ordered = sorted(self.trained, key=lambda index: self.items[index].task)
         return [list(own) for _, own in groupby(ordered, key=lambda index: self.items[index].task)]
 
-    def draw(self, index: int, options: TrainingOptions, rng: np.random.Generator) -> Visit:
-        """A visit of an item: turn, masks, view and prompts, all from the generator that belongs to it."""
+    def draw(
+        self, index: int, options: TrainingOptions, rng: np.random.Generator, change: Change | None = None
+    ) -> Visit:
+        """A visit of an item: turn, masks, view and prompts, all from the generator that belongs to it.
+
+        Args:
+            index: of the item.
+            options: how many masks, and what prompts.
+            rng: of this visit.
+            change: of the image, if all of the masks that were drawn stay in it; else it is mirrored alone.
+        """
         item, rows = self.items[index], self.rows[index]
         turn = float(rng.random())
         chosen = [int(k) for k in rng.permutation(len(rows))[: options.masks_per_image]]
         if item.variants:
             index = (index, *item.variants)[int(rng.integers(1 + len(item.variants)))]
             item, rows = self.items[index], self.rows[index]  # the same masks in the same order
-        prompts = [draw_prompt(self.runs[rows[k]], item.geometry, options, rng) for k in chosen]
-        return Visit(turn, index, [rows[k] for k in chosen], prompts)
+        if change is not None and not all(
+            change.keeps(self.runs[rows[k]].ends_in_input(item.geometry), item.geometry) for k in chosen
+        ):
+            change = change.mirrored_alone()
+        prompts = [draw_prompt(self.runs[rows[k]], item.geometry, options, rng, change) for k in chosen]
+        return Visit(turn, index, [rows[k] for k in chosen], prompts, change)
 
     def in_turn(self, visits: Iterable[Visit]) -> list[Visit]:
         items = self.items
         return sorted(visits, key=lambda visit: (visit.turn, items[visit.item].task, items[visit.item].id))
 
 
-def draw_epoch(masks: TrainingMasks, options: TrainingOptions, seed: int, epoch: int) -> list[VisitBatch]:
+def draw_epoch(
+    masks: TrainingMasks, options: TrainingOptions, seed: int, epoch: int, augment: bool = False
+) -> list[VisitBatch]:
     """The batches of one epoch: each image that has masks once, or as often as its `visits` say.
 
     Args:
@@ -206,12 +227,14 @@ def draw_epoch(masks: TrainingMasks, options: TrainingOptions, seed: int, epoch:
         options: batch size, masks an image, prompts.
         seed: of the run.
         epoch: from 0.
+        augment: whether images are changed.
     """
     drawn = []
     for index, again in _visits(masks, seed, epoch):
         item = masks.items[index]
-        rng = generator(seed, item.task, epoch, item.id, *item.purpose, *((again,) if again else ()))
-        drawn.append(masks.draw(index, options, rng))
+        whose = (seed, item.task, epoch, item.id, *item.purpose, *((again,) if again else ()))
+        change = Change.draw(generator(*whose, "augment")) if augment else None
+        drawn.append(masks.draw(index, options, generator(*whose), change))
     ordered, size = masks.in_turn(drawn), options.batch_size
     return [VisitBatch.of(ordered[start : start + size]) for start in range(0, len(ordered), size)]
 
@@ -275,6 +298,12 @@ class MaskRuns:
     def area(self) -> int:
         return int(self.ends[-1])
 
+    def ends_in_input(self, geometry: Geometry) -> np.ndarray:
+        """The first and last pixel of each run, float32 (2 R, 2) in input pixels: no pixel lies beyond all of them."""
+        y, x = np.divmod(self.starts.astype(np.int64), self.width)
+        last = x + np.diff(self.ends, prepend=0) - 1
+        return geometry.to_input(np.stack([np.concatenate([x, last]), np.concatenate([y, y])], 1))
+
     def pixel(self, index: int) -> tuple[int, int]:
         """The x, y of the foreground pixel number `index` in row order."""
         run = int(np.searchsorted(self.ends, index, side="right"))
@@ -284,7 +313,11 @@ class MaskRuns:
 
 
 def draw_prompt(
-    runs: MaskRuns, geometry: Geometry, options: TrainingOptions, rng: np.random.Generator
+    runs: MaskRuns,
+    geometry: Geometry,
+    options: TrainingOptions,
+    rng: np.random.Generator,
+    change: Change | None = None,
 ) -> tuple[bool, np.ndarray]:
     """One prompt for one mask.
 
@@ -293,6 +326,7 @@ def draw_prompt(
         geometry: of its image.
         options: `box_share`, `box_jitter`, `jitter_limit`.
         rng: the generator of this seed, task, epoch and sample.
+        change: of the image; a box is the tight one of the mask as it is shown.
 
     Returns:
         Whether it is a box, and float32 (4,) in input pixels: the box, or the point as x, y, x, y.
@@ -303,8 +337,12 @@ def draw_prompt(
     noise = rng.standard_normal(4)
     if not is_box:
         point = geometry.to_input(np.array(runs.pixel(index), dtype=np.float32))
+        point = point if change is None else change.points(point, geometry).astype(np.float32)
         return False, np.concatenate([point, point])
-    box = geometry.boxes_to_input(runs.box)
+    if change is None:
+        box = geometry.boxes_to_input(runs.box)
+    else:
+        box = change.box(runs.ends_in_input(geometry), geometry).astype(np.float32)
     sides = np.tile(box[2:] - box[:2] + 1, 2)
     limit = options.jitter_limit * geometry.image_size
     moved = box + np.clip(noise * options.box_jitter * sides, -limit, limit)

@@ -24,9 +24,10 @@ import torch
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import BOX_FIRST, BOX_SECOND, FOREGROUND, NOT_A_POINT, Prompts
 from casam_cache.heads.base import Head
+from casam_cache.training.augmentation import change_masks, change_pixels
 from casam_cache.training.epochs import TrainingMasks, VisitBatch
 from casam_cache.training.items import EMBEDDING, Items
-from casam_cache.training.pixels import PIXELS
+from casam_cache.training.pixels import INPUT_SIZE, PIXELS
 from casam_cache.training.step import Pairs
 
 Residency = Literal["auto", "device", "host", "stream"]
@@ -81,19 +82,24 @@ class Feed:
         ]
         rows, images, owners = (torch.from_numpy(one).to(device).split(sizes) for one in joined)
         images_of = [batch.items for batch in batches]
-        features = zip(*(feature.batches(images_of) for feature in self._features.values()), strict=True)
-        steps = zip(
-            batches, features, sparse.split(sizes), dense.split(sizes), rows, images, owners, strict=True
-        )
+        read = zip(*(feature.batches(images_of) for feature in self._features.values()), strict=True)
+        steps = zip(batches, read, sparse.split(sizes), dense.split(sizes), rows, images, owners, strict=True)
         for batch, found, own_sparse, own_dense, own_rows, image, owner in steps:
+            features = dict(zip(self._features, found, strict=True))
+            target, weight = self._unpack(self._targets.index_select(0, own_rows)), self._weight(owner)
+            if batch.changes:
+                pixels, shown = features[PIXELS], features[INPUT_SIZE]
+                changes = [batch.changes[own] for own in batch.image]
+                target, weight = change_masks(target, weight, shown[image], pixels.shape[-1], changes)
+                features[PIXELS] = change_pixels(pixels, shown, batch.changes)
             yield Pairs(
                 items=tuple(self._masks.items[index] for index in batch.items),
-                features=dict(zip(self._features, found, strict=True)),
+                features=features,
                 image_index=None if len(batch.masks) == len(batch.items) else image,
                 sparse=own_sparse,
                 dense=own_dense,
-                target=self._unpack(self._targets.index_select(0, own_rows)),
-                weight=self._weight(owner),
+                target=target,
+                weight=weight,
                 is_box=batch.is_box,
                 coordinates=batch.coordinates,
             )

@@ -186,7 +186,7 @@ def fit_head(
 
     while not run.finished:
         epoch = len(run.history)
-        batches = draw_epoch(masks, options, seed, epoch)[: run.total_steps - run.steps]
+        batches = draw_epoch(masks, options, seed, epoch, head.augments)[: run.total_steps - run.steps]
         try:
             record = run.epoch(feed, batches, on_step)
         except (MemoryError, RuntimeError) as error:
