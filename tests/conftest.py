@@ -84,6 +84,16 @@ def draw_dataset(root: Path, images: int = 10, seed: int = 0, size: tuple[int, i
     return root
 
 
+def add_images(root: Path, count: int) -> None:
+    """Images that come later, for training, to a dataset that `draw_dataset` drew."""
+    later = draw_dataset(root.parent / "later", images=count, seed=5)
+    for path in sorted(later.glob("*/p*.png")):
+        path.rename(root / path.parent.name / f"z_{path.name}")
+    shutil.rmtree(later)
+    with (root / "split.csv").open("a") as file:
+        file.writelines(f"z_p{index:03d},train,later{index}\n" for index in range(count))
+
+
 @pytest.fixture
 def discs(tmp_path: Path) -> Path:
     """A dataset named `discs`."""
@@ -178,3 +188,26 @@ def browser() -> Iterator[Any]:
         made = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield made
         made.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A server that speaks S3."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ALLOW_HTTP": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    requests = pytest.importorskip("requests")
+    requests.post(f"{s3_server}/moto-api/reset", timeout=10)
+    assert requests.put(f"{s3_server}/lab", timeout=10).ok
+    return "s3://lab/stores"

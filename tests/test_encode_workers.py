@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Casam, draw_dataset
+from conftest import Casam, add_images, draw_dataset
 
 from casam_cache.encode import shards
 from casam_cache.encode.dataset import encode_dataset
@@ -73,12 +73,10 @@ def test_shards_have_the_bytes_of_one_process(
     assert reports["shared"].problems == reports["alone"].problems
     assert (reports["shared"].encoded, reports["shared"].failed) == (9, 1)
     assert seen[-1] == (20, 20)  # each image and its view
-    later = draw_dataset(tmp_path / "later", images=14, seed=5)
-    for kind in ("images", "masks"):
-        for path in sorted((later / kind).iterdir())[-4:]:
-            path.rename(discs / kind / f"z_{path.name}")
+    add_images(discs, 4)
     for folder, workers in (("alone", None), ("shared", one_thread)):
-        encode_dataset(discs, tmp_path / folder, options, workers=workers)
+        (report,) = encode_dataset(discs, tmp_path / folder, options, workers=workers)
+        assert report.encoded == 4
     assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from conftest import Casam
 
 from casam_cache.errors import HeldError, StoreError
@@ -28,27 +27,6 @@ def tree(folder: Path) -> dict[str, bytes]:
 def stores(casam: Casam, encode: Encode, discs: Path) -> Path:
     encode(discs)
     return casam.folder / "casam_store"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server, "AWS_ALLOW_HTTP": "true",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    requests.post(f"{server}/moto-api/reset", timeout=10)
-    assert requests.put(f"{server}/lab", timeout=10).ok
-    return "s3://lab/stores"
 
 
 @pytest.mark.slow

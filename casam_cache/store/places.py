@@ -75,6 +75,17 @@ class Bucket:
         with self._errors():
             return {meta["path"]: meta["size"] for part in obstore.list(self._store) for meta in part}
 
+    def states(self) -> dict[str, str]:
+        """Of each file a text that is another one once its content is: bytes, and what the server says of it."""
+        import obstore
+
+        with self._errors():
+            found = [meta for part in obstore.list(self._store) for meta in part]
+        return {
+            meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified'].isoformat()}"
+            for meta in found
+        }
+
     def read(self, name: str) -> bytes | None:
         import obstore
 

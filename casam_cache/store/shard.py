@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from casam_cache.store.bucket_cache import fetch
 from casam_cache.store.files import CHECKSUM_BYTES, DamagedError, checksum
 from casam_cache.store.schema import ArraySpec
 
@@ -43,7 +44,7 @@ class Shard:
     """A shard file mapped into memory; an item's checksum is computed when it is first read, then remembered.
 
     Args:
-        path: the file.
+        path: the file; where it lies in a folder that stands for a bucket, it is read from there first.
         spec: shape and dtype of one item.
         length: items a shard.
 
@@ -56,7 +57,13 @@ class Shard:
         self.path = path
         self.spec = spec
         index_bytes = length * 16 + CHECKSUM_BYTES
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            if not fetch(path):
+                raise
+            descriptor = os.open(path, flags)
         try:
             self.size = os.fstat(descriptor).st_size
             if self.size < index_bytes:

@@ -11,6 +11,7 @@ import typer
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 from casam_cli.report import open_report
+from casam_cli.stores import stores_folder
 
 FOLDER = "bench"  # of a folder of runs, where results are
 
@@ -87,7 +88,9 @@ def bench(
         metavar="DIR",
         help="The folder of stores of adapter-tuned features, for the distances of Table 4.",
     ),
-    store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
+    store: Path = typer.Option(
+        Path("casam_store"), parser=stores_folder, metavar="DIR", help="The folder of stores."
+    ),
     runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs."),
     model: str | None = typer.Option(
         None, help="The backbone. It is needed only where there are stores of several."

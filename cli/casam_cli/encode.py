@@ -13,6 +13,7 @@ from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console, dataset_options
 from casam_cli.problems import first_of_each_kind
+from casam_cli.stores import folder_only
 
 if TYPE_CHECKING:
     from casam_cache.encode.options import EncodeOptions
@@ -25,7 +26,9 @@ MOST = 10  # problems of one kind
 @dataset_options.takes_dataset_options
 def encode(
     path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
-    store: Path = typer.Option(Path("casam_store"), help="Folder where the stores are kept."),
+    store: Path = typer.Option(
+        Path("casam_store"), parser=folder_only, metavar="DIR", help="Folder where the stores are kept."
+    ),
     model: str = typer.Option(
         DEFAULT_MODEL,
         help="Model that encodes, of those that casam models lists, or FILE.py:CLASS of your own.",

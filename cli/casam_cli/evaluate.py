@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from casam_cli import console
+from casam_cli.stores import stores_folder
 
 if TYPE_CHECKING:
     from casam_cache.training.loop import FitProgress
@@ -25,7 +26,10 @@ def evaluate(
         " The default is box,jitter:0.05,jitter:0.1,jitter:0.2,point,clicks:5.",
     ),
     store: Path | None = typer.Option(
-        None, help="The folder of stores. The default is the run's own, or casam_store."
+        None,
+        parser=stores_folder,
+        metavar="DIR",
+        help="The folder of stores. The default is the run's own, or casam_store.",
     ),
     runs: Path | None = typer.Option(
         None, help="The folder of runs. The default is where RUN lies, or casam_runs."

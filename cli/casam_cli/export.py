@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from casam_cli import console
+from casam_cli.stores import stores_folder
 
 
 def export(
@@ -31,7 +32,10 @@ def export(
         None, help="The backbone's checkpoint, if it is not where it was."
     ),
     store: Path | None = typer.Option(
-        None, help="The folder of stores, for a run that does not carry its backbone."
+        None,
+        parser=stores_folder,
+        metavar="DIR",
+        help="The folder of stores, for a run that does not carry its backbone.",
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     trust: bool = typer.Option(

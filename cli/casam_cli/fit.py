@@ -11,6 +11,7 @@ import typer
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 from casam_cli.report import open_report
+from casam_cli.stores import stores_folder
 
 if TYPE_CHECKING:
     from casam_cache.bench.fit import FitReport
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 def fit(
     task: str = typer.Option(..., help="The name of the dataset, as casam encode printed it."),
-    store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
+    store: Path = typer.Option(
+        Path("casam_store"), parser=stores_folder, metavar="DIR", help="The folder of stores."
+    ),
     runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs."),
     method: str | None = typer.Option(
         None,

@@ -11,6 +11,7 @@ from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 from casam_cli.predict_classes import predict_classes, refuse_prompts
 from casam_cli.predict_volume import VolumeOptions, predict_volume, volume_at
+from casam_cli.stores import stores_folder
 
 if TYPE_CHECKING:
     from casam_cache.bench.predict import Predictor
@@ -46,6 +47,8 @@ def predict(
     ),
     store: Path | None = typer.Option(
         None,
+        parser=stores_folder,
+        metavar="DIR",
         help="A store, or the folder of stores: prompts are answered from it without the encoder (with --id, "
         "or with the ids of --prompts). With an image: where the run's store is now.",
     ),

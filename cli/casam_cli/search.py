@@ -10,6 +10,7 @@ import typer
 
 from casam_cache.errors import OptionError
 from casam_cli import console
+from casam_cli.stores import stores_folder
 
 if TYPE_CHECKING:
     from casam_cache.bench.search.search import SearchProgress
@@ -63,7 +64,9 @@ def search(
         "--pruning/--no-pruning",
         help="Whether points that do worse on a part of the tasks and steps are left there.",
     ),
-    store: Path = typer.Option(Path("casam_store"), help="The folder of stores."),
+    store: Path = typer.Option(
+        Path("casam_store"), parser=stores_folder, metavar="DIR", help="The folder of stores."
+    ),
     runs: Path = typer.Option(Path("casam_runs"), help="The folder of runs. The study lies in it."),
     model: str | None = typer.Option(
         None, help="The backbone. It is needed only where there are stores of several."

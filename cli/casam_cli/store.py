@@ -9,6 +9,7 @@ import typer
 
 from casam_cache.errors import StoreError
 from casam_cli import console, dataset_options
+from casam_cli.stores import stores_folder
 
 store_app = typer.Typer(
     help="Look at a store, verify every byte of it, repair it, or copy it.", no_args_is_help=True
@@ -17,7 +18,9 @@ store_app = typer.Typer(
 
 @store_app.command()
 def info(
-    store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
+    store: Path = typer.Argument(
+        ..., parser=stores_folder, metavar="STORE", help="The store, DIR/TASK/BACKBONE.zarr."
+    ),
     compare: Path | None = typer.Option(
         None,
         help="Another store of the same images. The frozen SAM's IoU on both is compared, every mask by its box.",
@@ -90,13 +93,17 @@ def info(
 
 @store_app.command()
 def verify(
-    store: Path = typer.Argument(..., help="The store, DIR/TASK/BACKBONE.zarr."),
+    store: Path = typer.Argument(
+        ..., parser=stores_folder, metavar="STORE", help="The store, DIR/TASK/BACKBONE.zarr."
+    ),
     json_: bool = console.JsonOption,
 ) -> None:
     """Read every byte of a store back and name what is damaged; exit code 1 if anything is."""
+    from casam_cache.store.bucket_cache import fetch_store
     from casam_cache.store.verify import verify as verify_store
 
     with console.bar("verify", unit="files") as bar:
+        fetch_store(store, bar.update)
         report = verify_store(store, progress=lambda done, total: bar.update(done, total))
     if json_:
         console.print_json(report.to_json())
