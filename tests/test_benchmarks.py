@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from casam_cache.datasets import phantoms
+from casam_cache.store import bucket_cache
 
 pytestmark = pytest.mark.slow  # beside the package: they tell nothing of what its users rely on
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-OF_STORES = ("store_io", "scaling")  # the others run a model
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OF_STORES = ("store_io", "scaling", "bucket_read")  # the others run a model
 
 
 @pytest.fixture
@@ -84,6 +86,18 @@ def test_scaling(results: Any) -> None:
     assert [row["images"] for row in found["encode"]] == [6, 12]
     assert found["open"]["open"] < 0.2
     assert [row["items"] for row in found["verify"]] == [3000, 2]
+
+
+def test_bucket_read(results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    for name in ("CASAM_CACHE_DIR", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", "AWS_REGION", *KEYS):
+        monkeypatch.setenv(name, "")  # the script sets its own; they end with the test
+    monkeypatch.setattr(bucket_cache, "AHEAD", 1)
+    found = results("bucket_read", "--count", 18, "--latency", 0.1, "--work", 0, "--folder", tmp_path)
+    waited = found["seconds_waited"]
+    assert waited["bucket, 0 shards ahead"] > 0.2  # two shards
+    assert waited["bucket, read before"] < 0.2
+    assert waited.keys() >= {"on a disk", "bucket, 1 shards ahead"}
 
 
 def test_encode_throughput(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:

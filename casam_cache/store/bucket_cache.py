@@ -51,7 +51,7 @@ def local_stores(address: str, progress: Progress | None = None) -> Path:
         StoreError: no stores there, a damaged file, or the address cannot be read.
     """
     root, inner = _split(address)
-    place = place_of(root)
+    place = place_of(root, create=False)
     assert isinstance(place, Bucket)
     folder = cache_folder() / "buckets" / digest(place.name)[:16]
     make_directory(folder)
@@ -79,7 +79,7 @@ def local_stores(address: str, progress: Progress | None = None) -> Path:
 
 
 def fetch(path: Path) -> bool:
-    """Reads a shard, and in the background those after it, where its folder stands for a bucket.
+    """Reads a shard, where its folder stands for a bucket.
 
     Args:
         path: of a shard file that is not there.
@@ -90,24 +90,23 @@ def fetch(path: Path) -> bool:
     Raises:
         StoreError: the bucket cannot be read, or what came is not what was put there.
     """
-    if len(path.parents) < 5 or not (path.parents[3] / NOTE).is_file():
+    folder = _folder_of(path)
+    if folder is None:
         return False
-    folder = path.parents[3]  # of DIR/TASK/BACKBONE.zarr/ARRAY/c.N
-    files = _note(folder)["files"]
-    name = path.relative_to(folder).as_posix()
-    found = _SHARD.fullmatch(name)
-    if name not in files or found is None:
-        return False
-    wanted = [f"{found['before']}{int(found['index']) + ahead}{found['after']}" for ahead in range(AHEAD + 1)]
-    with _mutex:
-        for later in wanted:
-            target = folder / later
-            if later in files and target not in _coming and not target.exists():
-                _coming[target] = _pool().submit(_arrive, folder, later)
-        first = _coming.get(path)
-    if first is not None:
-        first.result()
+    coming = _ask(folder, path.relative_to(folder).as_posix())
+    if coming is not None:
+        coming.result()
     return path.exists()
+
+
+def read_ahead(path: Path) -> None:
+    """Begins to read the shards after one that is open now, where its folder stands for a bucket."""
+    folder = _folder_of(path)
+    found = None if folder is None else _SHARD.fullmatch(path.relative_to(folder).as_posix())
+    if folder is None or found is None:
+        return
+    for index in range(int(found["index"]) + 1, int(found["index"]) + 1 + AHEAD):
+        _ask(folder, f"{found['before']}{index}{found['after']}")
 
 
 def fetch_store(store: Path, progress: Progress | None = None) -> None:
@@ -122,7 +121,7 @@ def fetch_store(store: Path, progress: Progress | None = None) -> None:
     note = _note(folder)
     inside = store.relative_to(folder).as_posix() + "/"
     names = [name for name in note["files"] if name.startswith(inside) and not (folder / name).exists()]
-    _fetch_all(place_of(note["address"]), folder, note["files"], names, progress)
+    _fetch_all(place_of(note["address"], create=False), folder, note["files"], names, progress)
 
 
 def _split(address: str) -> tuple[str, str]:
@@ -165,6 +164,21 @@ def _fetch_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _folder_of(path: Path) -> Path | None:
+    """The folder of stores that a shard file lies in (DIR/TASK/BACKBONE.zarr/ARRAY/c.N), if it stands for a bucket."""
+    folder = path.parents[3] if len(path.parents) > 3 else None
+    return folder if folder is not None and (folder / NOTE).is_file() else None
+
+
+def _ask(folder: Path, name: str) -> Future[None] | None:
+    """A file on its way; None where it is there already, or the bucket has none of that name."""
+    path = folder / name
+    with _mutex:
+        if path not in _coming and name in _note(folder)["files"] and not path.exists():
+            _coming[path] = _pool().submit(_arrive, folder, name)
+        return _coming.get(path)
 
 
 def _arrive(folder: Path, name: str) -> None:
@@ -217,7 +231,7 @@ def _parsed(path: Path, _: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _bucket(address: str) -> Place:
-    return place_of(address)
+    return place_of(address, create=False)
 
 
 @lru_cache(maxsize=1)

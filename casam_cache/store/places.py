@@ -54,9 +54,14 @@ class FolderPlace:
 
 
 class Bucket:
-    """An object store behind an address; keys, region and endpoint come from the usual environment variables."""
+    """An object store behind an address; keys, region and endpoint come from the usual environment variables.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: of one of `SCHEMES`.
+        create: make the folder of a `file://` that is not there.
+    """
+
+    def __init__(self, address: str, create: bool = True) -> None:
         try:
             from obstore.store import from_url
         except ImportError:
@@ -66,7 +71,7 @@ class Bucket:
             ) from None
         self.name = address.rstrip("/")
         with self._errors():
-            made: Any = {"mkdir": True} if address.startswith("file://") else {"retry_config": _PATIENCE}
+            made: Any = {"mkdir": create} if address.startswith("file://") else {"retry_config": _PATIENCE}
             self._store = from_url(self.name, **made)
 
     def files(self) -> dict[str, int]:
@@ -118,8 +123,8 @@ class Bucket:
             ) from error
 
 
-def place_of(text: str) -> Place:
-    """The folder, or what is behind the address.
+def place_of(text: str, create: bool = True) -> Place:
+    """The folder, or what is behind the address; `create` as for `Bucket`.
 
     Raises:
         OptionError: a scheme that is not known, or obstore is not installed.
@@ -129,4 +134,4 @@ def place_of(text: str) -> Place:
         return FolderPlace(Path(text))
     if not text.startswith(SCHEMES):
         raise OptionError(f"{text}: no such kind of address", f"a folder, or {', '.join(SCHEMES)}...")
-    return Bucket(text)
+    return Bucket(text, create)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from casam_cache.store.bucket_cache import fetch
+from casam_cache.store.bucket_cache import fetch, read_ahead
 from casam_cache.store.files import CHECKSUM_BYTES, DamagedError, checksum
 from casam_cache.store.schema import ArraySpec
 
@@ -65,6 +65,7 @@ class Shard:
                 raise
             descriptor = os.open(path, flags)
         try:
+            read_ahead(path)
             self.size = os.fstat(descriptor).st_size
             if self.size < index_bytes:
                 raise DamagedError(path, f"has {self.size} bytes, less than its index")
