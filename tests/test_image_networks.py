@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Casam, draw_dataset
 from PIL import Image
+from test_image_mode import assert_predicted_as_scored
 
 from casam_cache.backbones.prompts import Prompts
 from casam_cache.backbones.sam import seeded_backbone
@@ -82,9 +83,10 @@ def test_a_network_is_fitted_to_the_items_of_the_store(
     assert report["parameters"] == network(box=method == "unet-box").trained_parameters()
     said = " ".join(casam(*asked).split())
     assert f"{method}, {report['parameters']:,} trained parameters" in said
-    casam("predict", discs / "images" / "p004.png", "--box", "5,5,20,20", "--run", report["run"])
+    assert_predicted_as_scored(casam, report, discs)
+    casam("encode", discs, "--run", report["run"], "--store", "tuned")
     assert casam.code == 1
-    assert "casam predict and casam export do not take it" in " ".join(casam.err.split())
+    assert "trains a network in the place of SAM" in " ".join(casam.err.split())
 
 
 @pytest.mark.slow
@@ -112,6 +114,8 @@ def test_maps_of_classes_are_told_apart_and_a_mask_is_scored_on_its_own() -> Non
     found = evaluate(head, seeded_backbone(TINY, 0), items)
     assert min(found.scores["iou"]) > 0.6
     assert sorted(set(found.class_id)) == [1, 2]
+    with pytest.raises(CasamError, match="a prompt does not say which is meant"):
+        predict_low_res(head, seeded_backbone(TINY, 0), features(), Prompts(boxes=torch.zeros(2, 4)))
     with pytest.raises(
         CasamError, match="squares/i0 has a mask of class 2, and the network predicts 1 map"
     ) as told:

@@ -17,6 +17,7 @@ from casam_cache.errors import OptionError, StoreError
 from casam_cache.geometry import Geometry
 from casam_cache.store import EmbeddingStore
 from casam_cache.store.quantise import as_read
+from casam_cache.training.pixels import pixel_features
 
 
 def pixels_of(image: Path | str | np.ndarray, intensity: str) -> np.ndarray:
@@ -58,13 +59,32 @@ def encode_pixels(
         arrays: names of features.
         dtype: `float16`, `float32` or `int8`.
     """
-    resize = identity["preprocessing"]["resize"]
-    height, width = pixels.shape[:2]
-    geometry = Geometry.fit(height, width, backbone.image_size, backbone.patch_size, resize)
+    geometry = _geometry(pixels, backbone, identity)
     batch, sizes = stack_inputs([backbone.prepare(pixels, geometry)], backbone.image_size)
     encoded = encoder(torch.from_numpy(batch), torch.from_numpy(sizes), list(arrays))
     features = {name: as_read(feature[0].float().cpu().numpy(), dtype) for name, feature in encoded.items()}
     return features, geometry
+
+
+def input_of(
+    pixels: np.ndarray, backbone: Backbone, identity: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], Geometry]:
+    """What is read of an image by that which is trained through it, and how the image lies in the input.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        backbone: whose preprocessing.
+        identity: of the store that it is to be as from.
+    """
+    geometry = _geometry(pixels, backbone, identity)
+    batch, _ = stack_inputs([backbone.prepare(pixels, geometry)], backbone.image_size)
+    return pixel_features(batch[0], geometry), geometry
+
+
+def _geometry(pixels: np.ndarray, backbone: Backbone, identity: Mapping[str, Any]) -> Geometry:
+    resize = identity["preprocessing"]["resize"]
+    height, width = pixels.shape[:2]
+    return Geometry.fit(height, width, backbone.image_size, backbone.patch_size, resize)
 
 
 def check_backbone(store: EmbeddingStore, backbone: Backbone) -> None:

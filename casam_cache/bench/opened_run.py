@@ -23,8 +23,9 @@ from casam_cache.encode.sources import FOLDER as BESIDE_STORES
 from casam_cache.engine.runs import RECORD, Record, read_record
 from casam_cache.errors import CasamError, CheckpointError, OptionError
 from casam_cache.heads.base import Head
-from casam_cache.heads.files import build_head, load_head
+from casam_cache.heads.files import build_head, head_class, load_head
 from casam_cache.store import EmbeddingStore
+from casam_cache.training.pixels import PIXELS
 
 _KINDS = ("fit", "joint", "learn", "model")
 _NAMED = "name the folder that `casam fit` printed as its run, or a run of `casam bench --json`"
@@ -76,6 +77,7 @@ def open_run(
     device: str = "auto",
     trust: bool = False,
     encoder: bool = True,
+    pixels: bool = False,
 ) -> OpenedRun:
     """What predicts: a fit, a routed model, or the frozen SAM.
 
@@ -92,13 +94,15 @@ def open_run(
         device: `auto`, `cpu`, `cuda`, ...
         trust: run the Python files that a run brings; else only those that this user has run before.
         encoder: load the encoder too.
+        pixels: whether a run that was trained through the image will do, whose head reads the pixels; what else it
+            needs of the backbone is loaded.
 
     Raises:
         CasamError: the run, its backbone or the device cannot be used.
     """
     where = choose_device(device)
     if run is not None:
-        return _fitted(Path(run), model, checkpoint, stores, where, trust, encoder)
+        return _fitted(Path(run), model, checkpoint, stores, where, trust, encoder, pixels)
     if stores is not None:
         return _frozen_of(Path(stores), model, checkpoint, where, trust, encoder)
     backbone = with_preprocessing(
@@ -142,21 +146,24 @@ def _fitted(
     where: torch.device,
     trust: bool,
     encoder: bool,
+    pixels: bool,
 ) -> OpenedRun:
     folder = folder.absolute()
     record = _record(folder)
     identity, task, source = recorded_place(folder, record, stores)
     source = replace(source, model=model, checkpoint=checkpoint, trust=trust)
+    if record.kind != "model" and PIXELS in (kind := head_class(folder, trust=trust)).needs:
+        if not pixels:
+            raise OptionError(
+                f"{folder} was trained through the image: it has no layer or decoder behind the frozen encoder",
+                "casam predict and casam evaluate take it",
+            )
+        encoder = not kind.replaces_sam
     backbone = as_in_store(source.whole(where) if encoder else source.decoder(where), identity)
     if record.kind == "model":
         routed = RoutedModel(folder, backbone, trust=trust)
         return OpenedRun(backbone, _identity_head(backbone), routed, "", identity, source)
     head = load_head(folder, backbone, trust=trust).to(where).eval()
-    if head.replaces_sam:
-        raise OptionError(
-            f"{folder} holds a network in the place of SAM",
-            "casam fit and casam evaluate score it; casam predict and casam export do not take it",
-        )
     return OpenedRun(backbone, head, None, task, identity, source)
 
 

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.prompts import Prompts, upscale
-from casam_cache.bench.encoded_image import check_backbone, check_preprocessing, encode_pixels, pixels_of
+from casam_cache.bench.encoded_image import (
+    check_backbone,
+    check_preprocessing,
+    encode_pixels,
+    input_of,
+    pixels_of,
+)
 from casam_cache.bench.opened_run import OpenedRun, open_run
 from casam_cache.bench.prompt_arrays import part_of, prompts_of
 from casam_cache.datasets.contact_sheet import overlay
@@ -29,6 +35,7 @@ from casam_cache.notebook import html_picture
 from casam_cache.routers.routing import Decision
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.items import VALID
+from casam_cache.training.pixels import PIXELS, pixel_features, pixel_reader
 
 PROMPTS_AT_ONCE = 16  # in one pass of the decoder; bounds its memory
 
@@ -173,7 +180,7 @@ class Predictor:
         stores = None if store is None else Path(store)
         self._opened: OpenedRun = open_run(
             run, model=model, checkpoint=checkpoint, stores=stores, device=device, trust=trust,
-            encoder=checkpoint is not None,
+            encoder=checkpoint is not None, pixels=True,
         )  # fmt: skip
         self._dtype = dtype or str(self._opened.identity["embedding"]["dtype"])
         self._encoder: FrozenEncoder | None = None
@@ -225,6 +232,9 @@ class Predictor:
             CheckpointError: the encoder cannot be had.
         """
         pixels = pixels_of(image, self.intensity)
+        if PIXELS in self._arrays:
+            self._show(*input_of(pixels, self._opened.backbone, self._opened.identity), pixels)
+            return self
         if self._encoder is None:
             self._opened = self._opened.with_encoder()
             self._encoder = FrozenEncoder.of(self._opened.backbone, self._opened.identity)
@@ -237,6 +247,8 @@ class Predictor:
     def set_item(self, store: EmbeddingStore | Path | str, name: str) -> Predictor:
         """Takes an image's features from a store; the encoder is neither loaded nor run. Returns the predictor itself.
 
+        What was trained through the image reads the image of the item from its dataset instead, and runs all of it.
+
         Args:
             store: DIR/TASK/BACKBONE.zarr.
             name: the item's id.
@@ -247,8 +259,12 @@ class Predictor:
         opened = store if isinstance(store, EmbeddingStore) else EmbeddingStore.open(store)
         self.check_store(opened)
         index = opened.index(name)
-        features = {array: opened.read(index, array) for array in self._arrays}
-        self._show(features, opened.geometry(index), None)
+        geometry = opened.geometry(index)
+        if PIXELS in self._arrays:
+            features = pixel_features(pixel_reader(opened)(index), geometry)
+        else:
+            features = {array: opened.read(index, array) for array in self._arrays}
+        self._show(features, geometry, None)
         return self
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ class TunedSam(PublishedSam):
         if checkpoint is None:
             raise _OF_A_RUN
         run = TunedRun.open(Path(checkpoint))
-        opened = open_run(run.folder, device=str(device))
+        opened = open_run(run.folder, device=str(device), pixels=True)
         began, head = opened.backbone, opened.head
         assert isinstance(head, ImageSam)
         if not isinstance(began, PublishedSam):

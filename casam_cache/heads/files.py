@@ -65,13 +65,13 @@ def save_head(head: Head, folder: Path, **recorded: Any) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 
-def needs_of(folder: Path) -> tuple[str, ...]:
-    """What the head that `save_head` wrote reads of an image; as `load_head` where there is none."""
+def head_class(folder: Path, *, trust: bool = False) -> type[Head]:
+    """The class of the head that `save_head` wrote, which says what it reads; as `load_head` where there is none."""
     try:
         described = json.loads((folder / DESCRIPTION).read_text())["head"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CasamError(f"no readable head in {folder}: {error}", "fit it again with `casam fit`") from None
-    return HEADS.restore(described, folder).needs
+    return HEADS.restore(described, folder, trust=trust)
 
 
 def load_head(folder: Path, backbone: Backbone, *, trust: bool = False) -> Head:

@@ -77,8 +77,14 @@ class ImageNetwork(Head):
         A point is the box of two low-res cells around it. Of networks that see no box, prompts may be anything.
 
         Raises:
-            CasamError: they are no boxes nor single points, and boxes are what the network sees.
+            CasamError: they are no boxes nor single points, and boxes are what the network sees; or nobody says which
+                of several classes is meant.
         """
+        if classes is None and self.class_maps > 1:
+            raise CasamError(
+                f"the network predicts maps of {self.class_maps} classes, and a prompt does not say which is meant",
+                "casam fit and casam evaluate score it, since masks have classes; prompt a run with a box instead",
+            )
         boxes = torch.zeros((len(prompts), 4), device=backbone.device)
         if self._of.box or self._of.cut == "box":
             boxes = _as_boxes(prompts, backbone)
@@ -149,6 +155,8 @@ def _expected_iou(logits: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 def _as_boxes(prompts: Prompts, backbone: Backbone) -> torch.Tensor:
     """float32 (P, 4); a single point is a square of two low-res cells a side."""
+    if prompts.masks is not None:
+        raise CasamError("a network that sees a box takes no mask as a prompt", "prompt it with a box")
     packed = prompts.pack()
     points, labels = packed.points, packed.labels
     found: Any = None if labels is None else labels.sort(dim=1).values

@@ -46,7 +46,7 @@ class ImageSam(Head):
         if backbone.encoder is None:
             raise CasamError(
                 f"a SAM trained through the image needs the encoder of {backbone.name}, which is not loaded here",
-                "casam fit and casam evaluate score it; casam predict and casam export do not take it",
+                "casam predict and casam evaluate load it",
             )
         decoder = backbone.decoder_to_copy(self.name)
         self.mask_decoder = copy.deepcopy(decoder).requires_grad_(True)

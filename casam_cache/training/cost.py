@@ -37,7 +37,7 @@ def training_flops(head: Head, backbone: Backbone) -> int:
         features[VALID] = torch.ones((1, grid, grid), dtype=torch.bool, device=device)
     side = float(backbone.image_size - 1)
     box = Prompts(boxes=torch.tensor([[0.0, 0.0, side, side]])).to(device)
-    sparse, dense = head.embed_prompts(backbone, box, None)
+    sparse, dense = head.embed_prompts(backbone, box, torch.ones(1, dtype=torch.long, device=device))
     # What a process computes once and keeps, such as the positional encoding, does not count.
     with torch.no_grad():
         run_head(head, backbone, features, None, sparse, dense)

@@ -16,10 +16,19 @@ from casam_cache.errors import DatasetError, ImageError
 if TYPE_CHECKING:
     from casam_cache.backbones.base import Backbone
     from casam_cache.encode.source_images import SourceImages
+    from casam_cache.geometry import Geometry
     from casam_cache.store import EmbeddingStore
 
 PIXELS = "pixels"
 INPUT_SIZE = "input_size"
+
+
+def pixel_features(pixels: np.ndarray, geometry: Geometry) -> dict[str, np.ndarray]:
+    """What heads read by name: the encoder's input, uint8 (3, S, S), and the size of the image in it, int64 (2,)."""
+    return {
+        PIXELS: pixels,
+        INPUT_SIZE: np.array([geometry.input_height, geometry.input_width], dtype=np.int64),
+    }
 
 
 def pixel_reader(store: EmbeddingStore) -> Callable[[int], np.ndarray]:

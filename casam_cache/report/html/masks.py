@@ -14,7 +14,7 @@ from casam_cache.bench.tasks import Place, Tasks
 from casam_cache.cutout import Cutout
 from casam_cache.errors import StoreError
 from casam_cache.heads.base import Head
-from casam_cache.heads.files import build_head, load_head, needs_of
+from casam_cache.heads.files import build_head, head_class, load_head
 from casam_cache.report.html.scored import Scored
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.evaluate import evaluate
@@ -78,7 +78,12 @@ class ScoredMasks:
         self._heads: dict[Path | None, tuple[Head, Backbone]] = {}
         for folder in (None, *scored.heads.values()):
             if folder not in self._heads:
-                backbone = place.backbone(task, () if folder is None else needs_of(folder))
+                kind = None if folder is None else head_class(folder)
+                backbone = (
+                    place.backbone(task)
+                    if kind is None
+                    else place.backbone(task, kind.needs, encoder=not kind.replaces_sam)
+                )
                 head = (
                     build_head("identity", None, backbone, seed=0)
                     if folder is None
