@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -188,6 +190,36 @@ def _slow_down() -> None:
         append(self, *arguments)
 
     ShardWriter.append = later  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_the_cluster_of_the_recipe(
+    casam: Casam, discs: Path, options: EncodeOptions, tiny_checkpoint: Path
+) -> None:
+    """Workers that were there before, in another folder, behind an address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).parents[1] / "recipes" / "local_cluster.sh"
+    elsewhere = casam.folder / "elsewhere"
+    elsewhere.mkdir()
+    cluster = subprocess.Popen(
+        ["sh", script, "2", str(port)], cwd=elsewhere, env={**os.environ, "PYTHON": sys.executable},
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    arguments = ("encode", discs, "--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny")
+    options_ = ("--views", "flip_h", "--batch-size", 2, "--device", "cpu", "--store", "shared")
+    try:
+        until = time.monotonic() + 60
+        casam.code = 1
+        while casam.code and time.monotonic() < until:  # until it has workers
+            casam(*arguments, *options_, "--executor", f"dask:tcp://127.0.0.1:{port}")
+        assert casam.code == 0, casam.err
+    finally:
+        cluster.terminate()
+        cluster.wait(20)
+    encode_dataset(discs, Path("alone"), options)
+    assert tree(Path("shared")) == tree(Path("alone"))
 
 
 SBATCH = """#!/bin/sh
