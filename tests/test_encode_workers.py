@@ -94,10 +94,12 @@ def test_an_interrupted_run_goes_on_without_workers(
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "encode_shard", fails_at_the_second)
+        patch.setattr(shards, "join_looks", lambda *_: None)  # ended before that
         with pytest.raises(CasamError, match="the power is out"):
             encode_dataset(discs, tmp_path / "shared", options, workers=one_thread)
     path = tmp_path / "shared" / "discs" / "tiny.zarr"
     assert EmbeddingStore.open(path).committed("embedding").sum() == SHARD
+    assert list(path.parent.glob(".tiny.looks.*"))
     encode_dataset(discs, tmp_path / "shared", options)
     encode_dataset(discs, tmp_path / "alone", options)
     assert tree(tmp_path / "shared") == tree(tmp_path / "alone")

@@ -50,7 +50,9 @@ FILES = [f"{table}{size}.yaml" for table in TABLES for size in ("", "_cpu")]
 
 
 def test_every_recipe_is_tested() -> None:
-    assert sorted(path.name for path in RECIPES.iterdir()) == sorted(["frozen_vs_fitted.sh", *FILES])
+    assert sorted(path.name for path in RECIPES.iterdir()) == sorted(
+        ["frozen_vs_fitted.sh", "local_cluster.sh", *FILES]
+    )
     assert set(TABLES) == set(get_args(TableName)) - {"bench"} <= set(SHAPES)
 
 

@@ -99,6 +99,14 @@ def join_looks(store: Path, shard: int) -> None:
         part.unlink()
 
 
+def join_left(store: Path) -> None:
+    """`join_looks` of whatever a run that was interrupted left."""
+    before = part_path(store, 0).name.removesuffix("0")
+    for path in store.parent.iterdir():
+        if path.name.startswith(before) and path.name.removeprefix(before).isdecimal():
+            join_looks(store, int(path.name.removeprefix(before)))
+
+
 def _records(path: Path) -> np.ndarray:
     data = path.read_bytes()
     return np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], dtype=_RECORD)

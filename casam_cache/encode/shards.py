@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casam_cache.encode.choices import Choices, choose_there
 from casam_cache.encode.decode import Preprocessing
-from casam_cache.encode.looks import join_looks, part_path
+from casam_cache.encode.looks import join_looks
 from casam_cache.encode.one_shard import SEEN_WITHIN, ShardDone, ShardWork, encode_shard, metadata_of
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.passes import images_in, passes_of
@@ -76,8 +76,6 @@ def encode_shards(
     run = _Run(writer, workers, options, say or (lambda line: None))
     metadata = metadata_of(writer.path)
     for shard in range(writer.meta.shards):
-        if part_path(writer.path, shard).exists():
-            join_looks(writer.path, shard)  # of a run that was interrupted
         if images := images_in(passes_of(writer, options, shard)):
             first, stop = writer.meta.shard_range(shard)
             run.left[shard] = images

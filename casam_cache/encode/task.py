@@ -19,7 +19,7 @@ from casam_cache.encode.begun import recorded_attributes, say_what_changed
 from casam_cache.encode.choices import Choices, batch_size_of, choices_of, dtype_of, encoder_of, identity_of
 from casam_cache.encode.decode import Preprocessing, source_sha256
 from casam_cache.encode.finished import forget, remember, remembered_files
-from casam_cache.encode.looks import duplicates
+from casam_cache.encode.looks import duplicates, join_left
 from casam_cache.encode.one_shard import decoders
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.passes import passes_of
@@ -97,6 +97,7 @@ def encode_task(
         previously = remembered_files(path)
         forget(path, {"options": dataset.options.to_json(), "reader": described_reader(dataset.reader)})
         remember_backbone(stores, backbone)
+        join_left(path)
         for name in options.extra:
             shape = backbone.feature_shape(name)
             writer.add_array(name, shape, stored_dtype(shape, dtype_of(options, path)))
