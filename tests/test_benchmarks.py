@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import draw_dataset
 
 from casam_cache.datasets import phantoms
 from casam_cache.store import bucket_cache
@@ -331,3 +332,17 @@ def test_many_masks(results: Any, tmp_path: Path) -> None:
     assert row["commands"].keys() == {"torch", "data check", "encode"}
     assert all(each["peak_mib"] > 20 and each["processor_s"] > 0 for each in row["commands"].values())
     assert str(tmp_path) not in json.dumps(data)
+
+
+def test_image_mode_cost(results: Any, tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data" / "discs", images=36)
+    short = ("image_mode_cost", tmp_path / "data" / "discs", "--steps", 2, "--threads", 1, "--images", 20)
+    (row,) = results(*short, "--target", 0.01)["rows"]
+    own = {each["method"]: each for each in row["methods"]}
+    assert own.keys() == {"alignment", "decoder", "sam-decoder", "sam-lora", "msa", "sam-med2d", "sam-full"}
+    assert own["sam-decoder"]["parameters"] == own["decoder"]["parameters"]
+    assert own["sam-full"]["gflop"] > own["sam-decoder"]["gflop"] > own["decoder"]["gflop"]
+    assert all(each["processor_s"] > 0 and each["peak_mib"] > 100 for each in own.values())
+    assert own["sam-full"]["paid"]["steps"] > 0
+    assert own["sam-full"]["steps_to_target"] == 0
+    assert row["encode"]["bytes"] > 0

@@ -56,6 +56,8 @@ def test_a_tuned_encoder_makes_a_store_on_which_its_decoder_scores_as_the_fit_di
     assert row["last_iou"] != pytest.approx(report["frozen"]["iou"], abs=0.005)
     backbone = whole_backbone(Path("tuned"), weights)
     assert backbone.fingerprint == weights
+    assert backbone.encoder is not None
+    assert "blocks.0.attn.qkv.weight" in backbone.encoder.state_dict()  # whole, as casam export writes it
     began = whole_backbone(Path("casam_store"), frozen.identity["backbone"]["weights"])
     assert (backbone.encoder_flops() > began.encoder_flops()) == (method == "sam-med2d")
     if method == "sam-lora":  # what is tuned can be tuned again

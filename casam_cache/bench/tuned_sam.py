@@ -85,6 +85,7 @@ class TunedSam(PublishedSam):
             "method": run.method,
             "run": run.key,
             "from": began.fingerprint,
+            **({"stand_in": began.stand_in} if began.stand_in else {}),
             **({"of": own} if own else {}),
         }
         parts = {ENCODER: encoder, PROMPT_ENCODER: began.prompt_encoder, MASK_DECODER: decoder}
@@ -104,6 +105,11 @@ class TunedSam(PublishedSam):
         made._began = copy.copy(began)
         made._began.encoder = None
         return made
+
+    @property
+    def stand_in(self) -> str:
+        """What is said of the SAM it began from."""
+        return str(self._description[TUNED].get("stand_in", ""))
 
     @classmethod
     def dimensions(cls, description: Mapping[str, Any]) -> Dimensions:
@@ -128,6 +134,10 @@ class TunedSam(PublishedSam):
     @classmethod
     def get(cls) -> str:
         return "casam encode DIR --run RUN"
+
+    @classmethod
+    def weights_here(cls) -> str:
+        return f"those of a run: {cls.get()}"
 
     @classmethod
     def to_fetch(cls, checkpoint: Path | None) -> Fetch | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel
@@ -70,8 +70,17 @@ class ImageSam(Head):
         return embedding
 
     def tuned_encoder(self) -> nn.Module | None:
-        """The encoder as it was trained, low-rank matrices added to their weights; None where it is the frozen one."""
-        return None if self.encoder is None else folded(self.encoder)
+        """A copy of the encoder as it was trained, low-rank matrices added to the weights; None for the frozen one."""
+        if self.encoder is None:
+            return None
+        assert isinstance(self.options, ImageSamOptions)
+        trained = folded(self.encoder)
+        # All of it is saved, unlike of what is trained.
+        whole: nn.Module = copy.deepcopy(cast(nn.Module, self._frozen[0].encoder))
+        if self.options.encoder in ADAPTERS:
+            add_adapters(whole, self.options.encoder, 0)
+        whole.load_state_dict(dict([*trained.named_parameters(), *trained.named_buffers()]))
+        return whole
 
     def _encoding(self) -> Any:
         """Made anew for each pass: what a backbone prepares once is of weights that change here."""

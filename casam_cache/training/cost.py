@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,10 +46,36 @@ def training_flops(head: Head, backbone: Backbone) -> int:
     with torch.no_grad():
         run_head(head, backbone, features, None, sparse, dense)
     trained = any(parameter.requires_grad for parameter in head.parameters())
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trained):
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
+    )
+    with counter, torch.set_grad_enabled(trained):
         _, low_res, iou = run_head(head, backbone, features, None, sparse.detach(), dense.detach())
         if trained:
             (low_res.sum() + iou.sum()).backward()
     head.zero_grad(set_to_none=True)
     passed = 0 if PIXELS in head.needs else backbone.encoder_flops()  # else it is among what was counted
     return passed + counter.get_total_flops()
+
+
+def _convolution_backward(
+    gradient: Sequence[int],
+    inputs: Sequence[int],
+    weight: Sequence[int],
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    wanted: Sequence[bool],
+    **_: Any,
+) -> int:
+    """As much as the forward pass for each of the gradients of input and weight that are wanted.
+
+    Torch's own count takes no account of groups in the weight's: of a depthwise convolution it is C times too much. The
+    first three are shapes; a weight's second axis has the channels of one group.
+    """
+    once = 2 * math.prod(inputs if transposed else gradient) * math.prod(weight[1:])
+    return once * sum(wanted[:2])

@@ -42,6 +42,7 @@ class Cost(Stage):
     """
 
     kind: ClassVar[str] = "cost"
+    revision: ClassVar[int] = 2
 
     method: MethodRef
     weights: str
