@@ -189,7 +189,8 @@ def test_unusable_files_are_one_error(tmp_path, backbone):
 def test_wrong_names_and_options_say_what_there_is(backbone):
     with pytest.raises(
         OptionError,
-        match="alignment, combined, decoder, hq-sam, identity, image-network, image-sam, prompt-pool, prompt-tuning",
+        match="alignment, class-prompts, combined, decoder, fcn, hq-sam, identity, image-network, image-sam, "
+        "prompt-pool, prompt-tuning",
     ):
         build_head("unet", None, backbone, 0)
     with pytest.raises(OptionError, match="blocks"):

@@ -13,8 +13,11 @@ SMALL: dict[str, dict[str, Any]] = {
     name: {"blocks": 1}
     for name in ("alignment", "ca-sam", "der", "emr", "er", "ewc", "joint", "lwf", "moda", "naive")
 } | {
+    "ca-sam-fcn": {"width": 16, "blocks": 1},
+    "class-prompts": {"tokens": 2},
     "combined": {"blocks": 1, "rank": 2, "tokens": 1},
     "decoder": {},
+    "fcn": {"width": 16, "blocks": 1},
     "frozen": {},
     "hq-sam": {},
     "l2p": {"prompts": 6, "prompt_length": 2, "top_k": 2, "slot_size": 2},

@@ -46,7 +46,7 @@ _KNOWN = (
     "ca-sam", "naive", "joint", "lwf", "er", "l2p", "frozen", "moda", "alignment", "decoder", "hq-sam", "ewc", "der",
     "emr", "moda-hq", "combined", "prompt-tuning", "sam-full", "sam-decoder", "sam-lora",
     "sam-med2d", "msa",
-    "unet", "unet-box", "unetpp", "unetpp-box", "segformer", "segformer-box",
+    "unet", "unet-box", "unetpp", "unetpp-box", "segformer", "segformer-box", "fcn", "class-prompts", "ca-sam-fcn",
 )  # fmt: skip
 
 

@@ -14,8 +14,6 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import upscale
 from casam_cache.geometry import Geometry
 
-MOST_CLASSES = 254  # targets are kept as bytes, of which one is for what does not count
-
 
 class Segmenter(nn.Module, ABC):
     """A head that needs no prompt. Every parameter that requires a gradient is trained, and nothing of the backbone.

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from casam_cache.backbones.base import Backbone
 from casam_cache.config import validated
 from casam_cache.errors import CasamError, OptionError
-from casam_cache.segmenters.base import MOST_CLASSES, Segmenter
+from casam_cache.segmenters.base import Segmenter
+from casam_cache.segmenters.options import MOST_CLASSES
 from casam_cache.segmenters.registry import SEGMENTERS
 
 WEIGHTS = "segmenter.safetensors"

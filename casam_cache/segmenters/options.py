@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MOST_CLASSES = 254  # targets are kept as bytes, of which one is for what does not count
+
 
 class FCNOptions(BaseModel):
     """A light convolutional decoder; see `segmenters/fcn.py`.
@@ -36,3 +38,25 @@ class ClassPromptsOptions(BaseModel):
 
     tokens: int = Field(default=8, ge=1, le=64)
     dense: Literal["none", "channel", "cell"] = "channel"
+
+
+class MapOptions(BaseModel):
+    """A segmenter as a head; see `segmenters/as_head.py`.
+
+    Attributes:
+        classes: maps that it predicts, one a class of the masks; the one of a mask's class is scored against it.
+        cut: what of a map counts as the answer to a prompt: all of it (`none`), or what lies in the box (`box`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
+    cut: Literal["none", "box"] = "none"
+
+
+class FCNMapOptions(FCNOptions, MapOptions):
+    """Those of the convolutional decoder and of its maps."""
+
+
+class ClassPromptsMapOptions(ClassPromptsOptions, MapOptions):
+    """Those of learned prompts and of their maps."""
