@@ -115,8 +115,8 @@ def fetch_store(store: Path, progress: Progress | None = None) -> None:
     Raises:
         StoreError: the bucket cannot be read, or what came is not what was put there.
     """
-    folder = store.parents[1]
-    if not (folder / NOTE).is_file():
+    folder = store.parents[1] if len(store.parents) > 1 else None
+    if folder is None or not (folder / NOTE).is_file():
         return
     note = _note(folder)
     inside = store.relative_to(folder).as_posix() + "/"
