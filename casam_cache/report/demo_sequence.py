@@ -18,6 +18,7 @@ from casam_cache.bench.configs import with_settings
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.recipe import read_recipe
 from casam_cache.datasets import DatasetOptions, mask_box, read_dataset, read_image, read_masks
+from casam_cache.report.bench_notes import note_bench
 from casam_cache.report.bench_table import bench_table
 from casam_cache.report.formats import to_markdown
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
@@ -74,7 +75,9 @@ def run_sequence(
         "of the demo",
     )  # fmt: skip
     recipe = with_settings(recipe, settings)
-    results = Bench.plan(recipe, out / "store", out / "runs", model="small", device=device).run(say=say)
+    bench = Bench.plan(recipe, out / "store", out / "runs", model="small", device=device)
+    results = bench.run(say=say)
+    note_bench(bench, results)
     rows = {row["label"]: row for row in results.rows}
     tables = (bench_table(results.to_json()), _course(rows), _routes(rows[CA_SAM]))
     page = out / "sequence.md"

@@ -168,23 +168,14 @@ def bench(
 
 def _picture(planned: Bench, results: Results) -> str | None:
     """What reports show of routers and masks; Figure 7, whose path is said, where it can be drawn."""
-    from casam_cache.report.answers import write_answers
-    from casam_cache.report.example_figure import figure_7
-    from casam_cache.report.examples import write_examples
-    from casam_cache.report.routing import write_routing
-    from casam_cache.store.files import make_directory, write_file
+    from casam_cache.report.bench_notes import note_bench
 
-    path = planned.runs.root / "pictures" / f"bench-{results.key}.png"
     try:
-        write_answers(results, planned.tasks.place, planned.runs)
-        write_routing(results, planned.tasks.place, planned.runs)
-        examples = write_examples(results, planned.tasks.place, planned.runs)
-        make_directory(path.parent)
-        write_file(path, figure_7(examples, "png"))
+        path, said = note_bench(planned, results)
     except CasamError as error:
         console.show_line(f"no picture: {error.message}")
         return None
-    note = f" (outlines alone: {examples.said})" if examples.said else ""
+    note = f" (outlines alone: {said})" if said else ""
     console.show_line(f"worst, median and best masks: {path}{note}")
     return str(path)
 

@@ -47,3 +47,4 @@ def demo(
         console.show_table(table)
     console.show_line(f"tables: {report.table}, {report.sequence.page}")
     console.show_line(f"pictures: {report.pictures[0].parent}")
+    console.show_line(f"in a browser: casam report {out / 'runs'} --html {out / 'report'} --open")
