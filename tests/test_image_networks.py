@@ -28,7 +28,7 @@ from casam_cache.training.loop import fit_head
 from casam_cache.training.options import TrainingOptions
 from casam_cache.training.selection import Chosen
 
-LIGHT, QUICK = "tu-convnext_atto", "resnet18"  # of few numbers; of few steps until it has learned something
+LIGHT, QUICK = "mobilenet_v2", "resnet18"  # cheap steps; few steps until it has learned something
 SET = ("--set", f"encoder={LIGHT}", "--set", "held_out=0")
 SIDE = TINY.image_size
 
@@ -65,24 +65,22 @@ def trained(head: Head, items: Items, steps: int = 30, **more: Any) -> Any:
     return fit_head(head, seeded_backbone(TINY, 0), items, options)
 
 
-@pytest.mark.parametrize("method", ["unet", "unet-box"])
+@pytest.mark.parametrize("method", [pytest.param("unet", marks=pytest.mark.slow), "unet-box"])
 def test_a_network_is_fitted_to_the_items_of_the_store(
     casam: Casam, encode: Callable[..., Any], discs: Path, method: str
 ) -> None:
     encode(discs)
-    asked = ("fit", "--task", "discs", "--method", method, "--epochs", 2, *SET)
+    asked = ("fit", "--task", "discs", "--method", method, "--epochs", 1, *SET)
     report = casam.json(*asked)
     assert casam.code == 0, casam.err
     assert not casam.json(*asked)["computed"]
     cached = casam.json(
-        "fit", "--task", "discs", "--method", "alignment", "--epochs", 2, "--set", "held_out=0"
+        "fit", "--task", "discs", "--method", "alignment", "--epochs", 1, "--set", "held_out=0"
     )
     assert (report["frozen"], report["steps"]) == (cached["frozen"], cached["steps"])
     assert report["test"]["masks"] == cached["test"]["masks"]
     assert report["test"]["iou"] != report["frozen"]["iou"]
     assert report["parameters"] == network(box=method == "unet-box").trained_parameters()
-    said = " ".join(casam(*asked).split())
-    assert f"{method}, {report['parameters']:,} trained parameters" in said
     assert_predicted_as_scored(casam, report, discs)
     casam("encode", discs, "--run", report["run"], "--store", "tuned")
     assert casam.code == 1
@@ -94,7 +92,6 @@ def test_networks_stand_beside_cached_heads_in_a_bench(
     casam: Casam, encode: Callable[..., Any], discs: Path, tmp_path: Path
 ) -> None:
     encode(discs)
-    encode(draw_dataset(tmp_path / "data" / "more", seed=1))
     recipe = tmp_path / "recipe.yaml"
     rows = [f"  - {{method: {name}, set: {{encoder: {LIGHT}}}}}" for name in ("unet", "unet-box")]
     recipe.write_text(
@@ -222,7 +219,7 @@ def test_a_network_never_gives_way_to_the_frozen_sam(
     """Where groups are held out a head worse than none gives way to the frozen SAM; a network is no head of SAM's."""
     monkeypatch.setattr(Chosen, "below_frozen", True)
     encode(draw_dataset(tmp_path / "data" / "discs", images=24))
-    short = ("fit", "--task", "discs", "--epochs", 1, "--set", "held_out=0.3")
+    short = ("fit", "--task", "discs", "--set", "max_steps=1", "--set", "held_out=0.3")
     network_kept = casam.json(*short, "--method", "unet", "--set", f"encoder={LIGHT}")
     assert network_kept["test"]["iou"] != network_kept["frozen"]["iou"]
     head_kept = casam.json(*short, "--method", "decoder")
