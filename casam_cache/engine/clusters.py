@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -59,7 +60,10 @@ def open_executor(
             address, jobs = _submitted(Path(where))
             stack.callback(address.close)
         elif not where:
-            address = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            address = LocalCluster(
+                n_workers=jobs, threads_per_worker=1, dashboard_address=None,
+                silence_logs=logging.ERROR,  # a worker that takes seconds to end is nothing to tell a person
+            )  # fmt: skip
             stack.callback(address.close)
         try:
             client = Client(address, timeout="10s")
