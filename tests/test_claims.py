@@ -13,7 +13,7 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.registry import STANDARD
-from casam_cache.report.claims import BEYOND, CLAIMS, FAILS, HOLDS, MISSING, OPEN, claims_table
+from casam_cache.report.claims import CLAIMS, FAILS, HOLDS, MISSING, OPEN, claims_table
 
 
 def row(method: str, last: float, order: int = 1, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def verdicts(tmp_path: Path, *benches: dict[str, Any]) -> dict[str, tuple[str, s
 
 def test_what_was_not_run_is_not_decided(tmp_path: Path) -> None:
     found = verdicts(tmp_path, bench("routers", [row("ca-sam", 0.5)]))
-    assert {verdict for _, verdict in found.values()} == {MISSING, BEYOND}
+    assert {verdict for _, verdict in found.values()} == {MISSING}
     assert not any(ours for ours, _ in found.values())
     with pytest.raises(CasamError, match="no results"):
         claims_table(tmp_path / "nowhere")
@@ -147,3 +147,13 @@ def test_on_the_command_line(tmp_path: Path, casam: Casam) -> None:
     casam("report", tmp_path, "--claims", "--table", "table1")
     assert casam.code == 1
     assert "--claims and --table" in casam.err
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(-0.019, HOLDS), (-0.021, OPEN), (-0.03, FAILS)])
+def test_near_is_within_the_bound_that_the_claim_names(tmp_path: Path, low: float, verdict: str) -> None:
+    high = -0.021 if verdict is FAILS else 0.01
+    made = bench("bench", [row("alignment", 0.5), row("sam-full", 0.5)])
+    made["summary"]["tests"] = [pair("alignment", "sam-full", -0.01, low, high)]
+    found = verdicts(tmp_path, made)
+    assert found["... near full fine-tuning (within 2 points)"][1] == verdict
+    assert found["... above SAM-Med2D's adapters"][1] == MISSING
