@@ -106,6 +106,8 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             if name not in _fields(entry.method):
                 continue
             used = True
+            if METHODS.get(entry.method).family == "frozen":
+                continue  # what never trains has one row, whatever the options of training
             chosen = {**entry.set, name: values[0] if len(values) == 1 else values}
             entries[place] = MethodEntry(method=entry.method, label=entry.label, set=chosen)
         if not used:

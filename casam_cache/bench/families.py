@@ -26,6 +26,7 @@ from casam_cache.bench.tables import OutcomeTable, Tables
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
 from casam_cache.config import validated
 from casam_cache.engine.stage import Stage, closure, each_once
+from casam_cache.errors import OptionError
 from casam_cache.fingerprint import digest
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
@@ -84,6 +85,11 @@ class Entry(ABC):
 
     def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
         self.config, self.course, self.tasks = config, course, tasks
+        if config.training.shots is not None and config.method.family not in ("single", "frozen"):
+            raise OptionError(
+                f"shots is of methods that learn one task, and {config.method.name} learns several",
+                "leave shots out, or choose methods such as alignment and decoder",
+            )
         self.splits = {task: tasks.split(task, course.evaluate) for task in course.order}
         self.unseen = {task: tasks.split(task, ALL) for task in course.unseen}
         # Every result is beside the frozen SAM's on the same masks and prompts: forward transfer needs it.
@@ -398,9 +404,10 @@ def resolved(training: TrainingOptions, tasks: Tasks, trains: Sequence[TaskSplit
 
 def visits(train: TaskSplit, training: TrainingOptions) -> float:
     """Image-mask pairs that a fit trains on: the unit of its cost."""
-    pairs = sum(min(count, training.masks_per_image) for count in train.masks)
-    each = max(1, -(-train.scored // training.batch_size))
-    return pairs * training.steps(train.scored) / each
+    images = min(train.scored, training.shots or train.scored)
+    pairs = sum(min(count, training.masks_per_image) for count in train.masks) * images / train.scored
+    each = max(1, -(-images // training.batch_size))
+    return pairs * training.steps(images) / each
 
 
 def with_shared_options(name: str, options: BaseModel) -> Method:

@@ -30,6 +30,7 @@ from casam_cache.metrics.intervals import Interval
 from casam_cache.notebook import html_table
 from casam_cache.references import absolute_reference, is_file_reference
 from casam_cache.training.evaluation_prompts import BOX, ORACLE_BOX, parse_prompt
+from casam_cache.training.few_shots import few_shots
 from casam_cache.training.folds import Fold
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import TrainingOptions
@@ -63,6 +64,7 @@ class FitReport:
         steps: optimiser steps taken.
         step_seconds: that one of them took where the fit was computed, reading its inputs included; 0 if not known.
         groups: of the training images with masks (patients, slides).
+        shots: images that were trained on, where only some were asked for; else 0.
         volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
         volume_outcomes: folder with them of each volume; empty without.
     """
@@ -87,6 +89,7 @@ class FitReport:
     steps: int = 0
     step_seconds: float = 0.0
     groups: int = 0
+    shots: int = 0
     volumes: tuple[VolumeScore, ...] = ()
     volume_outcomes: str = ""
 
@@ -211,6 +214,7 @@ def fit_task(
     told = "" if prompt == BOX else f", {prompt.name}"
     note_use(folder, f"fit-{fitted.key}", f"fit: {fit.method.name} on {task}, {evaluate}{told}", wanted)
     backbone = tasks.place.backbone(task)
+    shown = few_shots(tasks.place.items(fit.items), fit.training.shots, seed)
     return FitReport(
         task=task,
         method=fit.method.name,
@@ -231,7 +235,8 @@ def fit_task(
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
         step_seconds=_step_seconds(recorded["fit"]),
-        groups=tasks.split(task, train).groups,
+        groups=len({row.item.group for row in shown.rows if row.item.masks}),
+        shots=sum(row.item.masks > 0 for row in shown.rows) if fit.training.shots else 0,
         volumes=volumes.scores(folder),
         volume_outcomes=volumes.folder(folder),
     )

@@ -102,9 +102,11 @@ def _without_interval(reports: Sequence[FitReport]) -> list[str]:
 
 def _states(reports: Sequence[FitReport]) -> list[str]:
     """Which state each fit handed out."""
+    notes = []
+    if shots := [f"{each.shots} ({each.task})" for each in reports if each.shots]:
+        notes.append(f"Images trained on, of as many groups as there are: {', '.join(shots)}.")
     last = [report for report in reports if report.chosen is None]
     few = [f"{each.task} ({each.groups})" for each in last if each.groups < FEWEST_GROUPS]
-    notes = []
     if few:
         notes.append(
             f"Fewer than {FEWEST_GROUPS} groups to train on, so none is held out and the last state is kept: "

@@ -25,6 +25,7 @@ from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
 from casam_cache.training.evaluate import check_masks
 from casam_cache.training.feed import Feed, Residency, place_features
+from casam_cache.training.few_shots import few_shots
 from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
@@ -164,7 +165,7 @@ def fit_head(
     if not head.trained_parameters():
         raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
     precision = choose_precision(options.precision, where)
-    items, apart = hold_out(items, options.held_out)
+    items, apart = hold_out(few_shots(items, options.shots, seed), options.held_out)
     if views := parse_views(options.views, VIEW_SEPARATOR):
         items = add_views(items, views)
     side = head.mask_side(backbone)

@@ -20,7 +20,7 @@ VIEW_SEPARATOR = "+"  # commas separate the values of a grid
 # Options that came later, and what leaves them unused.
 LATER: dict[str, Any] = {
     "views": NONE, "compiled": False, "schedule": "constant", "min_steps": None, "warmup_steps": 0, "weight_decay": 0.0,
-    "held_out": 0.0, "checks": 8, "patience": None,
+    "held_out": 0.0, "checks": 8, "patience": None, "shots": None,
 }  # fmt: skip
 
 
@@ -36,6 +36,8 @@ class TrainingOptions(BaseModel):
         warmup_steps: steps over which the learning rate rises from zero to where the schedule has it.
         masks_per_image: masks drawn from an image at each visit, without replacement; images with fewer give
             what they have.
+        shots: train on so many images alone, one of each group (patient, slide) first, those that are held out among
+            them; a larger number holds those of a smaller one. None: all. Of methods that learn one task.
         min_steps: more epochs than `epochs` where that many are fewer optimiser steps; None is no minimum.
         max_steps: ends training early, in optimiser steps; None is no limit.
         held_out: share of the training images, in whole groups, that are set apart to choose the best state on; nothing
@@ -65,6 +67,7 @@ class TrainingOptions(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     masks_per_image: int = Field(default=1, ge=1)
+    shots: int | None = Field(default=None, ge=1)
     min_steps: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     held_out: float = Field(default=0.0, ge=0, le=0.5)
