@@ -45,7 +45,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_registry_names_the_official_files() -> None:
-    assert BACKBONES.names() == ["lite_medsam", "mobile_sam", "small", "vit_b", "vit_h", "vit_l"]
+    assert BACKBONES.names() == ["lite_medsam", "mobile_sam", "small", "tuned", "vit_b", "vit_h", "vit_l"]
     for model in (ViTB, ViTL, ViTH):
         assert BACKBONES.get(model.name) is model
         assert len(model.sha256) == 64
@@ -67,7 +67,7 @@ def test_what_would_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(OptionError, match="lite_medsam, mobile_sam, small, vit_b, vit_h, vit_l"):
+    with pytest.raises(OptionError, match="lite_medsam, mobile_sam, small, tuned, vit_b, vit_h, vit_l"):
         load_backbone("vit_z")
 
 

@@ -305,7 +305,11 @@ def test_the_command_serves_until_it_is_interrupted(bench_stores: Path, tmp_path
     import signal
 
     store = bench_stores / "amber" / "tiny.zarr"
-    program = "from casam_cli.main import run; run()"
+    # Where the tests run in the background, a shell has had SIGINT ignored, which processes inherit.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from casam_cli.main import run; run()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "view", store, "--json", "--device", "cpu"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -325,9 +329,10 @@ def test_the_command_serves_until_it_is_interrupted(bench_stores: Path, tmp_path
         assert json.loads(connection.getresponse().read())["sources"][0]["name"] == "amber"
         connection.close()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 0, err
     assert "ended" in err
     assert "Traceback" not in err
