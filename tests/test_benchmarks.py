@@ -346,3 +346,10 @@ def test_image_mode_cost(results: Any, tmp_path: Path) -> None:
     assert own["sam-full"]["paid"]["steps"] > 0
     assert own["sam-full"]["steps_to_target"] == 0
     assert row["encode"]["bytes"] > 0
+
+
+def test_report_size(results: Any) -> None:
+    (row,) = results("report_size", "--masks", 40, "--scroll", 0.5)["rows"]
+    assert row["masks"] == 40
+    assert row["files"] > 40
+    assert row["browser"] is None or row["browser"]["tiles"] == 40
