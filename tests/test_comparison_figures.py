@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,6 +13,8 @@ import pytest
 from casam_cache.errors import OptionError
 from casam_cache.methods.registry import METHODS
 from casam_cache.report.comparison_figures import (
+    _apart,
+    _count,
     along_sequence,
     by_task,
     by_unseen,
@@ -133,3 +136,16 @@ def test_figure_4_is_of_unseen_sets_beside_the_frozen_sam() -> None:
     )
     assert figure_4([row("ca-sam", [[0.5]])], "svg") is None
     assert figure_4([row("ca-sam", [[0.5]], unseen=answers(None))], "svg") is None
+
+
+def test_texts_of_figure_2_stand_apart_and_ticks_are_words() -> None:
+    points = [
+        {"parameters": parameters, "iou": iou}
+        for parameters, iou in ((24e6, 42.8), (26e6, 40.8), (2e5, 41.0), (25e6, 41.5))
+    ]
+    heights = _apart(points, 5.0)
+    assert heights[1] == 40.8, "the lowest stays beside its point"
+    assert heights[2] == 41.0, "far to the side nothing moves"
+    near = sorted(heights[place] for place in (0, 1, 3))
+    assert all(above - below >= 5.0 for below, above in pairwise(near))
+    assert [_count(value) for value in (250, 1e4, 1e6, 3.5e6, 1e9)] == ["250", "10 k", "1 M", "3.5 M", "1 G"]
