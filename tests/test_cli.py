@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import Casam, draw_dataset
 from volume_files import oblique, phantom, write_nifti
 
 import casam_cache
+from casam_cli import console
 
 Encode = Callable[..., Any]
 DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
@@ -342,3 +344,18 @@ def test_the_page_names_every_command_and_option() -> None:
             {"--json"} if "[--json]" in text else set()
         )
         assert table == options - {"--help"}, name
+
+
+def test_the_time_left_is_that_of_what_this_run_has_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of what an earlier run had done already, nor of what getting ready took."""
+    clock = iter([0.0, 60.0, 80.0, 100.0, 120.0])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with console.bar("encode") as bar:
+        bar.update(900, 1000)
+        bar.update(910, 1000)
+        bar.update_named("other", 10, 40)
+        bar.update_named("other", 20, 40)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("ETA ")[1] for line in said if "ETA" in line] == ["180 s", "40 s"]

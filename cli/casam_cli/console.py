@@ -98,16 +98,20 @@ class Bar:
     def __init__(self, progress: Progress, task: TaskID, description: str, unit: str) -> None:
         self._progress, self._task, self._unit = progress, task, unit
         self._name = description
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def update(self, done: int, total: int, note: str = "", rate: float | None = None) -> None:
         """Shows `done` of `total`, a rate per second where known, and a short note."""
         shown = "" if rate is None else f"{rate:,.1f} {self._unit}/s"
         self._progress.update(self._task, completed=done, total=total, note=note, rate=shown)
         now = time.monotonic()
+        if self._first is None:  # what was done before, and what getting ready took, say nothing of the rest
+            self._first = now, done
+        began, before = self._first
         if self._progress.disable and now - self._said >= LINE_SECONDS:
             self._said = now
-            left = f"ETA {(now - self._began) / done * (total - done):.0f} s" if done else ""
+            left = f"ETA {(now - began) / (done - before) * (total - done):.0f} s" if done > before else ""
             show_line(" ".join(part for part in (self._name, f"{done}/{total}", shown, left, note) if part))
 
     def update_named(
@@ -115,7 +119,7 @@ class Bar:
     ) -> None:
         """As `update`, for work on one of several things by name; the clock starts again at each name."""
         if name != self._name:
-            self._name, self._began = name, time.monotonic()
+            self._name, self._first = name, None
             self._progress.reset(self._task, total=total, description=name, rate="", note="")
         self.update(done, total, note, rate)
 

@@ -141,6 +141,8 @@ def write_gallery(
     described: list[dict[str, Any]] = []
     done = 0
     sources: dict[str, SourceImages | None] = {}
+    if progress:
+        progress(0, total)
     frozen: dict[Owner, Cutout] = {}
     split: tuple[Any, ...] = ()
     for each in scored:
