@@ -28,7 +28,7 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 demo: $(VENV)/.runtime  ## the main job on what the package ships: draw phantoms, encode, fit, table and pictures
 	$(BIN)/casam demo --out casam_demo
 
-test: $(VENV)/.dev  ## the test suite, about three minutes on two cores
+test: $(VENV)/.dev  ## the test suite, about four minutes on two cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev  ## the slower tests: ViT-B parity, many kills, the demo from a wheel
