@@ -50,9 +50,10 @@ def test_strips_of_a_tiny_vit_do_not_cut_what_adapters_look_at(kind: str) -> Non
         side = backbone.image_size
         images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         whole, strips = (
-            PreparedTinyViT(head.encoder, backbone.architecture, strip).run(images) for strip in (0, 16)
+            PreparedTinyViT(head.encoder, backbone.architecture, strip).run(images)["embedding"]
+            for strip in (0, 16)
         )
-        frozen = PreparedTinyViT(backbone.encoder, backbone.architecture, 0).run(images)
+        frozen = PreparedTinyViT(backbone.encoder, backbone.architecture, 0).run(images)["embedding"]
     assert torch.allclose(whole, strips, atol=1e-4)
     assert (whole - frozen).abs().max() > 1e-2
 

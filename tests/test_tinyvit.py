@@ -80,10 +80,25 @@ def test_windows_padding_and_strips(upstream: ModuleType, strip: int) -> None:
     images = torch.from_numpy(generator(3, "images").standard_normal((2, 3, 64, 64), dtype=np.float32))
     with torch.inference_mode():
         x = reference.patch_embed(images)
-        for layer in reference.layers:
-            x = layer(x)
-        found = prepared.before_neck(images)
-    assert relative_difference(found.flatten(1, 2), x) < 1e-5
+        after = [x := layer(x) for layer in reference.layers]
+        early = prepared.early(images)
+        found = prepared.before_neck(early)
+    assert relative_difference(early.flatten(1, 2), after[1]) < 1e-5
+    assert relative_difference(found.flatten(1, 2), after[3]) < 1e-5
+
+
+def test_early_is_what_enters_the_third_stage_and_changes_no_embedding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = seeded_tiny()
+    encode = FrozenEncoder(backbone)
+    pixels = torch.from_numpy(generator(3, "pixels").integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
+    batch = pixels, torch.tensor([[64, 64], [40, 64]])
+    both = encode(*batch, ["embedding", "early"])
+    assert both["early"].shape == (2, *backbone.feature_shape("early")) == (2, 16, 16, 16)
+    assert torch.equal(both["embedding"], encode(*batch, ["embedding"])["embedding"])
+    monkeypatch.delattr(PreparedTinyViT, "before_neck")  # nothing behind it runs where it alone is wanted
+    assert torch.equal(both["early"], FrozenEncoder(backbone)(*batch, ["early"])["early"])
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from casam_cache.backbones.cost import tiny_vit_flops
 from casam_cache.backbones.presets import LITE_MEDSAM
 from casam_cache.backbones.published import Downloaded, PublishedSam
 from casam_cache.backbones.recipes import TINY_VIT
-from casam_cache.backbones.tinyvit import PreparedTinyViT, TinyArchitecture
+from casam_cache.backbones.tinyvit import EARLY, PreparedTinyViT, TinyArchitecture
 from casam_cache.errors import CheckpointError
 from casam_cache.fingerprint import digest_file
 
@@ -59,6 +59,21 @@ class TinySam(PublishedSam):
     def flops_of(cls, architecture: TinyArchitecture) -> int:
         return tiny_vit_flops(architecture)
 
+    @classmethod
+    def feature_shapes(cls, architecture: TinyArchitecture) -> dict[str, tuple[int, ...]]:
+        """`embedding` (C, g, g) and `early` (width of the third stage, g, g); see `tinyvit.PreparedTinyViT.run`."""
+        grid = architecture.grid
+        return {
+            EMBEDDING: (architecture.channels, grid, grid),
+            "early": (architecture.widths[EARLY + 1], grid, grid),
+        }
+
+    def features(self) -> Mapping[str, tuple[int, ...]]:
+        return self.feature_shapes(self.architecture)
+
+    def feature_identity(self, name: str) -> dict[str, Any]:
+        return {"after_merge": EARLY} if name == "early" else {}
+
     def encode(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         return self.encoding({})(images, names)
 
@@ -71,7 +86,7 @@ class TinySam(PublishedSam):
     def _forward(self, strip: int) -> Forward:
         assert self.encoder is not None
         prepared = PreparedTinyViT(self.encoder, self.architecture, strip)
-        return lambda images, names: {EMBEDDING: prepared.run(images)}
+        return prepared.run
 
 
 class LiteMedSam(TinySam):

@@ -10,7 +10,7 @@ the image. No library has this variant: timm's TinyViT halves the grid once more
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,9 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from casam_cache.backbones.architecture import build_decoder
+from casam_cache.backbones.base import EMBEDDING
 
+EARLY = 1  # the merge behind which `early` is read: the first whose output has the embedding's grid
 LOCAL = 3  # side of the depthwise convolution inside a block
 NORM_EPS = 1e-5  # of batch norm and of the blocks' LayerNorm; the neck's is SAM's
 NECK_EPS = 1e-6
@@ -246,24 +248,45 @@ class PreparedTinyViT:
         ]
         self._neck = own.neck
 
-    def run(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) as `normalise` gives them -> the embedding, float32 (B, C, g, g)."""
-        x = self.before_neck(images)
+    def run(self, images: Tensor, features: Sequence[str] = (EMBEDDING,)) -> dict[str, Tensor]:
+        """Images (B, 3, S, S) as `normalise` gives them -> the features asked for, float32.
+
+        `embedding` is (B, C, g, g), and `early` (B, width of the third stage, g, g) what enters that stage.
+        """
+        found = {}
+        early = self.early(images)
+        if "early" in features:
+            found["early"] = early.permute(0, 3, 1, 2).float().contiguous()
+        if EMBEDDING in features:
+            found[EMBEDDING] = self._behind(self.before_neck(early))
+        return {name: found[name] for name in features}
+
+    def early(self, images: Tensor) -> Tensor:
+        """What enters the third stage (B, g, g, width)."""
+        x = self._stem(images.permute(0, 2, 3, 1))
+        for mobile in self._mobile:
+            x = mobile(x)
+        x = self._merges[0](x)
+        for block in self._blocks[0]:
+            x = block(x)
+        return self._merges[EARLY](x)
+
+    def before_neck(self, early: Tensor) -> Tensor:
+        """From what enters the third stage to the last one's output (B, g, g, width)."""
+        x = early
+        for block in self._blocks[EARLY]:
+            x = block(x)
+        x = self._merges[EARLY + 1](x)
+        for block in self._blocks[EARLY + 1]:
+            x = block(x)
+        return x
+
+    def _behind(self, x: Tensor) -> Tensor:
+        """The neck: (B, g, g, width) -> (B, C, g, g)."""
         first, inner, second, outer = self._neck
         x = _norm(F.linear(x, first.weight.flatten(1)).float(), inner, NECK_EPS)
         x = _convolve(x, second.weight, None)
         return _norm(x.float(), outer, NECK_EPS).permute(0, 3, 1, 2).contiguous()
-
-    def before_neck(self, images: Tensor) -> Tensor:
-        """The last stage's output (B, g, g, width)."""
-        x = self._stem(images.permute(0, 2, 3, 1))
-        for mobile in self._mobile:
-            x = mobile(x)
-        for merge, blocks in zip(self._merges, self._blocks, strict=True):
-            x = merge(x)
-            for block in blocks:
-                x = block(x)
-        return x
 
 
 class _Stem:
