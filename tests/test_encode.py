@@ -232,6 +232,43 @@ def test_arrays_can_be_added_later_without_touching_the_embedding(
     assert encode(discs, "--with", "tokens", "--with", "early")["tasks"][0]["encoded"] == 0
 
 
+def test_a_feature_that_a_backbone_learns_later_leaves_its_stores_as_they_were(
+    casam: Casam, encode: Encode, discs: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casam_cache.backbones.sam import SamBackbone
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            SamBackbone, "features", lambda self: {"embedding": (self.channels, self.grid, self.grid)}
+        )
+        tiny = ("--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny")
+        casam("encode", discs, *tiny, "--with", "early")
+        assert "unknown feature" in casam.err
+        assert not list(casam.folder.rglob("*.zarr"))  # nothing is begun
+        store = Path(encode(discs)["tasks"][0]["store"])
+    for folder in ("images", "masks"):
+        shutil.copy(discs / folder / "p003.png", discs / folder / "a_new.png")
+    with (discs / "split.csv").open("a") as file:
+        file.write("a_new,train,patient9\n")
+    assert encode(discs)["tasks"][0]["encoded"] == 1
+    assert EmbeddingStore.open(store).identity["extra"] == {}
+    casam(
+        "encode",
+        discs,
+        "--model",
+        "small",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--name",
+        "tiny",
+        "--with",
+        "early",
+    )
+    assert casam.code == 1
+    assert "extra.early" in casam.err
+    assert "another --name" in casam.err
+
+
 def test_other_weights_under_one_name_are_refused(
     casam: Casam, encode: Encode, discs: Path, tmp_path: Path
 ) -> None:

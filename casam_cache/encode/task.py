@@ -132,14 +132,23 @@ def _downloading(progress: ImageProgress | None) -> Callable[[int, int], None] |
 
 
 def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, choices: Choices) -> StoreWriter:
+    for name in options.extra:  # before a store is begun
+        backbone.feature_shape(name)
+    stored = identity_of(path)
+    # A feature that the backbone has learned to give since the store was begun concerns it only where it is asked for.
+    others = [
+        name
+        for name in backbone.features()
+        if name != EMBEDDING and (stored is None or name in stored["extra"] or name in options.extra)
+    ]
     identity = {
         "backbone": backbone.identity,
         "preprocessing": backbone.preprocessing_identity(
-            resize_of(backbone, options.resize, identity_of(path)),
-            intensity_of(options.intensity, identity_of(path)),
+            resize_of(backbone, options.resize, stored),
+            intensity_of(options.intensity, stored),
         ),
         "precision": choices.precision,
-        "extra": {name: backbone.feature_identity(name) for name in backbone.features() if name != EMBEDDING},
+        "extra": {name: backbone.feature_identity(name) for name in others},
         **choices.settings,
         **({"compiled": True} if choices.compiled else {}),
     }
