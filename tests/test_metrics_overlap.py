@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from casam_cache.bench.stages.evaluate import metric_refs
+from casam_cache.errors import OptionError
+from casam_cache.metrics.boundary import boundary_note
 from casam_cache.metrics.overlap import boundary_iou, boundary_thickness, dice, iou
+from casam_cache.metrics.registry import METRICS, make_metrics
 
 
 def erode_once(mask: np.ndarray) -> np.ndarray:
@@ -87,3 +91,28 @@ def test_values_by_hand():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="shapes"):
         iou(np.zeros((2, 2), dtype=bool), np.zeros((2, 3), dtype=bool))
+
+
+def test_a_cap_tells_masks_apart_that_are_tiny_against_the_image():
+    truth, predicted = np.zeros((2, 1500, 1500), dtype=bool)
+    truth[700:730, 700:730], predicted[702:732, 700:730] = True, True
+    plain, capped = (make_metrics(["biou_3px"])[name] for name in ("biou", "biou_3px"))
+    assert plain(predicted, truth) == iou(predicted, truth)
+    assert capped(predicted, truth) == reference_boundary_iou(predicted, truth, 3) < plain(predicted, truth)
+
+
+def test_a_cap_above_the_distance_changes_nothing_and_has_a_key_of_its_own():
+    rng = np.random.default_rng(3)
+    predicted, truth = random_mask(rng, 64, 64), random_mask(rng, 64, 64)
+    assert METRICS.get("biou_90px")()(predicted, truth) == boundary_iou(predicted, truth)
+    names = [name for name, _ in metric_refs(["biou_90px", "biou_2px"])]
+    assert names == ["iou", "biou", "dice", "biou_90px", "biou_2px"]
+    assert METRICS.get("biou_2px").facts().label == "BIoU 2 px"
+    with pytest.raises(OptionError, match="biou_0px"):
+        METRICS.get("biou_0px")
+
+
+def test_a_line_says_where_boundary_iou_is_iou():
+    assert "for 2 of 3 masks" in boundary_note([0.5, 0.7, 0.8, 1.0, math.nan], [0.5, 0.7, 0.6, 1.0, math.nan])
+    assert not boundary_note([0.5, 0.7, 0.8], [0.4, 0.7, 0.6])
+    assert not boundary_note([1.0, 0.0], [1.0, 0.0])

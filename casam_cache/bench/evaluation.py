@@ -11,7 +11,7 @@ from casam_cache.backbones.devices import choose_device
 from casam_cache.bench.families import scoring
 from casam_cache.bench.fit import check_split, plan_fit
 from casam_cache.bench.fit_recipe import DEFAULT_RECIPE
-from casam_cache.bench.stages.evaluate import Evaluate
+from casam_cache.bench.stages.evaluate import Evaluate, MetricRefs, metric_refs
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import MethodRef
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
@@ -142,6 +142,7 @@ def evaluate_prompts(
     recipe: str = DEFAULT_RECIPE,
     seed: int = 0,
     split: str = "test",
+    metrics: Sequence[str] = (),
     model: str | None = None,
     device: str = "auto",
     changed: Changed = "stop",
@@ -163,6 +164,7 @@ def evaluate_prompts(
         recipe: with `task`, as of `fit_task`.
         seed: with `task`, of everything random in the fit.
         split: `test` or `val`.
+        metrics: further ones, as of `fit_task`.
         model: with `task`, the backbone's store, needed only where the task has several.
         device: `auto`, `cpu`, `cuda`, ...
         changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
@@ -198,13 +200,14 @@ def evaluate_prompts(
             device=device,
         )
         plan = _Plan(tasks, fit, Runs(Path(runs or "casam_runs")))
-    return _report(plan, kinds, split, changed, on_fit, on_evaluate, say)
+    return _report(plan, kinds, split, metric_refs(metrics), changed, on_fit, on_evaluate, say)
 
 
 def _report(
     plan: _Plan,
     kinds: Sequence[EvaluationPrompt],
     split: str,
+    metrics: MetricRefs,
     changed: Changed,
     on_fit: Callable[[FitProgress], None] | None,
     on_evaluate: Callable[[str, int, int], None] | None,
@@ -212,7 +215,11 @@ def _report(
 ) -> PromptReport:
     tasks, fit, runs = plan.tasks, plan.fit, plan.runs
     scored: TaskSplit = tasks.split(fit.task, split)
-    stages = [(kind, scoring(scored, fit, prompt=kind), scoring(scored, None, prompt=kind)) for kind in kinds]
+
+    def scored_by(head: Fit | None, kind: EvaluationPrompt) -> Evaluate:
+        return scoring(scored, head, prompt=kind, metrics=metrics)
+
+    stages = [(kind, scored_by(fit, kind), scored_by(None, kind)) for kind in kinds]
     volumes = [VolumeStages.of(scored, fitted, frozen) for _, fitted, frozen in stages]
     wanted = [
         fit,

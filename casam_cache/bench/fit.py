@@ -14,6 +14,7 @@ from casam_cache.bench.configs import fitting
 from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.fit_recipe import DEFAULT_RECIPE, FitRecipe
 from casam_cache.bench.stages.distance import Cost
+from casam_cache.bench.stages.evaluate import metric_refs
 from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
 from casam_cache.bench.trackers import Tracker, Tracking
@@ -25,6 +26,7 @@ from casam_cache.engine.schedule import run_plan
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.registry import METHODS
+from casam_cache.metrics.boundary import boundary_note
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.notebook import html_table
@@ -129,6 +131,7 @@ def fit_task(
     split: str = "test",
     fold: Fold | None = None,
     prompts: str | None = None,
+    metrics: Sequence[str] = (),
     model: str | None = None,
     device: str = "auto",
     changed: Changed = "stop",
@@ -153,6 +156,7 @@ def fit_task(
         prompts: what every mask is prompted with when it is scored: `box`, `jitter:0.1`, `jitter:5px`, `point`,
             `point:random` or `clicks:5`. Training has prompts of its own. None is what a recipe file says, or else
             `box`.
+        metrics: further ones beside IoU, Boundary IoU and Dice: names, `biou_5px`, or `FILE.py:CLASS`.
         model: the backbone's store, needed only where the task has several.
         device: `auto`, `cpu`, `cuda`, ...
         changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
@@ -181,7 +185,8 @@ def fit_task(
         train=train,
     )
     scored = tasks.split(task, evaluate)
-    fitted, frozen = (scoring(scored, head, prompt=prompt) for head in (fit, None))
+    refs = metric_refs(metrics)
+    fitted, frozen = (scoring(scored, head, prompt=prompt, metrics=refs) for head in (fit, None))
     folder = Runs(Path(runs))
     cost = Cost(method=fit.method, weights=tasks.place.weights(task), task=task)
     volumes = VolumeStages.of(scored, fitted, frozen)
@@ -208,7 +213,7 @@ def fit_task(
             {f"{side}/{name}": value.mean for side, found in sides.items() for name, value in found.items()}
         )
     if say:
-        for line in lines:
+        for line in filter(None, (*lines, boundary_note(after.scores["iou"], after.scores["biou"]))):
             say(line)
     keep_backbone(Path(tasks.place.stores), tasks.place.weights(task), folder.root)
     told = "" if prompt == BOX else f", {prompt.name}"

@@ -1,4 +1,4 @@
-"""Metrics by name: installed ones, or a class in a file: `my_file.py:MyMetric`."""
+"""Metrics by name: installed ones, `biou_Npx`, or a class in a file: `my_file.py:MyMetric`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from collections.abc import Iterable
 
 from casam_cache.errors import CasamError
 from casam_cache.metrics.base import Metric
+from casam_cache.metrics.boundary import CAPPED, capped_boundary
 from casam_cache.registry import Registry
 
-METRICS: Registry[Metric] = Registry("metric", Metric, "casam_cache.metrics", options=False)
+
+class MetricRegistry(Registry[Metric]):
+    """Knows Boundary IoU with any cap too, by the cap: `biou_5px`."""
+
+    def get(self, name: str) -> type[Metric]:
+        capped = CAPPED.fullmatch(name)
+        return super().get(name) if capped is None else capped_boundary(int(capped[1]))
+
+
+METRICS = MetricRegistry("metric", Metric, "casam_cache.metrics", options=False)
 STANDARD = ("iou", "biou", "dice")  # always scored
 TAKEN = (
     "task",

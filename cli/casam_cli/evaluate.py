@@ -49,6 +49,9 @@ def evaluate(
     ),
     seed: int | None = typer.Option(None, help="With --task, the seed of the fit. The default is 0."),
     evaluate: str = typer.Option("test", help="The split to score: test or val."),
+    metric: list[str] = typer.Option(
+        [], help="A further metric beside IoU, Boundary IoU and Dice, as of casam fit. It may be repeated."
+    ),
     model: str | None = typer.Option(
         None, help="With --task, the backbone. It is needed only where the task has several."
     ),
@@ -89,7 +92,8 @@ def evaluate(
         report = evaluate_prompts(
             run, task=task, prompts=prompts or DEFAULT_PROMPTS, store=store, runs=runs,
             method=method, options=options, recipe=recipe or "default", seed=seed or 0,
-            split=evaluate, model=model, device=device, changed=console.changed(recompute, keep), say=console.show_line,
+            split=evaluate, metrics=metric,
+            model=model, device=device, changed=console.changed(recompute, keep), say=console.show_line,
             on_fit=on_fit, on_evaluate=bar.update_named,
         )  # fmt: skip
     folder = out or Path("casam_evaluation") / f"{report.task}-{report.method}-{report.model}"

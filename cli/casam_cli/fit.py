@@ -60,6 +60,11 @@ def fit(
         help="The prompt of each scored mask: box (the default), jitter:0.1, jitter:5px, point, point:random or"
         " clicks:5.",
     ),
+    metric: list[str] = typer.Option(
+        [],
+        help="A further metric beside IoU, Boundary IoU and Dice: biou_5px (Boundary IoU with a distance of at most 5"
+        " pixels), or FILE.py:CLASS. It may be repeated.",
+    ),
     model: str | None = typer.Option(
         None, help="The backbone. It is needed only where the task has several."
     ),
@@ -97,6 +102,7 @@ def fit(
             folds=folds,
             recipe=None if recipe == "default" else recipe,
             track=track or None,
+            metric=metric or None,
         )
         _without_prompts(
             task, store, runs, head=head, options=options, seed=seed, split=evaluate or "test", model=model,
@@ -110,7 +116,8 @@ def fit(
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
         asked: dict[str, Any] = {
-            "method": method, "options": options, "recipe": recipe, "seed": seed, "prompts": prompts, "model": model,
+            "method": method, "options": options, "recipe": recipe, "seed": seed, "prompts": prompts, "metrics": metric,
+            "model": model,
             "device": device, "changed": console.changed(recompute, keep), "say": console.show_line, "on_fit": on_fit,
             "on_evaluate": lambda done, total: bar.update(done, total, "scoring"),
             "trackers": [TRACKERS.get(name)(runs / "tracked" / Path(name).stem) for name in track],
