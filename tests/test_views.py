@@ -18,6 +18,7 @@ from PIL import Image
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.cutout import Cutout
 from casam_cache.datasets import interior_point, mask_box
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
@@ -26,6 +27,7 @@ from casam_cache.views import View, parse_views, view_of
 
 Encode = Callable[..., Any]
 NAMES = ["flip_h", "flip_v", "rot90", "rot180", "rot270", "scale50"]
+OTHERS = ["ccw10", "cw33", "ccw45", "crop60", "gamma70"]
 
 
 def tree(store: Path) -> dict[str, bytes]:
@@ -49,13 +51,76 @@ def test_prompts_move_with_pixels(name: str, height: int, width: int, seed: int)
     assert view.image(mask)[inside[1], inside[0]]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([*NAMES, *OTHERS]), st.integers(12, 30), st.integers(12, 30), st.integers(0, 2**32 - 1)
+)
+def test_a_mask_goes_where_the_image_goes(name: str, height: int, width: int, seed: int) -> None:
+    """A bright rectangle on black, its mask, and its box as the view shows them."""
+    view, rng = View(name), np.random.default_rng(seed)
+    top, left = int(rng.integers(height - 6)), int(rng.integers(width - 6))
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top : top + 6, left : left + 6] = True
+    found = view.mask(Cutout.of(mask).tight())
+    assert found.size == view.size(height, width) == view.image(mask.astype(np.uint8)).shape
+    shown = view.image(np.where(mask, 255, 0).astype(np.uint8)) > 127
+    if found.area:
+        apart = np.argwhere(shown).mean(0) - np.argwhere(found.bitmap).mean(0)
+        assert (np.abs(apart) <= (0.75 if "cw" in name else 0)).all()
+        assert found.area == pytest.approx(np.count_nonzero(shown), abs=8 if "cw" in name else 0)
+    box = view.boxes(Cutout.of(mask).tight().box, height, width)
+    if view.keeps(Cutout.of(mask).tight().box, height, width):
+        inner = found.tight().box
+        slack = 0.5 if "cw" in name else 0
+        assert (box[:2] - slack <= inner[:2]).all()
+        assert (inner[2:] <= box[2:] + slack).all()
+    else:
+        assert found.area < 36
+    single = np.zeros((height, width), dtype=bool)
+    single[top, left] = True
+    assert "crop" in name or view.mask(Cutout.of(single).tight()).area >= 1
+
+
+@pytest.mark.parametrize("name", ["ccw10", "cw20"])
+def test_small_turns_turn_as_the_large_ones_do(name: str) -> None:
+    """By 10 or 20 degrees and back is where it was, and the corners of the canvas count nowhere."""
+    y, x = np.mgrid[:40, :60]
+    pixels = (120 + 60 * np.sin(x / 14) * np.cos(y / 10)).astype(np.uint8)
+    view, back = View(name), View(name.replace("ccw", "cw") if "ccw" in name else name.replace("cw", "ccw"))
+    twice = back.image(view.image(pixels))
+    rows, columns = (twice.shape[0] - 40) // 2, (twice.shape[1] - 60) // 2
+    middle = twice[rows + 2 : rows + 38, columns + 2 : columns + 58].astype(int)
+    offsets = [np.abs(middle - pixels[2 + a : 38 + a, 2 + b : 58 + b]).mean() for a in (0, 1) for b in (0, 1)]
+    assert min(offsets) < 3
+    assert np.abs(back.image(back.image(pixels))[:40, :60].astype(int) - pixels).mean() > 15
+    ignored = view.ignored(None, 40, 60)
+    assert ignored is not None
+    assert ignored[0, 0]
+    assert np.count_nonzero(~ignored) == pytest.approx(2400, rel=0.02)
+    assert View("flip_h").ignored(None, 40, 60) is None
+    turned, quarter = (
+        View("ccw45").points(np.array([59.0, 0.0]), 40, 60),
+        View("rot90").points(np.array([59.0, 0.0]), 40, 60),
+    )
+    assert quarter[0] == 0
+    assert turned[0] < View("ccw45").size(40, 60)[1] * 0.75
+
+
+def test_brightness_leaves_black_and_white() -> None:
+    levels = np.arange(256, dtype=np.uint8)[None]
+    for name, sign in (("gamma50", 1), ("gamma200", -1)):
+        found = View(name).image(levels).astype(int) - levels
+        assert found[0, 0] == found[0, 255] == 0
+        assert (sign * found[0, 5:250] > 0).all()
+
+
 @pytest.mark.parametrize("mode", ["longest", "stretch"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_the_geometry_is_that_of_the_view(name: str, mode: str) -> None:
     original = Geometry.fit(37, 53, 64, 8, mode)
     view = View(name)
     found = view.geometry(original)
-    height, width = view.image(np.zeros((37, 53))).shape
+    height, width = view.image(np.zeros((37, 53), dtype=np.uint8)).shape
     assert (found.height, found.width) == (height, width)
     if name == "scale50":
         assert (found.input_height, found.input_width) == ((23, 32) if mode == "longest" else (32, 32))
@@ -70,7 +135,7 @@ def test_names() -> None:
     assert View("scale75").array == "view_scale75"
     assert view_of("view_rot90") == View("rot90")
     assert view_of("early") is None
-    for name in ("rot45", "scale5", "scale100", "flip"):
+    for name in ("rot45", "scale5", "scale100", "flip", "ccw0", "cw46", "crop40", "gamma100", "gamma5"):
         with pytest.raises(OptionError, match=f"unknown view '{name}'"):
             parse_views(name)
 

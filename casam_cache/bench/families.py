@@ -85,10 +85,11 @@ class Entry(ABC):
 
     def __init__(self, config: Config, course: Course, tasks: Tasks) -> None:
         self.config, self.course, self.tasks = config, course, tasks
-        if config.training.shots is not None and config.method.family not in ("single", "frozen"):
+        used = [name for name in ("shots", "mix") if getattr(config.training, name)]
+        if used and config.method.family not in ("single", "frozen"):
             raise OptionError(
-                f"shots is of methods that learn one task, and {config.method.name} learns several",
-                "leave shots out, or choose methods such as alignment and decoder",
+                f"{used[0]} is of methods that learn one task, and {config.method.name} learns several",
+                f"leave {used[0]} out, or choose methods such as alignment and decoder",
             )
         self.splits = {task: tasks.split(task, course.evaluate) for task in course.order}
         self.unseen = {task: tasks.split(task, ALL) for task in course.unseen}

@@ -369,20 +369,26 @@ def pick(tasks: Mapping[str, Items], exemplars: Sequence[tuple[str, str]]) -> It
 
 
 def add_views(items: Items, views: Sequence[View]) -> Items:
-    """The items first, in their order, and then all of them again as each cached view: mirrored, turned or smaller.
+    """The items first, in their order, and then all of them again as each cached view: mirrored, turned, smaller.
 
     The embeddings of views were made by `casam encode --views`. An item with masks names its other places in
     `variants`; those are never visited by themselves, but each visit of the image draws which one it is shown as, by
-    (seed, task, epoch, sample) like everything else.
+    (seed, task, epoch, sample) like everything else. A crop that would cut a mask of the image is not among them.
 
     Args:
         items: for training.
         views: of which the store has the arrays.
     """
-    count, total = len(items), len(items) * (1 + len(views))
+    count = len(items)
     plain = []
     for index, row in enumerate(items.rows):
-        others = tuple(range(index + count, total, count)) if row.item.masks else ()
+        geometry, others = row.item.geometry, tuple[int, ...]()
+        if row.item.masks:
+            boxes = np.stack([mask.box for mask in row.masks()])
+            places = enumerate(range(index + count, count * (1 + len(views)), count))
+            others = tuple(
+                place for at, place in places if views[at].keeps(boxes, geometry.height, geometry.width)
+            )
         plain.append(replace(row, item=replace(row.item, variants=others)))
     shown = [_as_view(items.task, row, view) for view in views for row in items.rows]
     return Items(items.task, items.embedding_shape, (*plain, *shown))
@@ -411,8 +417,7 @@ def _as_view(task: str, row: Row, view: View) -> Row:
         ]
 
     def ignored() -> np.ndarray | None:
-        found = row.ignored()
-        return None if found is None else view.image(found)
+        return view.ignored(row.ignored(), geometry.height, geometry.width)
 
     item = replace(row.item, geometry=view.geometry(geometry), visits=0.0, view=view.name)
     return Row(item, read, masks, ignored)
@@ -420,7 +425,4 @@ def _as_view(task: str, row: Row, view: View) -> Row:
 
 def _seen(mask: ItemMask, view: View) -> Cutout:
     """Where a mask is in a view."""
-    cutout = mask.cutout
-    height, width = cutout.size
-    left, top = (int(side) for side in view.boxes(cutout.box, height, width)[:2])
-    return Cutout(view.image(cutout.pixels), top, left, (width, height) if view.swaps else (height, width))
+    return view.mask(mask.cutout)

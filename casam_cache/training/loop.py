@@ -19,7 +19,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.compiling import CompiledStep
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.errors import CasamError, DivergedError, is_out_of_memory
-from casam_cache.fingerprint import digest, digest_arrays
+from casam_cache.fingerprint import digest, digest_arrays, generator
 from casam_cache.heads.base import Head, run_head
 from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
@@ -29,7 +29,9 @@ from casam_cache.training.few_shots import few_shots
 from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.losses import segmentation_loss
+from casam_cache.training.mixing import mix_embeddings
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
+from casam_cache.training.pixels import PIXELS
 from casam_cache.training.schedule import rate_share
 from casam_cache.training.selection import Chosen, Selection
 from casam_cache.training.step import Pairs, Penalty, Step
@@ -176,7 +178,12 @@ def fit_head(
     features = place_features(items, masks.trained, where, head.needs, residency, memory_limit)
     feed = Feed(masks, features, backbone, head)
     selection = Selection(head, backbone, apart, options) if apart else None
-    run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits, selection)
+    if options.mix and PIXELS in features:
+        raise CasamError(
+            f"the head '{head.name}' trains on images, and mix is of cached embeddings", "leave mix out"
+        )
+    mixing = (seed, items.task, "mix")
+    run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits, selection, mixing)
     key = _fit_key(head, masks, options, seed, precision, run.penalty)
     saved = read_checkpoint(checkpoint_dir, key, warn) if checkpoint_dir else None
     if saved:
@@ -235,8 +242,9 @@ class _Run:
         precision: str,
         visits: int,
         selection: Selection | None,
+        mixing: tuple[int | str, ...],
     ) -> None:
-        self.selection = selection
+        self.selection, self._mixing = selection, mixing
         self.head, self.backbone, self.options, self.penalty = head, backbone, options, penalty
         self.history: list[EpochRecord] = []
         self.steps = 0
@@ -293,6 +301,9 @@ class _Run:
         sums = torch.zeros(len(_TERMS), device=self.backbone.device)
         diverged = torch.full((), -1, device=self.backbone.device)
         for index, batch in enumerate(feed.epoch(batches), start=1):
+            if self.options.mix:
+                drawn = generator(*self._mixing, self.steps)
+                batch = mix_embeddings(batch, self.options.mix, drawn)
             terms = self._step(batch, number)
             sums += terms * len(batch)
             bad = ~terms.isfinite().all() & (diverged < 0)

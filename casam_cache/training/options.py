@@ -21,6 +21,7 @@ VIEW_SEPARATOR = "+"  # commas separate the values of a grid
 LATER: dict[str, Any] = {
     "views": NONE, "compiled": False, "schedule": "constant", "min_steps": None, "warmup_steps": 0, "weight_decay": 0.0,
     "held_out": 0.0, "checks": 8, "patience": None, "shots": None,
+    "mix": 0.0,
 }  # fmt: skip
 
 
@@ -53,6 +54,8 @@ class TrainingOptions(BaseModel):
         jitter_limit: largest noise, as a share of the input's side (SAM's 20 of 1024 pixels).
         views: further views of the training images, joined by "+", e.g. flip_h+rot90; each visit shows an image as
             itself or as one of them. The store must have their arrays (`casam encode --views`).
+        mix: a of Beta(a, a), by which the image embeddings of a step are mixed with each other (`mixing`), masks and
+            prompts staying their own; 0: not. Of methods that learn one task from the cache.
         compiled: run head, decoder and loss through torch.compile, on CUDA as graphs of one launch: minutes before the
             first step for each size of batch, other last bits. Needs `masks_per_image=1`, or nearly every step would be
             of a new size.
@@ -84,6 +87,7 @@ class TrainingOptions(BaseModel):
     box_jitter: float = Field(default=0.1, ge=0)
     jitter_limit: float = Field(default=20 / 1024, ge=0)
     views: str = NONE
+    mix: float = Field(default=0.0, ge=0)
     compiled: bool = False
 
     @field_validator("views")

@@ -84,7 +84,8 @@ def encode(
     views: list[str] = typer.Option(
         [],
         metavar="A,B",
-        help="Store further views of each image too: flip_h, flip_v, rot90, rot180, rot270, scaleNN.",
+        help="Store further views of each image too: flip_h, flip_v, rot90, rot180, rot270, ccwNN, cwNN, scaleNN, "
+        "cropNN, gammaNN.",
     ),
     reader: str | None = dataset_options.READER,
     read_as: Any = None,
