@@ -79,6 +79,15 @@ def test_methods_and_options_exist_with_values_of_their_type(name: str) -> None:
     assert f"recipes/{name}\n" in (RECIPES / name).read_text()
 
 
+@pytest.mark.parametrize(
+    "path", sorted((RECIPES.parent / "benchmarks").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_recipes_of_our_own_studies_are_whole(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert expand(recipe)
+    assert f"benchmarks/{path.name}" in path.read_text(), "the command that runs it"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_settings_are_the_papers_or_the_small_ones(name: str) -> None:
     recipe = load_recipe(RECIPES / name)

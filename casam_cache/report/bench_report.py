@@ -36,11 +36,13 @@ from casam_cache.report.layout import Table
 from casam_cache.report.paired import paired_table
 from casam_cache.report.paper_tables import SHAPES, paper_table
 from casam_cache.report.routing import Routing, read_routing, routing_picture, routing_values
+from casam_cache.report.shots_figure import shots_figure, shots_values
 from casam_cache.report.style import FORMS
 from casam_cache.store.files import make_directory, write_all
 
 _FIGURES = (
-    (1, figure_1, figure_1_values), (2, figure_2, figure_2_values), (4, figure_4, figure_4_values)
+    ("figure1", figure_1, figure_1_values), ("figure2", figure_2, figure_2_values),
+    ("figure4", figure_4, figure_4_values), ("shots", shots_figure, shots_values),
 )  # fmt: skip
 
 
@@ -95,8 +97,8 @@ class Page:
         for figure, drawn, values in _FIGURES:
             pictures = {form: drawn(rows, form, style) for form in FORMS}
             if all(pictures.values()):
-                files |= {f"{name}_figure{figure}.{form}": data for form, data in pictures.items() if data}
-                files[f"{name}_figure{figure}.csv"] = values(rows).encode()
+                files |= {f"{name}_{figure}.{form}": data for form, data in pictures.items() if data}
+                files[f"{name}_{figure}.csv"] = values(rows).encode()
         sets = laid_out(self.results) if has_features(self.results) and can_draw() else []
         if sets:
             files |= {f"{name}_figure5.{form}": figure_5(sets, form, style) for form in FORMS}

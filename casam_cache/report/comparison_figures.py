@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casam_cache.report.configurations import UPPER_BOUNDS, Configuration, Row, at, gather
+from casam_cache.report.figure_values import csv_text
 from casam_cache.report.style import look_of, picture, style_of
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def figure_1_values(rows: Sequence[Row]) -> str:
         for label, values in curves.items()
         for name, value in values.items()
     ]
-    return _csv(("panel", "method", "name", "iou"), lines)
+    return csv_text(("panel", "method", "name", "iou"), lines)
 
 
 def figure_2(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | None:
@@ -163,7 +162,7 @@ def _count(value: float, _: float = 0.0) -> str:
 def figure_2_values(rows: Sequence[Row]) -> str:
     """What Figure 2 shows, as CSV; a multiplication and an addition are two FLOPs."""
     keys = ("label", "parameters", "gflops", "iou")
-    return _csv(keys, [tuple(str(point[key]) for key in keys) for point in _points(rows)])
+    return csv_text(keys, [tuple(str(point[key]) for key in keys) for point in _points(rows)])
 
 
 def figure_4(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | None:
@@ -206,7 +205,7 @@ def figure_4_values(rows: Sequence[Row]) -> str:
     """What Figure 4 shows, as CSV: method, unseen set, percent IoU."""
     curves, _ = _unseen_beside_frozen(rows)
     lines = [(label, name, f"{iou:.4f}") for label, own in curves.items() for name, iou in own.items()]
-    return _csv(("method", "set", "iou"), lines)
+    return csv_text(("method", "set", "iou"), lines)
 
 
 def _unseen_beside_frozen(rows: Sequence[Row]) -> tuple[Curves, dict[str, dict[str, Any]]]:
@@ -319,11 +318,3 @@ def _radar(
     axes.tick_params(axis="both", labelsize="small")
     axes.tick_params(axis="x", pad=size / 2)
     axes.set_rlabel_position(180 / len(names))
-
-
-def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import textwrap
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 from casam_cache.datasets.contact_sheet import overlay
 from casam_cache.datasets.sample import Mask
 from casam_cache.report.examples import Example, Examples
+from casam_cache.report.figure_values import csv_text
 from casam_cache.report.style import look_of, picture, style_of
 
 if TYPE_CHECKING:
@@ -62,14 +61,12 @@ def figure_7(examples: Examples, form: str, style: str = "paper") -> bytes:
 
 def figure_7_values(examples: Examples) -> str:
     """What Figure 7 shows, as CSV: kind, task, image, class, instance, gain, and percent IoU by method."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("kind", "task", "image", "class", "instance", "gain", *examples.methods))
-    for row in examples.rows:
-        scores = [_percent(row.scores[label]) for label in examples.methods]
-        owner = (row.kind, row.task, row.item, row.class_id, row.instance)
-        writer.writerow((*owner, _percent(row.gain), *scores))
-    return text.getvalue()
+    lines = [
+        (row.kind, row.task, row.item, row.class_id, row.instance, _percent(row.gain),
+         *(_percent(row.scores[label]) for label in examples.methods))
+        for row in examples.rows
+    ]  # fmt: skip
+    return csv_text(("kind", "task", "image", "class", "instance", "gain", *examples.methods), lines)
 
 
 def _iou(row: Example, label: str) -> str:

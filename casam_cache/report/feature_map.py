@@ -7,8 +7,6 @@ far groups mean nothing in it; Table 4 measures them.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 from casam_cache.bench.stages.distance import Vectors, read_vectors
 from casam_cache.engine.runs import stage_folder
 from casam_cache.errors import CasamError
+from casam_cache.report.figure_values import csv_text
 from casam_cache.report.style import look_of, picture, style_of
 
 if TYPE_CHECKING:
@@ -136,10 +135,9 @@ def figure_5(sets: Sequence[PointSet], form: str, style: str = "paper") -> bytes
 
 def figure_5_values(sets: Sequence[PointSet]) -> str:
     """What the picture shows, as CSV: task, set, image, and its place."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("task", "features", "image", "x", "y"))
-    for each in sets:
-        for image, (x, y) in zip(each.images, each.points.tolist(), strict=True):
-            writer.writerow((each.task, each.label, image, f"{x:.4f}", f"{y:.4f}"))
-    return text.getvalue()
+    lines = [
+        (each.task, each.label, image, f"{x:.4f}", f"{y:.4f}")
+        for each in sets
+        for image, (x, y) in zip(each.images, each.points.tolist(), strict=True)
+    ]
+    return csv_text(("task", "features", "image", "x", "y"), lines)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from casam_cache.bench.tables import Tables
 from casam_cache.bench.tasks import Place
 from casam_cache.engine.runs import Runs
 from casam_cache.fingerprint import digest, finite_json
+from casam_cache.report.figure_values import csv_text
 from casam_cache.report.style import picture, style_of
 from casam_cache.routers.routing import FALLBACK
 from casam_cache.store.files import write_file
@@ -234,9 +233,7 @@ def routing_picture(one: Routing, form: str, style: str = "paper") -> bytes:
 
 def routing_values(one: Routing) -> str:
     """What the picture shows, as CSV: task, threshold, kind of image, images, and of each bin its edges and share."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("task", "threshold", "images of", "images", "from", "to", "percent"))
+    lines: list[tuple[object, ...]] = []
     for histogram in one.histograms:
         edges = histogram.edges
         shown = "" if histogram.threshold is None else f"{histogram.threshold:.6g}"
@@ -244,5 +241,5 @@ def routing_values(one: Routing) -> str:
             for number, share in enumerate(shares):
                 to = f"{edges[number + 1]:.6g}" if number < BINS - 1 else ""
                 told = (f"{edges[number]:.6g}", to, f"{100 * share:.4f}")
-                writer.writerow((histogram.task, shown, kind, histogram.images[kind], *told))
-    return text.getvalue()
+                lines.append((histogram.task, shown, kind, histogram.images[kind], *told))
+    return csv_text(("task", "threshold", "images of", "images", "from", "to", "percent"), lines)
