@@ -16,6 +16,7 @@ from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.stages.head import MethodRef
 from casam_cache.bench.tasks import SplitRef, Tasks, TaskSplit
 from casam_cache.bench.volumes import VolumeScore, VolumeStages
+from casam_cache.bench.whole_images import WholeScore, whole_score
 from casam_cache.config import validated
 from casam_cache.engine.runs import RECORD, Changed, Record, Runs, read_record
 from casam_cache.engine.schedule import PlanProgress, run_plan
@@ -62,6 +63,7 @@ class PromptScore:
         outcomes, frozen_outcomes: folders with the scores of each mask and, of clicks, after each click.
         clicks: IoU after each click; empty for other prompts.
         volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
+        whole_images: scores of whole images; None where images are no tiles of larger ones.
     """
 
     prompt: str
@@ -72,6 +74,7 @@ class PromptScore:
     frozen_outcomes: str
     clicks: tuple[ClickScore, ...] = ()
     volumes: tuple[VolumeScore, ...] = ()
+    whole_images: WholeScore | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
@@ -82,6 +85,7 @@ class PromptScore:
             "gain": {name: interval.to_json() for name, interval in self.gain.items()},
             "clicks": [click.to_json() for click in self.clicks],
             "volumes": [each.to_json() for each in self.volumes],
+            "whole_images": None if self.whole_images is None else self.whole_images.to_json(),
             "outcomes": self.outcomes,
             "frozen_outcomes": self.frozen_outcomes,
         }
@@ -257,14 +261,19 @@ def _report(
         mask_mode=recorded["mask_mode"],
         seed=fit.seed,
         prompts=tuple(
-            _score(runs, kind, fitted, frozen, own)
+            _score(runs, scored, kind, fitted, frozen, own)
             for (kind, fitted, frozen), own in zip(stages, volumes, strict=True)
         ),
     )
 
 
 def _score(
-    runs: Runs, kind: EvaluationPrompt, fitted: Evaluate, frozen: Evaluate, volumes: VolumeStages
+    runs: Runs,
+    split: TaskSplit,
+    kind: EvaluationPrompt,
+    fitted: Evaluate,
+    frozen: Evaluate,
+    volumes: VolumeStages,
 ) -> PromptScore:
     after, before = fitted.read(runs), frozen.read(runs)
     return PromptScore(
@@ -276,6 +285,7 @@ def _score(
         frozen_outcomes=str(runs.folder(frozen)),
         clicks=_clicks(runs, kind.clicks, after, fitted, frozen),
         volumes=volumes.scores(runs),
+        whole_images=whole_score(split, fitted, frozen, runs),
     )
 
 

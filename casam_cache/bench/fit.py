@@ -19,6 +19,7 @@ from casam_cache.bench.stages.fit import Fit
 from casam_cache.bench.tasks import Tasks
 from casam_cache.bench.trackers import Tracker, Tracking
 from casam_cache.bench.volumes import VolumeScore, VolumeStages
+from casam_cache.bench.whole_images import WholeScore, whole_score
 from casam_cache.config import parse_assignments, parse_settings
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
@@ -69,6 +70,7 @@ class FitReport:
         shots: images that were trained on, where only some were asked for; else 0.
         volumes: scores of volumes, over all of them and for each class; empty where images are no slices of volumes.
         volume_outcomes: folder with them of each volume; empty without.
+        whole_images: scores of the larger images that were cut into tiles; None without.
     """
 
     task: str
@@ -94,6 +96,7 @@ class FitReport:
     shots: int = 0
     volumes: tuple[VolumeScore, ...] = ()
     volume_outcomes: str = ""
+    whole_images: WholeScore | None = None
 
     def _repr_html_(self) -> str:
         """For a notebook: frozen beside fitted, percent where a metric is a share, with 95 % intervals."""
@@ -116,6 +119,7 @@ class FitReport:
             **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains,
             "chosen": None if self.chosen is None else dict(self.chosen),
             "volumes": [each.to_json() for each in self.volumes],
+            "whole_images": None if self.whole_images is None else self.whole_images.to_json(),
         }  # fmt: skip
 
 
@@ -244,6 +248,7 @@ def fit_task(
         shots=sum(row.item.masks > 0 for row in shown.rows) if fit.training.shots else 0,
         volumes=volumes.scores(folder),
         volume_outcomes=volumes.folder(folder),
+        whole_images=whole_score(scored, fitted, frozen, folder),
     )
 
 

@@ -47,6 +47,7 @@ class SegmentationReport:
         seed: of initial weights, order and views.
         stand_in: what the backbone is, where it is no real SAM.
         fit: as `SegmentationFit.to_json`.
+        whole_images: as `scores`, IoU and Dice of the larger images that were cut into tiles; empty without.
     """
 
     task: str
@@ -65,12 +66,14 @@ class SegmentationReport:
     seed: int
     stand_in: str
     fit: Mapping[str, Any]
+    whole_images: tuple[ClassScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
         plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
         return {
-            **plain, "scores": [each.to_json() for each in self.scores], "untrained": list(self.untrained),
+            **plain, "scores": [each.to_json() for each in self.scores],
+            "whole_images": [each.to_json() for each in self.whole_images], "untrained": list(self.untrained),
             "class_names": {str(number): name for number, name in self.class_names.items()}, "fit": dict(self.fit),
         }  # fmt: skip
 
@@ -169,4 +172,5 @@ def fit_segmentation(
         seed=seed,
         stand_in=place.backbone(task).stand_in,
         fit=recorded["fit"],
+        whole_images=tuple(class_scores(score.read_whole_images(folder))) if scored.tiles else (),
     )

@@ -55,6 +55,7 @@ class TaskSplit:
         images: ids, in the order of the items; masks: how many masks each has.
         groups: patients, slides: how many of them have a mask.
         volumes: whether some are slices of volumes.
+        tiles: whether some are tiles of larger images.
     """
 
     ref: SplitRef
@@ -62,6 +63,7 @@ class TaskSplit:
     masks: tuple[int, ...]
     groups: int
     volumes: bool = False
+    tiles: bool = False
 
     @property
     def scored(self) -> int:
@@ -227,6 +229,7 @@ class Tasks:
                 tuple(item.masks for item in items),
                 len({item.group for item in items if item.masks}),
                 any(item.place is not None for item in items),
+                any(item.tile is not None for item in items),
             )
         return self._splits[task, split]
 

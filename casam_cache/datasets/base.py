@@ -30,11 +30,13 @@ class Reader(ABC):
         precedence: of several readers that recognise a folder the highest is taken, and two of one height are
             refused: 2 for the layout of one published data set, 1 for a format, 0 for folders of images without
             masks; below 0 for one that is used by name alone.
+        cuts_tiles: whether it heeds `DatasetOptions.tile`.
     """
 
     name: ClassVar[str]
     revision: ClassVar[int] = 1
     precedence: ClassVar[int] = 1
+    cuts_tiles: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:

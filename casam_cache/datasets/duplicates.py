@@ -93,7 +93,8 @@ def _equal(samples: Sequence[Sample], looks: Sequence[Look | None], files: Seque
     first: dict[bytes | str, Sample] = {}
     for sample, look, file in zip(samples, looks, files, strict=True):
         names: list[tuple[bytes | str, str]] = [(file, "file")] if file else []
-        if look is not None:
+        blank = sample.tile is not None and look is not None and np.ptp(look.thumbnail) == 0
+        if look is not None and not blank:  # the glass of two slides is no copy
             names.append((look.pixels, "pixels"))
         others = [(first.setdefault(name, sample), how) for name, how in names]
         found = next(((other, how) for other, how in others if other.split != sample.split), None)
@@ -102,7 +103,12 @@ def _equal(samples: Sequence[Sample], looks: Sequence[Look | None], files: Seque
 
 
 def _near(samples: Sequence[Sample], looks: Sequence[Look | None]) -> Iterator[_Pair]:
-    known = [place for place, look in enumerate(looks) if look is not None and np.ptp(look.thumbnail) > 0]
+    # Tiles of two slides of one tissue look the same without being copies: only equal pixels count there.
+    known = [
+        place
+        for place, look in enumerate(looks)
+        if look is not None and np.ptp(look.thumbnail) > 0 and samples[place].tile is None
+    ]
     by_split = {
         split: [at for at in known if samples[at].split == split] for split in ("train", "val", "test")
     }

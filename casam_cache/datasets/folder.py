@@ -13,6 +13,7 @@ from casam_cache.datasets.assign import assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.exif import fits_as_stored, orientation_warnings
 from casam_cache.datasets.images import load_array
+from casam_cache.datasets.intensity import FULL
 from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
 from casam_cache.datasets.legend import lists_colours
 from casam_cache.datasets.mask_cut import refusal
@@ -24,12 +25,15 @@ from casam_cache.datasets.places import EXPECTED, Place, find_places, listing
 from casam_cache.datasets.portion import WHOLE, split_portion
 from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample
+from casam_cache.datasets.tile_window import tile_window
+from casam_cache.datasets.tiled import Tiled, cut_samples, nonempty, tile_notes
 from casam_cache.errors import CasamError, DatasetError
 
 
 class FilesReader(Reader):
     """Reads image files with mask files, of which a class derived from this says which belong together."""
 
+    cuts_tiles: ClassVar[bool] = True
     meant: ClassVar[str | None] = None
     """The mask mode where the options ask for none; readers of one data set's layout know theirs."""
 
@@ -54,6 +58,11 @@ class FilesReader(Reader):
         samples, source = self.assign(path, found, options, problems)
         by_folders = [f"the split is that of the {source}"] if source.startswith("folders ") else []
         samples = choose_portions(path, samples, options, problems)
+        grid = options.grid
+        tiled = (
+            Tiled(samples) if grid is None else cut_samples(path, samples, grid, options.max_pixels, problems)
+        )
+        samples = tiled.samples
         scans, headers = scan_files(
             [path / mask for sample in samples for mask in sample.masks],
             [path / sample.source for sample in samples],
@@ -71,9 +80,14 @@ class FilesReader(Reader):
         problems += _file_problems(path, samples, scans, headers, values)
         problems += orientation_warnings(path, samples, headers, options)
         problems += said + _value_problems(scans, values, mode, options)
+        notes = [note, *by_folders, *ground_notes(values, mode)]
+        if grid is not None:
+            kept = nonempty(samples, scans, values) if options.tiles != "all" else [True] * len(samples)
+            notes += tile_notes(tiled, grid, kept.count(False))
+            samples = [sample for sample, keep in zip(samples, kept, strict=True) if keep]
         return Dataset(
-            task, path, tuple(samples), mode, reason, values, tuple(problems), source, options,
-            (note, *by_folders, *ground_notes(values, mode)),
+            task, path, tuple(samples), mode, reason, values, tuple(problems), source, options, tuple(notes),
+            tiled=tuple(tiled.images),
         )  # fmt: skip
 
     def assign(
@@ -98,6 +112,12 @@ class FilesReader(Reader):
     def ignored(self, dataset: Dataset, sample: Sample) -> np.ndarray | None:
         names = [dataset.root / name for name in sample.masks]
         return load_ignored(names, dataset.values, max_pixels=dataset.options.max_pixels)
+
+    def window(self, root: Path, source: str, intensity: str) -> tuple[float, float] | None:
+        found = super().window(root, source, intensity)
+        if found not in (None, FULL) or split_portion(source)[1].tile is None:
+            return found
+        return tile_window(root / source, full=found == FULL)
 
     def file_of(self, source: str) -> str | None:
         file, portion = split_portion(source)

@@ -24,10 +24,12 @@ from casam_cache.datasets.pixels import Header, Pixels, UnsaidError, check_chann
 from casam_cache.datasets.portion import Portion, file_and_portion
 from casam_cache.datasets.regular_files import check_regular
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
+from casam_cache.datasets.tile_pixels import cut_tile
 from casam_cache.datasets.time_limit import within_limit
 from casam_cache.errors import ImageError
 
 PERCENTILES = (0.5, 99.5)
+ANY_SIZE = 1 << 62
 _WIDER = {"i1": np.int32, "i2": np.int32, "i4": np.int64, "f2": np.float32}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of classic TIFF and BigTIFF, in both byte orders
 
@@ -58,6 +60,8 @@ def read_pixels(
 
 
 def _read(file: Path, portion: Portion, palette: bool, max_pixels: int, part: bool = False) -> Pixels:
+    if portion.tile is not None:
+        return _read_tile(file, portion, palette, max_pixels)
     if portion.channels is not None and portion.page is None:
         header = _read_header(file, max_pixels)
         if header.pages > 1 and header.channels == 1:
@@ -70,6 +74,18 @@ def _read(file: Path, portion: Portion, palette: bool, max_pixels: int, part: bo
     if head.startswith((MAGIC, ZIP)):
         return read_numpy(file, portion, max_pixels)
     return read_pillow(file, portion, palette, max_pixels, part)
+
+
+def _read_tile(file: Path, portion: Portion, palette: bool, max_pixels: int) -> Pixels:
+    if _begins(file).startswith(_TIFF):
+        from casam_cache.datasets.tiff import read_tiff_tile
+
+        found = read_tiff_tile(file, portion, max_pixels)
+        if found is not None:
+            return found
+    return cut_tile(
+        file, portion, palette, max_pixels, lambda path, whole: _read(path, whole, palette, max_pixels)
+    )
 
 
 def _pages_as_channels(file: Path, portion: Portion, header: Header, max_pixels: int) -> Pixels:
@@ -96,12 +112,25 @@ def _read_header(file: Path, max_pixels: int) -> Header:
 def image_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
     """What the header of a file alone says of it; that of the whole file, whatever portion the path names.
 
+    Of a tile of a TIFF, which is read by region, `max_pixels` is for the tile.
+
     Raises:
         ImageError: the file is missing, unreadable, no image, or larger than `max_pixels`.
     """
-    file, _ = file_and_portion(path)
+    file, portion = file_and_portion(path)
     with _explained(path, file):
-        return within_limit(file, lambda: _read_header(file, max_pixels))
+        limit = ANY_SIZE if portion.tile is not None and by_region(file) else max_pixels
+        return within_limit(file, lambda: _read_header(file, limit))
+
+
+def by_region(file: Path) -> bool:
+    """Whether a file is of a kind whose tiles can be read without the rest of it.
+
+    Raises:
+        OSError: it cannot be opened.
+        ImageError: it is no regular file.
+    """
+    return _begins(file).startswith(_TIFF)
 
 
 def image_size(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
@@ -112,6 +141,8 @@ def image_size(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, i
     """
     header = image_header(path, max_pixels)
     _, portion = file_and_portion(path)
+    if portion.tile is not None:
+        return portion.tile[3], portion.tile[2]
     return turned(header.size, header.orientation) if portion.as_stored else header.size
 
 
@@ -126,6 +157,8 @@ def check_header(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[tupl
     if portion.channels is None or portion.page is not None or header.pages == 1:
         page_index(path, header, portion)
         check_channels(path, header, portion)
+    if portion.tile is not None:
+        return (portion.tile[3], portion.tile[2]), 1
     if portion.as_stored:
         return turned(header.size, header.orientation), 1
     return header.size, header.orientation

@@ -1,7 +1,8 @@
-"""Which portion of a file an image or a mask is: a page, some channels, its pixels as stored; written behind its name.
+"""Which portion of a file an image or a mask is: a page, some channels, its pixels as stored, a tile; behind its name.
 
 `stack.tif#3` is the third page, `a.tif#channels=1,2,3` three channels of several, `a.jpg#exif=ignore` the pixels as
-they are stored, `stack.tif#3&channels=2` both. A name that ends in a suffix is always a whole file, so that no file
+they are stored, `stack.tif#3&channels=2` both, `slide.tif#tile=896,0,1024,1024` a tile by its first column and row,
+width and height. A name that ends in a suffix is always a whole file, so that no file
 that has a `#` in its own name is taken for a portion of another.
 """
 
@@ -13,9 +14,8 @@ from pathlib import Path
 
 from casam_cache.errors import OptionError
 
-_WRITTEN = re.compile(
-    r"(?P<file>.*\.[^./#]+)#(?P<portion>(\d+|channels=[\d,]+|exif=ignore)(&(channels=[\d,]+|exif=ignore))*)"
-)
+_NAMED = r"channels=[\d,]+|exif=ignore|tile=\d+,\d+,\d+,\d+"
+_WRITTEN = re.compile(rf"(?P<file>.*\.[^./#]+)#(?P<portion>(\d+|{_NAMED})(&({_NAMED}))*)")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Portion:
         channels: their numbers, from 1; None takes the file's grey or RGB. Of a file with several grey pages they are
             pages, where `page` is None.
         as_stored: its EXIF orientation is not applied.
+        tile: first column, first row, width and height, in pixels of the image that the rest makes.
     """
 
     page: int | None = None
     channels: tuple[int, ...] | None = None
     as_stored: bool = False
+    tile: tuple[int, int, int, int] | None = None
 
     def __str__(self) -> str:
         """As it is written behind a file's name; empty for the whole file."""
@@ -40,6 +42,8 @@ class Portion:
             parts.append("channels=" + ",".join(map(str, self.channels)))
         if self.as_stored:
             parts.append("exif=ignore")
+        if self.tile is not None:
+            parts.append("tile=" + ",".join(map(str, self.tile)))
         return "#" + "&".join(parts) if parts else ""
 
     def describe(self) -> str:
@@ -49,6 +53,9 @@ class Portion:
             parts.append("channel " + ", ".join(map(str, self.channels)))
         if self.as_stored:
             parts.append("the pixels without their EXIF orientation")
+        if self.tile is not None:
+            x, y, width, height = self.tile
+            parts.append(f"the tile of {width} x {height} pixels at {x}, {y}")
         return " and ".join(parts) or "the whole file"
 
 
@@ -60,15 +67,18 @@ def split_portion(name: str) -> tuple[str, Portion]:
     match = _WRITTEN.fullmatch(name)
     if match is None:
         return name, WHOLE
-    page, channels, as_stored = None, None, False
+    page, channels, as_stored, tile = None, None, False, None
     for piece in match["portion"].split("&"):
         if piece.isdecimal():
             page = int(piece)
         elif piece == "exif=ignore":
             as_stored = True
+        elif piece.startswith("tile="):
+            x, y, width, height = (int(number) for number in piece.removeprefix("tile=").split(","))
+            tile = (x, y, width, height)
         else:
             channels = tuple(int(number) for number in piece.removeprefix("channels=").split(",") if number)
-    return match["file"], Portion(page, channels, as_stored)
+    return match["file"], Portion(page, channels, as_stored, tile)
 
 
 def file_and_portion(path: Path) -> tuple[Path, Portion]:

@@ -243,6 +243,11 @@ def _refuse_unheeded(dataset: Dataset, reader: Reader) -> None:
             raise OptionError(
                 f"{dataset.root}: the reader '{reader.name}' does not know --{name}", "leave it out"
             )
+    if dataset.options.grid is not None and not reader.cuts_tiles:
+        raise OptionError(
+            f"{dataset.root}: the reader '{reader.name}' cuts no images into tiles",
+            "leave --tile out, or save the masks as image files of the images' size (docs/layouts.md)",
+        )
     if dataset.options.legend and not dataset.values.legend:
         raise OptionError(
             f"{dataset.root}: the reader '{reader.name}' does not know --legend", "leave it out"

@@ -15,6 +15,7 @@ from casam_cache.datasets.catalogue import get_entry
 from casam_cache.datasets.legend import check_legend, read_legend
 from casam_cache.datasets.named_values import parse_value
 from casam_cache.datasets.portion import check_pages, parse_channels
+from casam_cache.datasets.tiles import Grid, Tile
 from casam_cache.errors import OptionError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _UNSET = (
 )  # fmt: skip
 AXES = ("axial", "coronal", "sagittal", "0", "1", "2")
 SLICES = r"nonempty|all|every:[1-9]\d*"
+TILES = ("nonempty", "all")
 DEFAULT_MAX_PIXELS = 100_000_000
 
 
@@ -49,6 +51,7 @@ class Sample:
         masks: names that the reader finds its masks by, e.g. files relative to the dataset folder.
         labelled: False when there is no mask at all, which is not the same as an empty mask.
         one_object_a_file: each of `masks` is one object (a folder `masks/STEM/`), not a label map.
+        tile: where it lies in a larger image that was cut into tiles; its split and group are those of that image.
     """
 
     id: str
@@ -58,6 +61,7 @@ class Sample:
     masks: tuple[str, ...] = ()
     labelled: bool = True
     one_object_a_file: bool = False
+    tile: Tile | None = None
 
 
 @dataclass(frozen=True, init=False)
@@ -200,6 +204,9 @@ class DatasetOptions:
             or as stored where a file does not say how it lies in the patient.
         slices: of volumes: `nonempty` (None, those that hold a label), `all`, or `every:K`.
         series: instance UID, number or description of the DICOM series that is meant, where there are several.
+        tile: images larger than so many pixels are cut into tiles of this side; None cuts none.
+        overlap: of neighbouring tiles, pixels; None is an eighth of `tile`.
+        tiles: of images with masks, `nonempty` (None, those that hold something of a mask), or `all`.
     """
 
     masks: str | None = None
@@ -222,6 +229,9 @@ class DatasetOptions:
     slices: str | None = None
     series: str | None = None
     legend: str | tuple[tuple[str, str], ...] | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    tiles: str | None = None
 
     def __new__(cls, *values: Any, **named: Any) -> DatasetOptions:
         made = super().__new__(cls)
@@ -273,6 +283,10 @@ class DatasetOptions:
             raise OptionError(
                 f"unknown choice of slices '{self.slices}'", "available: nonempty, all, every:K"
             )
+        if self.tiles is not None and self.tiles not in TILES:
+            raise OptionError(f"unknown choice of tiles '{self.tiles}'", f"available: {', '.join(TILES)}")
+        if self.tile is not None:
+            Grid.of(self.tile, self.overlap)
         if self.max_pixels < 1:
             raise OptionError(f"the pixel limit is {self.max_pixels}", "give a positive number")
         if self.group_regex is not None:
@@ -288,6 +302,15 @@ class DatasetOptions:
     def classes(self) -> tuple[tuple[str, str], ...]:
         """Names and colours or values of the legend's classes; none without a legend."""
         return () if self.legend is None or isinstance(self.legend, str) else self.legend
+
+    @property
+    def grid(self) -> Grid | None:
+        """How large images are cut; None: they are not.
+
+        Raises:
+            OptionError: an overlap is given and no side.
+        """
+        return Grid.of(self.tile, self.overlap)
 
     @property
     def given(self) -> frozenset[str]:
@@ -334,6 +357,8 @@ class Dataset:
         notes: lines for people about what was recognised or decided, said before anything is encoded.
         volumes: where the slices of each volume lie, as plain JSON (`casam_cache.datasets.volumes.look.record_of`); the
             store keeps it.
+        tiled: the images that were cut into tiles, as plain JSON: `name` (their id), `source`, `height` and `width`;
+            the store keeps it.
         class_names: of each class by its number, where the annotations name them.
         read_by: set by `read_dataset`; ask for `reader`.
     """
@@ -349,6 +374,7 @@ class Dataset:
     options: DatasetOptions = field(default_factory=DatasetOptions)
     notes: tuple[str, ...] = ()
     volumes: tuple[Mapping[str, Any], ...] = ()
+    tiled: tuple[Mapping[str, Any], ...] = ()
     class_names: Mapping[int, str] = field(default_factory=dict, hash=False)
     read_by: Reader | None = field(default=None, compare=False)
 

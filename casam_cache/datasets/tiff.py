@@ -29,6 +29,7 @@ from casam_cache.datasets.pixels import (
 )
 from casam_cache.datasets.portion import Portion
 from casam_cache.datasets.tiff_pages import Planes
+from casam_cache.datasets.tile_pixels import check_tile
 from casam_cache.errors import ImageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
 _OF_PILLOW = {0, 1, 2, 3, 5, 6}  # photometric interpretations, CMYK and YCbCr among them
+_BY_REGION = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, 6}  # and YCbCr, of JPEG
 _PREMULTIPLIED, _ALPHA = 1, 2
 # Slide scanners put the slide first, and a label and a preview beside it.
 _SLIDES = {"svs", "ndpi", "scn", "philips", "bif", "avs", "ventana"}
@@ -115,6 +117,34 @@ def read_tiff(path: Path, portion: Portion, palette: bool, max_pixels: int) -> P
     return pixels
 
 
+def read_tiff_tile(path: Path, portion: Portion, max_pixels: int) -> Pixels | None:
+    """One tile of a page, of which only the strips and tiles of the file that it meets are decoded.
+
+    None where the file has to be read whole: turned by its orientation, with a palette or in a colour space that Pillow
+    knows better, or with pages that are no slices of its data.
+
+    Raises:
+        ImageError: the portion cannot be taken, a codec is missing, or a strip alone has more than `max_pixels`.
+    """
+    assert portion.tile is not None
+    with _open(path) as tif:
+        stack = _Stack(path, tif, 1 << 62)
+        if portion.channels is not None and portion.page is None and stack.header.pages > 1:
+            return None  # pages that are channels
+        index = page_index(path, stack.header, portion)
+        check_channels(path, stack.header, portion)
+        turned_by = 1 if portion.as_stored else stack.kind.orientation
+        if turned_by != 1 or stack.kind.photometric not in _BY_REGION:
+            return None
+        check_tile(path, portion.tile, stack.header.size)
+        found = stack.tile(index, portion.tile, max_pixels)
+        if found is None:
+            return None
+        array = take_channels(found, portion)
+    mode = "1" if array.dtype == np.bool_ else ""
+    return Pixels(array.astype(np.uint8) if mode else array, mode, "TIFF")
+
+
 class _Stack:
     """The pages of a file, and the channels of each: several series of pages count as one after another."""
 
@@ -170,6 +200,15 @@ class _Stack:
         if mode:
             array = array.astype(np.uint8)
         return Pixels(upright(array, orientation), mode, "TIFF")
+
+    def tile(self, index: int, tile: tuple[int, int, int, int], max_pixels: int) -> np.ndarray | None:
+        """As `Planes.read_tile`, of a page by its number among all."""
+        for one in self.planes:
+            if index < one.pages:
+                found = one.read_tile(index, tile, max_pixels)
+                return None if found is None else self._shown(one, found)
+            index -= one.pages
+        raise IndexError(index)
 
     def _page(self, index: int) -> np.ndarray:
         for one in self.planes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casam_cache.datasets.tiff_regions import check_end, read_region
 from casam_cache.errors import ImageError
 
 if TYPE_CHECKING:
@@ -61,6 +62,25 @@ class Planes:
         array = np.concatenate(found, axis=2) if "C" in outer else found[0]
         return np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
 
+    def read_tile(self, index: int, tile: tuple[int, int, int, int], max_pixels: int) -> np.ndarray | None:
+        """A tile of one page, (h, w) or (h, w, C), from the parts of the file that it meets; None where that cannot be.
+
+        Raises:
+            ImageError: one part alone has more than `max_pixels`, is cut short, or a codec is missing.
+        """
+        series = self.series
+        inner = set(self.axes[len(self.axes) - self.inner :])
+        outer = self.axes[: len(self.axes) - self.inner]
+        pages: Any = series.pages
+        if self.whole or not {"Y", "X"} <= inner or inner - set("YXS") or "C" in outer:
+            return None
+        if len(pages) != self.pages or any(page is None for page in pages):
+            return None
+        page = pages[index]
+        array = self._decoded(lambda: read_region(self.path, page, tile, max_pixels))
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
+
     def _inner(self, chosen: list[Any], where: dict[str, int], max_pixels: int) -> np.ndarray:
         """Rows, columns and channels at one place of the outer axes, as (H, W, C)."""
         axes = self.axes[len(chosen) :]
@@ -112,14 +132,8 @@ class Planes:
 
     def _check_complete(self, page: Any) -> None:
         """What lies beyond the end of a file, tifffile fills by zeros."""
-        size = self.file.filehandle.size
         for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if start + count > size:
-                raise ImageError(
-                    f"{self.path}: cannot be decoded, it is damaged or truncated: data at byte {start + count:,} of "
-                    f"a file of {size:,}",
-                    "copy it again from its source, or remove it from the dataset",
-                )
+            check_end(self.path, start + count, self.file.filehandle.size)
 
     def _decoded(self, decode: Any) -> np.ndarray:
         try:

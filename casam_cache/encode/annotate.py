@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from casam_cache.datasets import Dataset, Mask, Reader, Sample, innermost, read_ignored, read_masks
+from casam_cache.encode.tile_masks import own_masks, united
 from casam_cache.errors import ImageError, memory_for
 from casam_cache.registry import revision_of
 from casam_cache.store import EmbeddingStore, StoreWriter
@@ -28,12 +29,14 @@ class Annotated:
         unusable: ids of encoded images whose mask files cannot be used; they are not in the annotations, since an
             unreadable mask is not an empty one.
         problems: a line for each of them, by its id.
+        margins: pieces of objects in the margins of tiles, which count in the neighbouring tile alone.
     """
 
     masks: int = 0
     refreshed: bool = False
     unusable: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
+    margins: int = 0
 
 
 def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
@@ -64,6 +67,8 @@ def annotate(dataset: Dataset, writer: StoreWriter) -> Annotated:
         attributes["class_names"] = {str(number): name for number, name in names.items()}
     if dataset.volumes:
         attributes["volumes"] = [dict(volume) for volume in dataset.volumes]
+    if dataset.tiled:
+        attributes["tiled"] = [dict(image) for image in dataset.tiled]
     version = write_annotations(writer.path, _samples(dataset, store, done), attributes, writer.lock)
     done.refreshed = version != before
     return done
@@ -86,18 +91,19 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
     status = store.status
     usable = [sample for sample in dataset.samples if status[store.index(sample.id)] == OK]
 
-    def read(sample: Sample) -> AnnotatedSample | ImageError:
+    def read(sample: Sample) -> tuple[AnnotatedSample, int] | ImageError:
         item = store.index(sample.id)
         geometry = store.geometry(item)
         size = (geometry.height, geometry.width)
         try:
             with memory_for(str(dataset.root / sample.source), ImageError):
-                masks = tuple(_annotated(mask) for mask in read_masks(dataset, sample, size))
-                ignored = read_ignored(dataset, sample, size)
+                found, margins = own_masks(read_masks(dataset, sample, size), sample)
+                masks = tuple(map(_annotated, found))
+                ignored = united(read_ignored(dataset, sample, size), margins, size)
         except ImageError as error:
             return error
         runs = None if ignored is None else (encode_runs(ignored), size)
-        return AnnotatedSample(item, sample.split, sample.group, masks, runs)
+        return AnnotatedSample(item, sample.split, sample.group, masks, runs), len(margins)
 
     with ThreadPoolExecutor(THREADS) as pool:
         for sample, found in zip(usable, pool.map(read, usable), strict=True):
@@ -105,8 +111,10 @@ def _samples(dataset: Dataset, store: EmbeddingStore, done: Annotated) -> Iterat
                 done.unusable.add(sample.id)
                 done.problems[sample.id] = f"{found.message} ({found.hint})" if found.hint else found.message
                 continue
-            done.masks += len(found.masks)
-            yield found
+            annotated, left = found
+            done.masks += len(annotated.masks)
+            done.margins += left
+            yield annotated
 
 
 def _annotated(mask: Mask) -> AnnotatedMask:

@@ -108,6 +108,11 @@ def encode_task(
             writer, dataset, backbone, others, options, choices, previously, workers, progress, warn
         )
         annotated = annotate(dataset, writer)
+    if annotated.margins:
+        say(
+            f"{dataset.task}: {annotated.margins:,} pieces of objects that reach no further than the overlap of a tile "
+            "count in its neighbour alone"
+        )
     report = _report(path, dataset, encoded, annotated)
     remember(root, path, options, report)
     if options.strict and report.failed:
@@ -141,6 +146,7 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, choices
         for name in backbone.features()
         if name != EMBEDDING and (stored is None or name in stored["extra"] or name in options.extra)
     ]
+    grid = options.dataset.grid
     identity = {
         "backbone": backbone.identity,
         "preprocessing": backbone.preprocessing_identity(
@@ -151,6 +157,7 @@ def _open_writer(path: Path, backbone: Backbone, options: EncodeOptions, choices
         "extra": {name: backbone.feature_identity(name) for name in others},
         **choices.settings,
         **({"compiled": True} if choices.compiled else {}),
+        **({} if grid is None else {"tiles": {"side": grid.side, "overlap": grid.overlap}}),
     }
     return StoreWriter.open_or_create(
         path,

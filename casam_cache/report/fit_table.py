@@ -15,6 +15,8 @@ from casam_cache.report.interval_cells import interval_cell
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.report.prompt_words import explained_prompts
 from casam_cache.report.volume_table import volume_notes, volume_section
+from casam_cache.report.whole_image_table import CONVENTION as WHOLE_IMAGES
+from casam_cache.report.whole_image_table import whole_image_section
 from casam_cache.training.held_out import FEWEST_GROUPS
 
 COLUMNS = (
@@ -79,13 +81,21 @@ def _table(reports: Sequence[FitReport], mean: str, scored: str, title: str) -> 
         f"Masks read as {modes}." + (f" {undefined} empty masks left out." if undefined else ""),
         *explained_prompts([first.prompt]),
         *dict.fromkeys(note for report in reports for note in volume_notes(report.volumes)),
+        *([WHOLE_IMAGES] if any(report.whole_images is not None for report in reports) else []),
     )
     volumes = [
         volume_section(report.volumes, "volumes" if len(reports) == 1 else f"volumes of {report.task}")
         for report in reports
         if report.volumes
     ]
-    return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)), *volumes), notes)
+    whole = [
+        whole_image_section(
+            report.whole_images, "whole images" if len(reports) == 1 else f"whole images of {report.task}"
+        )
+        for report in reports
+        if report.whole_images is not None
+    ]
+    return Table("fit", title, "task", (Section("", COLUMNS, tuple(lines)), *volumes, *whole), notes)
 
 
 def _seconds(reports: Sequence[FitReport]) -> str:

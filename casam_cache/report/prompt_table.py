@@ -18,6 +18,8 @@ from casam_cache.report.interval_cells import interval_cell
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.report.prompt_words import explained_prompts
 from casam_cache.report.volume_table import volume_notes, volume_section
+from casam_cache.report.whole_image_table import CONVENTION as WHOLE_IMAGES
+from casam_cache.report.whole_image_table import whole_image_section
 from casam_cache.store.files import make_directory, write_all
 
 NAME = "prompts"
@@ -51,6 +53,11 @@ def prompt_table(report: PromptReport, *, title: str = "") -> Table:
     volumes = tuple(
         volume_section(each.volumes, f"{each.prompt}, volumes") for each in report.prompts if each.volumes
     )
+    whole = tuple(
+        whole_image_section(each.whole_images, f"{each.prompt}, whole images")
+        for each in report.prompts
+        if each.whole_images is not None
+    )
     undefined = report.prompts[0].fitted.undefined
     notes = (
         *([f"{report.model}: {report.stand_in}."] if report.stand_in else []),
@@ -60,8 +67,9 @@ def prompt_table(report: PromptReport, *, title: str = "") -> Table:
         *explained_prompts([each.prompt for each in report.prompts]),
         f"Masks read as {report.mask_mode}." + (f" {undefined} empty masks left out." if undefined else ""),
         *dict.fromkeys(note for each in report.prompts for note in volume_notes(each.volumes)),
+        *([WHOLE_IMAGES] if whole else []),
     )
-    return Table(NAME, title, "prompt", (Section("", COLUMNS, lines), *clicks, *volumes), notes)
+    return Table(NAME, title, "prompt", (Section("", COLUMNS, lines), *clicks, *volumes, *whole), notes)
 
 
 def _line(label: str, masks: int, frozen: Interval, fitted: Interval, gain: Interval) -> Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from casam_cache.bench.segmentation import SegmentationReport
 from casam_cache.metrics.columns import facts_of
@@ -11,15 +12,28 @@ from casam_cache.report.layout import Cell, Column, Line, Section, Table
 from casam_cache.training.held_out import FEWEST_GROUPS
 from casam_cache.training.segmentation_scores import ClassScore
 
+WHOLE_IMAGES = (
+    "Whole images are put together from their tiles: each pixel counts from the one tile in whose core it lies, "
+    "overlaps being cut in the middle. Tiles that were left out, since they hold no mask, are not among them: --tiles "
+    "all of casam encode keeps them."
+)
+
 
 def segmentation_table(report: SegmentationReport) -> Table:
-    """A line a class and their mean; no frozen SAM beside it, which can do nothing without a prompt."""
-    metrics = facts_of(report.scores[0].metrics)
+    """A line a class and their mean, of tiles and of the whole images; no frozen SAM, which needs a prompt."""
+    sections = [_section("", report.scores, report)]
+    if report.whole_images:
+        sections.append(_section("whole images", report.whole_images, report))
+    return Table("segmentation", report.task, "class", tuple(sections), tuple(_notes(report)))
+
+
+def _section(title: str, scores: Sequence[ClassScore], report: SegmentationReport) -> Section:
+    metrics = facts_of(scores[0].metrics)
     columns = (
         Column("images", "images"),
         *(Column(metric.name, metric.label, left=True) for metric in metrics),
     )
-    whole, *classes = report.scores
+    whole, *classes = scores
     shown = classes if len(classes) == 1 else [*classes, whole]
     lines = tuple(
         Line(
@@ -31,7 +45,7 @@ def segmentation_table(report: SegmentationReport) -> Table:
         )
         for each in shown
     )
-    return Table("segmentation", report.task, "class", (Section("", columns, lines),), tuple(_notes(report)))
+    return Section(title, columns, lines)
 
 
 def _name(score: ClassScore, report: SegmentationReport) -> str:
@@ -54,6 +68,8 @@ def _notes(report: SegmentationReport) -> list[str]:
         "images: those that have the class. One without it counts as 0 where it is predicted, and not at all where it "
         f"is not ({dice.undefined} times)."
     )
+    if report.whole_images:
+        notes.append(WHOLE_IMAGES)
     if not report.background:
         notes.append("Images without masks may be unlabelled (--unlabelled): they are left out.")
     if math.isnan(dice.low):

@@ -24,6 +24,7 @@ from casam_cache.store.runs import decode_cutout
 from casam_cache.training.folds import rows_of
 from casam_cache.training.pixels import INPUT_SIZE, PIXELS, pixel_reader
 from casam_cache.training.slices import Slice, Slices
+from casam_cache.training.tiles import TilePlace, Tiles
 from casam_cache.views import View
 
 EMBEDDING = "embedding"
@@ -47,6 +48,7 @@ class Item:
         view: which cached view of the image this is; empty for the image itself.
         variants: where else among the items the same image is, as other views; a visit draws one of all its places.
         place: in a volume, where it is a slice of one.
+        tile: where it lies in a larger image, where it is a tile of one.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Item:
     view: str = ""
     variants: tuple[int, ...] = ()
     place: Slice | None = None
+    tile: TilePlace | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class Items:
         embedding_shape: (C, g, g).
         rows: one an item.
         content: of a split of a store, SHA-256 over the store's identity and what each item holds: image, masks,
-            prompts, group, place in a volume. Equal content gives equal results; other splits have no part in it.
+            prompts, group, place in a volume or larger image. Equal content gives equal results; other splits have no
+            part in it.
     """
 
     task: str
@@ -187,7 +191,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
             f"task {name} has no {split} images in {store.path}: {_split_counts(annotations)}",
             _other_split(annotations),
         )
-    slices = Slices(store, annotations)
+    slices, tiles = Slices(store, annotations), Tiles(store, annotations)
     held: list[list[Any]] = sorted(
         [
             store.ids[annotations.item[row]],
@@ -195,6 +199,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
             store.source_sha256[annotations.item[row]].tobytes().hex(),
             annotations.sample_sha256[row].tobytes().hex(),
             *slices.facts(int(annotations.item[row])),
+            *tiles.facts(int(annotations.item[row])),
         ]
         for row in rows
     )
@@ -203,7 +208,7 @@ def open_split(store: EmbeddingStore, split: str, task: str | None = None) -> It
     return Items(
         name,
         (channels, height, width),
-        tuple(_stored_row(store, annotations, row, name, slices, pixels) for row in rows),
+        tuple(_stored_row(store, annotations, row, name, slices, tiles, pixels) for row in rows),
         content=digest([store.fingerprint, held]),
     )
 
@@ -229,6 +234,7 @@ def _stored_row(
     row: int,
     task: str,
     slices: Slices,
+    tiles: Tiles,
     pixels: Callable[[int], np.ndarray],
 ) -> Row:
     place = int(annotations.item[row])
@@ -253,6 +259,7 @@ def _stored_row(
         store.geometry(place),
         len(owned),
         place=slices.place(place),
+        tile=tiles.place(place),
     )
     return Row(
         item,

@@ -22,6 +22,7 @@ from casam_cache.segmenters.base import Segmenter, class_map
 from casam_cache.training.class_maps import classes_of, true_map
 from casam_cache.training.items import EMBEDDING, Item, Items
 from casam_cache.training.outcomes import Outcomes
+from casam_cache.training.whole_images import WholeImages
 
 
 def score_segmenter(
@@ -32,6 +33,7 @@ def score_segmenter(
     metrics: Sequence[str] = STANDARD,
     on_map: Callable[[Item, np.ndarray, np.ndarray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    whole: WholeImages | None = None,
 ) -> Outcomes:
     """Scores a segmenter in fp32; a row for each class of each image, those of classes it was not trained on too.
 
@@ -42,6 +44,7 @@ def score_segmenter(
         metrics: names of metrics, or `FILE.py:Class`.
         on_map: called with each item, its true and its predicted map, (H, W) of ids of classes.
         progress: called with (images done, images).
+        whole: takes each class of each image, to score the larger ones that they are tiles of.
 
     Returns:
         Outcomes whose `instance` is 0 and whose `predicted_iou` is NaN: there is no such estimate here.
@@ -70,6 +73,8 @@ def score_segmenter(
                 outcomes.predicted_iou.append(np.nan)
                 for name, metric in scorers.items():
                     outcomes.scores[name].append(float(scored(metric, own, wanted, ignored)))
+                if whole is not None:
+                    whole.add_counts(item, number, 0, own, wanted, joined=True)
             if on_map:
                 on_map(item, truth, predicted)
         if progress:

@@ -121,6 +121,19 @@ class _Options:
     series: str | None = typer.Option(
         None, help="UID, number or description of the DICOM series that is meant where there are several."
     )
+    tile: int | None = typer.Option(
+        None,
+        metavar="PIXELS",
+        help="Cut images of more pixels a side into tiles of this side; each is an item of the store.",
+    )
+    overlap: int | None = typer.Option(
+        None, metavar="PIXELS", help="Overlap of neighbouring tiles (an eighth of --tile)."
+    )
+    tiles: str | None = typer.Option(
+        None,
+        metavar="nonempty|all",
+        help="Tiles of images that have masks: nonempty (those that hold something of a mask), or all (nonempty).",
+    )
 
 
 def takes_dataset_options(command: Callable[..., None]) -> Callable[..., None]:

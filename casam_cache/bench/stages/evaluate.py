@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from casam_cache.bench.tasks import Place, SplitRef
 from casam_cache.engine.runs import Runs
 from casam_cache.engine.stage import Stage, Work
@@ -15,8 +17,10 @@ from casam_cache.registry import revision_of
 from casam_cache.training.clicks import ClickOutcomes, read_clicks, write_clicks
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.evaluation_prompts import ORACLE_BOX, parse_prompt
+from casam_cache.training.items import Item, ItemMask
 from casam_cache.training.outcomes import Outcomes, read_outcomes, write_outcomes
 from casam_cache.training.volumes import volumes_of
+from casam_cache.training.whole_images import read_whole_images, whole_images_of, write_whole_images
 
 if TYPE_CHECKING:
     from casam_cache.bench.stages.head import HeadStage
@@ -35,7 +39,7 @@ def metric_refs(names: Iterable[str] = ()) -> MetricRefs:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluate(Stage):
-    """Per-mask outcomes on one split; of slices of volumes, the masks too.
+    """Per-mask outcomes on one split; of slices of volumes, the masks too; of tiles, those of whole images too.
 
     Attributes:
         items: the split.
@@ -73,20 +77,32 @@ class Evaluate(Stage):
         items = place.items(self.items)
         prompt = parse_prompt(self.prompt)
         clicks = ClickOutcomes() if prompt.clicks else None
-        volumes = volumes_of(items)
+        volumes, whole = volumes_of(items), whole_images_of(items)
+        keep = [each.add for each in (volumes, whole) if each is not None]
+
+        def on_mask(item: Item, mask: ItemMask, bitmap: np.ndarray) -> None:
+            for add in keep:
+                add(item, mask, bitmap)
+
         outcomes = evaluate(
             head, backbone, items, prompt=prompt, metrics=names, progress=done, clicks=clicks,
-            on_mask=None if volumes is None else volumes.add,
+            on_mask=on_mask if keep else None,
         )  # fmt: skip
         write_outcomes(work.result, outcomes)
         if volumes is not None:
             volumes.write(work.result)
+        if whole is not None:
+            write_whole_images(work.result, whole.outcomes())
         if clicks is not None:
             write_clicks(work.result, clicks)
         return {}
 
     def read(self, runs: Runs) -> Outcomes:
         return read_outcomes(runs.open(self))
+
+    def read_whole_images(self, runs: Runs) -> Outcomes:
+        """Of each object of the whole images, where items are tiles of them."""
+        return read_whole_images(runs.open(self))
 
     def read_clicks(self, runs: Runs) -> ClickOutcomes:
         """The IoU after each click, where the prompt is clicks."""

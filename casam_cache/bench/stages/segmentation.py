@@ -21,6 +21,7 @@ from casam_cache.training.outcomes import Outcomes, read_outcomes, write_outcome
 from casam_cache.training.segmentation import fit_segmenter
 from casam_cache.training.segmentation_options import SegmentationOptions
 from casam_cache.training.segmentation_scores import score_segmenter
+from casam_cache.training.whole_images import read_whole_images, whole_images_of, write_whole_images
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class FitSegmenter(Stage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreSegmenter(Stage):
-    """Scores of every class of every image of one split.
+    """Scores of every class of every image of one split; of tiles, those of whole images too.
 
     Attributes:
         items: the split.
@@ -129,12 +130,19 @@ class ScoreSegmenter(Stage):
         progress = work.progress
         done = None if progress is None else (lambda images, total: progress((images, total)))
         items = with_background(place.items(self.items), self.background)
+        whole = whole_images_of(items)
         outcomes = score_segmenter(
             self.fitted.fitted(work.runs, place), place.backbone(self.items.task), items,
-            metrics=names, progress=done,
+            metrics=names, progress=done, whole=whole,
         )  # fmt: skip
         write_outcomes(work.result, outcomes)
+        if whole is not None:
+            write_whole_images(work.result, whole.outcomes())
         return {}
 
     def read(self, runs: Runs) -> Outcomes:
         return read_outcomes(runs.open(self))
+
+    def read_whole_images(self, runs: Runs) -> Outcomes:
+        """Of each class of the whole images, where items are tiles of them."""
+        return read_whole_images(runs.open(self))
