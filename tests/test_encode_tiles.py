@@ -118,7 +118,9 @@ def test_a_fit_is_scored_in_tiles_and_in_whole_images(casam: Casam, encode: Enco
 
 def test_a_head_without_prompts_is_scored_in_whole_images(casam: Casam, encode: Encode, slides: Path) -> None:
     encode(slides, *TILES, "--tiles", "all", "--masks", "binary")
-    report = casam.json("fit", "--task", "cells", "--head", "fcn", "--epochs", 1)
+    report = casam.json(
+        "fit", "--task", "cells", "--head", "fcn", "--set", "max_steps=4", "--set", "min_steps=1"
+    )
     every, one = report["whole_images"]
     tested = {item.tile.image if item.tile else item.id for item in open_split(store_of(casam), "test")}
     assert one["images"] == every["images"] == len(tested) < report["scores"][0]["images"]

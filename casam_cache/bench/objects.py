@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,27 +57,32 @@ def segment(
     """
     height, width = predictor.size
     check_prompts(prompts, height, width)
-    groups: dict[tuple[bool, int, bool], list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        form = (prompt.box is not None, len(prompt.points), prompt.mask is not None)
-        groups.setdefault(form, []).append(index)
     labels = np.zeros((height, width), np.uint16)
     winning = np.full((height, width), -np.inf, np.float32)
     scores, areas = [0.0] * len(prompts), [0] * len(prompts)
     found: Prediction | None = None
-    for members in groups.values():
-        for start in range(0, len(members), PROMPTS_AT_ONCE):
-            part = members[start : start + PROMPTS_AT_ONCE]
-            found = _predict(predictor, [prompts[index] for index in part])
-            for index, mask, score in zip(part, found.objects, found.object_scores, strict=True):
-                scores[index], areas[index] = float(score), int(mask.sum())
-                wins = mask & (score > winning)
-                labels[wins], winning[wins] = prompts[index].number, score
-                if on_object is not None:
-                    on_object(prompts[index], mask)
+    for part, found in answered(predictor, prompts):
+        for index, mask, score in zip(part, found.objects, found.object_scores, strict=True):
+            scores[index], areas[index] = float(score), int(mask.sum())
+            wins = mask & (score > winning)
+            labels[wins], winning[wins] = prompts[index].number, score
+            if on_object is not None:
+                on_object(prompts[index], mask)
     if found is None:
         raise OptionError("no prompt", "an image needs at least one")
     return Objects(labels, tuple(scores), tuple(areas), found.head, found.task, found.decision)
+
+
+def answered(predictor: Predictor, prompts: Sequence[ObjectPrompt]) -> Iterator[tuple[list[int], Prediction]]:
+    """Prompts of one form at a time, by their numbers in the sequence, and what is predicted for them."""
+    groups: dict[tuple[bool, int, bool], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        form = (prompt.box is not None, len(prompt.points), prompt.mask is not None)
+        groups.setdefault(form, []).append(index)
+    for members in groups.values():
+        for start in range(0, len(members), PROMPTS_AT_ONCE):
+            part = members[start : start + PROMPTS_AT_ONCE]
+            yield part, _predict(predictor, [prompts[index] for index in part])
 
 
 def check_prompts(prompts: Sequence[ObjectPrompt], height: int, width: int) -> None:

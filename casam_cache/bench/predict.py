@@ -192,6 +192,16 @@ class Predictor:
         return self._opened.task
 
     @property
+    def head(self) -> str:
+        """The fitted head's name, `identity` for the frozen SAM; of a routed model that of what it falls back to."""
+        return self._opened.head.name
+
+    @property
+    def routed(self) -> bool:
+        """Whether each image is sent to the head of a task, or to none."""
+        return self._opened.routed is not None
+
+    @property
     def stand_in(self) -> str:
         """What is said of a model that is not one to publish with; else empty."""
         return self._opened.backbone.stand_in

@@ -10,6 +10,14 @@ import typer
 from casam_cache.errors import CasamError, OptionError
 from casam_cli import console
 from casam_cli.predict_classes import predict_classes, refuse_prompts
+from casam_cli.predict_large import (
+    OVERLAP,
+    TILE,
+    large_image,
+    predict_large,
+    predict_large_classes,
+    refuse_large,
+)
 from casam_cli.predict_volume import VolumeOptions, predict_volume, volume_at
 from casam_cli.stores import stores_folder
 
@@ -65,7 +73,8 @@ def predict(
     ),
     out: Path | None = typer.Option(
         None,
-        help="The mask to write, by default mask.png; for many images a folder, by default masks; for a volume a label "
+        help="The mask to write, by default mask.png; for many images a folder, by default masks; of an image in tiles "
+        "a TIFF, by default mask.tif; for a volume a label "
         "map in its own space, by default mask.nii.gz for NIfTI, mask.dcm (DICOM-SEG) for DICOM, and so on. A label "
         "map where there are several objects. An overlay and the scores go beside it.",
     ),
@@ -93,6 +102,8 @@ def predict(
         help="Of a volume, for the frozen SAM: the values that become black and white, as of casam encode (auto). A "
         "run or store says it itself.",
     ),
+    tile: int | None = TILE,
+    overlap: int | None = OVERLAP,
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that exist."),
     device: str = typer.Option("auto", help="Where to compute: auto, cpu, cuda, cuda:N or mps."),
     trust: bool = typer.Option(
@@ -111,6 +122,16 @@ def predict(
         if window is not None:
             raise OptionError("--window beside a run, which says itself how it sees values", "leave it out")
         volume = volume_at(None if id_ is not None else image, of_volumes)
+        large = None if volume is not None or id_ is not None else large_image(image, run, tile, overlap)
+        if large is not None:
+            opening: dict[str, Any] = {
+                "checkpoint": checkpoint,
+                "store": store,
+                "device": device,
+                "trust": trust,
+            }
+            predict_large_classes(large, run, out, opening, each=each, overwrite=overwrite, json_=json_)
+            return
         predict_classes(
             run, image, volume, of_volumes, out, store=store, item=id_, task=task, model=model, checkpoint=checkpoint,
             device=device, trust=trust, each=each, overwrite=overwrite, json_=json_, target=_target,
@@ -141,6 +162,12 @@ def predict(
     if volume is not None:
         predict_volume(volume, asked, of_volumes, out, opened, each=each, overwrite=overwrite, json_=json_)
         return
+    large = None if stored else large_image(image, run, tile, overlap)
+    if large is not None:
+        predict_large(
+            large, asked, out, opened, from_file=prompts is not None, each=each, overwrite=overwrite, json_=json_
+        )  # fmt: skip
+        return
     many = id_ is None if stored else image is not None and image.is_dir()
     if many and prompts is None:
         what = f"{store} holds" if stored else f"{image} holds"
@@ -165,6 +192,8 @@ def predict(
     else:
         assert image is not None
         plan = wanted.plan_image(image, asked, target, from_file=prompts is not None, each=each)
+    if many and not stored:
+        refuse_large([job.image for job in plan.jobs if job.image is not None], run, tile, overlap)
     wanted.check_files(plan.jobs, overwrite)
     for note in plan.notes:
         console.show_line(note)
