@@ -1,18 +1,19 @@
-"""A dataset, or a folder of datasets, into stores: what `casam encode` runs, for programs."""
+"""Datasets, or folders of datasets, into stores: what `casam encode` runs, for programs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casam_cache.datasets import find_tasks, task_name
+from casam_cache.datasets import task_name
 from casam_cache.encode.begun import as_begun
 from casam_cache.encode.finished import finished_report
 from casam_cache.encode.options import EncodeOptions
 from casam_cache.encode.report import EncodeReport
-from casam_cache.errors import HeldError, StoreError
+from casam_cache.encode.several import datasets_at
+from casam_cache.errors import CasamError, DatasetError, HeldError, ImageError, StoreError
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.lock import lock_path, lock_store
 from casam_cache.store.schema import EMBEDDING
@@ -26,7 +27,7 @@ Say = Callable[[str], None]
 
 
 def encode_dataset(
-    path: Path | str,
+    path: Path | str | Sequence[Path | str],
     store: Path | str = "casam_store",
     options: EncodeOptions | None = None,
     *,
@@ -34,6 +35,7 @@ def encode_dataset(
     progress: TaskProgress | None = None,
     warn: Say | None = None,
     on_task: Callable[[EncodeReport], None] | None = None,
+    on_error: Callable[[Path, CasamError], None] | None = None,
 ) -> list[EncodeReport]:
     """Encodes every task at `path` that is not encoded yet; torch is imported only if there is something to do.
 
@@ -41,26 +43,30 @@ def encode_dataset(
     over and looked at again at the end, until it is done or free.
 
     Args:
-        path: a dataset folder, or a folder of them.
+        path: a dataset folder, a folder of them, or several of these.
         store: folder of stores.
         options: what to do; the bundled small model by default.
         workers: processes that encode, shard by shard; by default this one encodes.
         progress: called with (task, images done, images in all, note, images/s).
         warn: called with lines for a person where something unusual is done; equal lines of several tasks come once.
         on_task: called with each task's report as soon as it is finished.
+        on_error: called with a dataset's folder and what is wrong with it or its store; the others are encoded then.
+            Without it that ends the run.
 
     Returns:
-        One report a task, in sorted order.
+        One report a task that was encoded, in the order of the paths, those of a folder sorted.
 
     Raises:
         HeldError: `path` is one dataset, and another process encodes it.
-        CasamError: see `casam_cache.encode.task.encode_task`; tasks finished before stay finished.
+        CasamError: see `casam_cache.encode.several.datasets_at` and `casam_cache.encode.task.encode_task`; tasks
+            finished before stay finished.
     """
     options = options or EncodeOptions()
-    path, stores = Path(path), Path(store)
+    paths = [Path(path)] if isinstance(path, Path | str) else [Path(each) for each in path]
+    stores = Path(store)
     say = None if warn is None else _once(warn)
     reports: dict[Path, EncodeReport] = {}
-    roots = find_tasks(path, options.reader, options.dataset.dataset)
+    roots = datasets_at(paths, options, say)
     left = list(roots)
     while left:
         held: list[Path] = []
@@ -72,11 +78,16 @@ def encode_dataset(
                     lock_store(at).release()  # refused before any weights are read
                 report = _encode(root, stores, options, name, workers, progress, say)
             except HeldError as error:
-                if roots == [path]:
+                if roots == paths[:1]:
                     raise
                 held.append(root)
                 if say is not None:
                     say(f"{name}: {error.message}; it is looked at again at the end")
+                continue
+            except (DatasetError, ImageError, StoreError) as error:
+                if on_error is None:
+                    raise
+                on_error(root, error)
                 continue
             reports[root] = report
             if on_task is not None:
@@ -86,7 +97,7 @@ def encode_dataset(
                 progress(name, *_done(at), "another process encodes it", None)
             time.sleep(LOOK_AGAIN)
         left = held
-    return [reports[root] for root in roots]
+    return [reports[root] for root in roots if root in reports]
 
 
 def _encode(

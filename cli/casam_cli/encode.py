@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from casam_cache.backbones.defaults import DEFAULT_MODEL
-from casam_cache.errors import CasamError, OptionError
+from casam_cache.errors import CasamError, DatasetError, OptionError, StoreError
 from casam_cli import console, dataset_options
 from casam_cli.problems import first_of_each_kind
 from casam_cli.stores import folder_only
@@ -25,7 +25,11 @@ MOST = 10  # problems of one kind
 
 @dataset_options.takes_dataset_options
 def encode(
-    path: Path = typer.Argument(..., help="A dataset (images/ and masks/), or a folder of datasets."),
+    paths: list[Path] = typer.Argument(
+        ...,
+        metavar="PATH...",
+        help="A dataset (images/ and masks/), or a folder of datasets, or several of them.",
+    ),
     store: Path = typer.Option(
         Path("casam_store"), parser=folder_only, metavar="DIR", help="Folder where the stores are kept."
     ),
@@ -103,7 +107,6 @@ def encode(
     """Run the frozen encoder once over a dataset and keep its features; go on where an earlier run stopped."""
     from pydantic import ValidationError
 
-    from casam_cache.datasets import find_tasks
     from casam_cache.encode.options import EncodeOptions
 
     try:
@@ -126,20 +129,60 @@ def encode(
         from casam_cache.bench.tuned_run import TunedRun
 
         options = TunedRun.open(run).options(options)
+    failed: dict[Path, CasamError] | None = {} if len(paths) > 1 else None
     if dry_run:
-        reports = _estimate(find_tasks(path, reader, read_as.dataset), store, options)
+        reports = _estimate(paths, store, options, failed)
     else:
-        reports = _encode(path, store, options, executor, jobs)
-    if all(report["images"] and report["failed"] == report["images"] for report in reports):
-        raise CasamError(
-            f"{path}: no image could be encoded", f"casam data check {path} lists every problem by file"
+        reports = _encode(paths, store, options, executor, jobs, failed)
+    empty = [report for report in reports if report["images"] and report["failed"] == report["images"]]
+    if failed is None:
+        if empty and len(empty) == len(reports):
+            raise CasamError(
+                f"{paths[0]}: no image could be encoded",
+                f"casam data check {paths[0]} lists every problem by file",
+            )
+        if json_:
+            console.print_json({"tasks": reports})
+        return
+    datasets = len(reports) + len(failed)
+    for report in empty:
+        failed[Path(report["task"])] = CasamError(
+            "no image could be encoded", "casam data check lists every problem by file"
         )
+    _end_of_several(datasets, reports, failed, dry_run, json_)
+
+
+def _end_of_several(
+    datasets: int, reports: list[dict[str, Any]], failed: dict[Path, CasamError], dry_run: bool, json_: bool
+) -> None:
+    """One JSON object, what could not be encoded, and one line for all; the exit code is 1 if any dataset failed."""
     if json_:
-        console.print_json({"tasks": reports})
+        wrong = [{"dataset": str(at), "error": e.message, "hint": e.hint} for at, e in failed.items()]
+        console.print_json({"tasks": reports, "failed": wrong})
+    for at, error in failed.items():
+        console.show_line(f"{at}: {error.message}", "bold red")
+        if error.hint:
+            console.show_line(f"  {error.hint}")
+    total = {key: sum(report[key] for report in reports) for key in ("encoded", "skipped", "failed")}
+    if dry_run:
+        pending = sum(report["pending"] for report in reports)
+        size = sum(report["store_bytes"] for report in reports) / 2**20
+        times = [report["seconds"] for report in reports if report["seconds"] is not None]
+        time = f", about {sum(times):.0f} s" if times else ""
+        line = f"{pending:,} images to encode, {size:,.1f} MiB{time}"
+    else:
+        line = f"{total['encoded']:,} images encoded, {total['skipped']:,} already there, {total['failed']:,} failed"
+    wrong_ones = f"; {len(failed)} could not be encoded" if failed else ""
+    console.show_line(f"{datasets} datasets: {line}{wrong_ones}")
+    if failed:
+        raise typer.Exit(1)
 
 
-def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[dict[str, Any]]:
+def _estimate(
+    paths: Sequence[Path], store: Path, options: EncodeOptions, failed: dict[Path, CasamError] | None
+) -> list[dict[str, Any]]:
     from casam_cache.encode.estimate import estimate_task
+    from casam_cache.encode.several import datasets_at
 
     reports: list[dict[str, Any]] = []
     said: set[str] = set()
@@ -149,15 +192,26 @@ def _estimate(tasks: list[Path], store: Path, options: EncodeOptions) -> list[di
             said.add(line)
             console.show_line(line)
 
-    for root in tasks:
-        estimate = estimate_task(root, store, options, warn=say)
+    for root in datasets_at(paths, options, say):
+        try:
+            estimate = estimate_task(root, store, options, warn=say)
+        except (DatasetError, StoreError) as error:
+            if failed is None:
+                raise
+            failed[root] = error
+            continue
         console.show_line(estimate.describe())
         reports.append(estimate.to_json())
     return reports
 
 
 def _encode(
-    path: Path, store: Path, options: EncodeOptions, executor: str, jobs: int | None
+    paths: Sequence[Path],
+    store: Path,
+    options: EncodeOptions,
+    executor: str,
+    jobs: int | None,
+    failed: dict[Path, CasamError] | None,
 ) -> list[dict[str, Any]]:
     from casam_cache.encode.dataset import encode_dataset
 
@@ -173,13 +227,14 @@ def _encode(
                     )
 
         reports = encode_dataset(
-            path,
+            paths,
             store,
             options,
             workers=workers,
             progress=bar.update_named,
             warn=console.show_line,
             on_task=show,
+            on_error=None if failed is None else failed.__setitem__,
         )
     return [report.to_json() for report in reports]
 
