@@ -28,7 +28,7 @@ from casam_cache.segmenters.base import Segmenter
 from casam_cache.segmenters.files import WEIGHTS, build_segmenter, load_segmenter, save_segmenter
 from casam_cache.segmenters.registry import SEGMENTERS
 from casam_cache.store import EmbeddingStore
-from casam_cache.training import segmentation
+from casam_cache.training import image_loop
 from casam_cache.training.class_maps import UNCOUNTED, grid_target, true_map, with_background
 from casam_cache.training.items import Item, ItemMask, items_from_arrays, open_split
 from casam_cache.training.outcomes import read_outcomes
@@ -285,7 +285,7 @@ def test_interrupted_and_run_again_gives_the_same_bytes(
 ) -> None:
     encode(discs)
     whole = casam.json(*FIT, "fcn", *SHORT, "--runs", "whole")
-    write, written = segmentation.write_checkpoint, []
+    write, written = image_loop.write_checkpoint, []
 
     def interrupt(*arguments: Any) -> None:
         write(*arguments)
@@ -293,7 +293,7 @@ def test_interrupted_and_run_again_gives_the_same_bytes(
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(segmentation, "write_checkpoint", interrupt)
+    monkeypatch.setattr(image_loop, "write_checkpoint", interrupt)
     casam(*FIT, "fcn", *SHORT)
     assert casam.code == 130
     again = casam.json(*FIT, "fcn", *SHORT)

@@ -40,6 +40,31 @@ class ClassPromptsOptions(BaseModel):
     dense: Literal["none", "channel", "cell"] = "channel"
 
 
+class ProposalOptions(BaseModel):
+    """Centres and boxes of objects, whose masks SAM's decoder gives; see `segmenters/proposals.py`.
+
+    Attributes:
+        width: channels on the embedding's grid; half as many after each block, but 16 at least.
+        blocks: times that the grid is doubled; two centres in one cell are one.
+        depth: convolutions on the embedding's grid and in each block.
+        most: objects of an image, the ones with the highest scores.
+        overlap: of two masks with a greater IoU the one with the lower score is left out.
+        score: an object's: that of its `centre`, or that times SAM's estimate of its mask's IoU, `centre-iou`.
+        threshold: the least score of an object that a prediction holds; None: what is best on the held-out groups, and
+            0.3 where there are none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(default=64, ge=16, le=512, multiple_of=16)
+    blocks: int = Field(default=1, ge=0, le=3)
+    depth: int = Field(default=2, ge=1, le=8)
+    most: int = Field(default=100, ge=1, le=2000)
+    overlap: float = Field(default=0.5, gt=0, le=1)
+    score: Literal["centre", "centre-iou"] = "centre"
+    threshold: float | None = Field(default=None, ge=0, le=1)
+
+
 class MapOptions(BaseModel):
     """A segmenter as a head; see `segmenters/as_head.py`.
 
