@@ -14,7 +14,7 @@ from casam_cache.backbones.defaults import DEFAULT_MODEL
 from casam_cache.backbones.devices import choose_device, choose_precision
 from casam_cache.backbones.registry import load_backbone
 from casam_cache.bench.routed_model import RoutedModel
-from casam_cache.bench.run_kinds import WITHOUT_PROMPTS
+from casam_cache.bench.run_kinds import FINDS_OBJECTS, WITHOUT_PROMPTS
 from casam_cache.bench.tasks import find_store
 from casam_cache.encode.backbone_source import BackboneSource
 from casam_cache.encode.kept_backbones import KEPT
@@ -171,7 +171,7 @@ def _record(folder: Path) -> Record:
     if not (folder / RECORD).is_file():
         raise CasamError(f"{folder} is not the folder of a finished run: {RECORD} is missing", _NAMED)
     record = read_record(folder)
-    if record.kind == WITHOUT_PROMPTS:
+    if record.kind in (WITHOUT_PROMPTS, FINDS_OBJECTS):
         raise OptionError(
             f"{folder} was fitted to work without prompts",
             "casam predict IMAGE --run RUN, without --box, --point, --mask and --prompts",

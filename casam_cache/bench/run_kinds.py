@@ -6,7 +6,8 @@ from pathlib import Path
 
 from casam_cache.engine.runs import RECORD, read_record
 
-WITHOUT_PROMPTS = "segmenter"  # the kind of their stage
+WITHOUT_PROMPTS = "segmenter"  # the kind of the stage of a head that gives a map of classes
+FINDS_OBJECTS = "proposals"  # of one that finds objects
 
 
 def takes_no_prompts(run: Path | str) -> bool:
@@ -15,4 +16,13 @@ def takes_no_prompts(run: Path | str) -> bool:
     Raises:
         CasamError: its record is damaged.
     """
-    return (Path(run) / RECORD).is_file() and read_record(Path(run)).kind == WITHOUT_PROMPTS
+    return _kind(run) in (WITHOUT_PROMPTS, FINDS_OBJECTS)
+
+
+def finds_objects(run: Path | str) -> bool:
+    """Whether it is one that finds objects, and gives no map of classes."""
+    return _kind(run) == FINDS_OBJECTS
+
+
+def _kind(run: Path | str) -> str:
+    return read_record(Path(run)).kind if (Path(run) / RECORD).is_file() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from casam_cache.report.tiles import NO_IMAGE
 from casam_cache.store import EmbeddingStore
 from casam_cache.store.files import make_directory, write_file
 from casam_cache.training.class_maps import classes_of, true_map
-from casam_cache.training.items import open_split
+from casam_cache.training.items import Items, open_split
 from casam_cache.training.outcomes import Outcomes, read_outcomes
 
 LINE, MARGIN = 16, 6  # pixels
@@ -54,44 +55,70 @@ def segmentation_sheet(report: SegmentationReport, device: str = "auto") -> tupl
     items = open_split(store, report.evaluate, report.task)
     classes = tuple(sorted({*predictor.classes, *classes_of(items)}))
     scores = image_scores(read_outcomes(outcomes))
-    names, places = list(scores), {item.id: index for index, item in enumerate(items)}
+    places = {item.id: index for index, item in enumerate(items)}
+
+    def drawn(name: str, image: np.ndarray) -> list[Image.Image]:
+        item, masks = items.item(places[name]), items.masks(places[name])
+        truth = np.array([0, *classes])[true_map(masks, item.geometry, classes)]
+        found = predictor.predict_item(store, name).labels
+        return [draw_objects(image, labels, []) for labels in (truth, found)]
+
+    rows, said = chosen_tiles(store, items, scores, "Dice", drawn)
+    rule = f"{report.task}, {report.head}, {report.evaluate} images by the mean Dice of their classes: {EACH} lowest, "
+    path = run.parent.parent / FOLDER / f"segmentation-{outcomes.name}.png"
+    make_directory(path.parent)
+    legend = {number: report.class_names.get(number, f"class {number}") for number in classes}
+    write_file(path, png(sheet(rows, f"{rule}{EACH} nearest the median, {EACH} highest", legend)))
+    return path, said
+
+
+def chosen_tiles(
+    store: EmbeddingStore,
+    items: Items,
+    scores: Mapping[str, float],
+    measure: str,
+    drawn: Callable[[str, np.ndarray], list[Image.Image]],
+) -> tuple[list[tuple[str, list[Image.Image]]], str]:
+    """Worst, median and best images with what is drawn over each, as tiles below a caption.
+
+    Args:
+        store: of the images.
+        items: what was scored.
+        scores: of each image by its id; those that are NaN are never shown.
+        measure: of the scores, for captions.
+        drawn: pictures of an image of that id, uint8 (H, W, 3).
+
+    Returns:
+        Rows for `sheet`, and what is said where images could not be read and outlines stand alone; else empty.
+    """
     said, source = "", None
     try:
         source = SourceImages(store)
     except CasamError as error:
         said = error.message
+    names, geometries = list(scores), {item.id: item.geometry for item in items}
     rows: list[tuple[str, list[Image.Image]]] = []
     for kind, row in chosen_rows(list(scores.values())):
         name = names[row]
-        item = items.item(places[name])
-        image = np.full((item.geometry.height, item.geometry.width, 3), NO_IMAGE, np.uint8)
+        geometry = geometries[name]
+        image = np.full((geometry.height, geometry.width, 3), NO_IMAGE, np.uint8)
         if source is not None:
             try:
                 image = source.read(store.index(name))
             except CasamError as error:
                 said = error.message
-        masks = items.masks(places[name]) if item.masks else ()
-        truth = np.array([0, *classes])[true_map(masks, item.geometry, classes)]
-        drawn = [
-            draw_objects(image, labels, []) for labels in (truth, predictor.predict_item(store, name).labels)
-        ]
         height = max(1, round(TILE * image.shape[0] / image.shape[1]))
-        tiles = [each.resize((TILE, height)) for each in (Image.fromarray(image), *drawn)]
-        rows.append((f"{kind}: {name}, Dice {100 * scores[name]:.1f}", tiles))
-    rule = f"{report.task}, {report.head}, {report.evaluate} images by the mean Dice of their classes: {EACH} lowest, "
-    path = run.parent.parent / FOLDER / f"segmentation-{outcomes.name}.png"
-    make_directory(path.parent)
-    legend = {number: report.class_names.get(number, f"class {number}") for number in classes}
-    write_file(path, png(_sheet(rows, f"{rule}{EACH} nearest the median, {EACH} highest", legend)))
-    return path, said
+        tiles = [each.resize((TILE, height)) for each in (Image.fromarray(image), *drawn(name, image))]
+        rows.append((f"{kind}: {name}, {measure} {100 * scores[name]:.1f}", tiles))
+    return rows, said
 
 
-def _sheet(rows: list[tuple[str, list[Image.Image]]], note: str, legend: dict[int, str]) -> Image.Image:
+def sheet(rows: list[tuple[str, list[Image.Image]]], note: str, legend: dict[int, str]) -> Image.Image:
     """A row an image: as it is, with its true classes, with the predicted ones; the colours of classes above."""
     width = 3 * (TILE + MARGIN) + MARGIN
     height = 3 * LINE + sum(tiles[0].height + LINE + MARGIN for _, tiles in rows)
-    sheet = Image.new("RGB", (width, height))
-    draw = ImageDraw.Draw(sheet)
+    picture = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, 2), printable(note)[: width // LETTER], fill=(200, 200, 200))
     left = MARGIN
     for number, name in legend.items():
@@ -103,7 +130,7 @@ def _sheet(rows: list[tuple[str, list[Image.Image]]], note: str, legend: dict[in
     top = 3 * LINE
     for caption, tiles in rows:
         for column, tile in enumerate(tiles):
-            sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), top))
+            picture.paste(tile, (MARGIN + column * (TILE + MARGIN), top))
         draw.text((MARGIN, top + tiles[0].height + 1), printable(caption), fill=(200, 200, 200))
         top += tiles[0].height + LINE + MARGIN
-    return sheet
+    return picture

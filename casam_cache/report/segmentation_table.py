@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from casam_cache.bench.segmentation import SegmentationReport
 from casam_cache.metrics.columns import facts_of
@@ -37,7 +38,7 @@ def _section(title: str, scores: Sequence[ClassScore], report: SegmentationRepor
     shown = classes if len(classes) == 1 else [*classes, whole]
     lines = tuple(
         Line(
-            _name(each, report),
+            name_of(each.class_id, report.class_names),
             {
                 "images": Cell(str(each.images), each.images),
                 **{metric.name: interval_cell(each[metric.name], metric) for metric in metrics},
@@ -48,11 +49,23 @@ def _section(title: str, scores: Sequence[ClassScore], report: SegmentationRepor
     return Section(title, columns, lines)
 
 
-def _name(score: ClassScore, report: SegmentationReport) -> str:
-    if score.class_id is None:
+def name_of(class_id: int | None, names: Mapping[int, str]) -> str:
+    """What a line is called: of a class, or None of all of them."""
+    if class_id is None:
         return "mean of classes"
-    named = report.class_names.get(score.class_id)
-    return named if named else f"class {score.class_id}"
+    return names.get(class_id) or f"class {class_id}"
+
+
+def fit_notes(fit: Mapping[str, Any], best: str) -> str:
+    """Which state was kept; `best` says how good it is on the held-out images."""
+    chosen = fit["chosen"]
+    if chosen is None:
+        few = f"Fewer than {FEWEST_GROUPS} groups to train on, or none were to be held out"
+        return f"{few}: the last state is kept, after step {fit['steps']}."
+    return (
+        f"Kept the state after step {chosen['step']} of {fit['steps']}: {best} on {fit['images']} held-out images of "
+        f"{fit['groups']} groups."
+    )
 
 
 def _notes(report: SegmentationReport) -> list[str]:
@@ -75,14 +88,7 @@ def _notes(report: SegmentationReport) -> list[str]:
     if math.isnan(dice.low):
         notes.append(f"Too few groups (patients, slides) for an interval: {dice.groups}.")
     chosen = fit["chosen"]
-    if chosen is None:
-        few = f"Fewer than {FEWEST_GROUPS} groups to train on, or none were to be held out"
-        notes.append(f"{few}: the last state is kept, after step {fit['steps']}.")
-    else:
-        notes.append(
-            f"Kept the state after step {chosen['step']} of {fit['steps']}: {100 * chosen['dice']:.1f} Dice on "
-            f"{fit['images']} held-out images of {fit['groups']} groups."
-        )
+    notes.append(fit_notes(fit, "" if chosen is None else f"{100 * chosen['dice']:.1f} Dice"))
     if report.untrained:
         numbers = ", ".join(map(str, report.untrained))
         notes.append(f"No training image has class {numbers}: it is never predicted, and scored as missed.")

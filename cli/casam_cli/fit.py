@@ -15,7 +15,6 @@ from casam_cli.stores import stores_folder
 
 if TYPE_CHECKING:
     from casam_cache.bench.fit import FitReport
-    from casam_cache.bench.segmentation import SegmentationReport
     from casam_cache.training.loop import FitProgress
 
 
@@ -31,8 +30,8 @@ def fit(
     ),
     head: str | None = typer.Option(
         None,
-        help="In place of a method, a head that needs no prompt and gives a map of classes: fcn, class-prompts, or"
-        " FILE.py:CLASS of your own.",
+        help="In place of a method, a head that needs no prompt: fcn or class-prompts give a map of classes, proposals"
+        " finds objects; or FILE.py:CLASS of your own.",
     ),
     set_: list[str] = typer.Option(
         [],
@@ -157,35 +156,43 @@ def _refuse(**given: object) -> None:
             )
 
 
-def _without_prompts(task: str, store: Path, runs: Path, *, open_: bool, json_: bool, **asked: Any) -> None:
-    """Fits a head that needs no prompt, and says how good its maps are."""
+def _without_prompts(
+    task: str, store: Path, runs: Path, *, head: str, open_: bool, json_: bool, **asked: Any
+) -> None:
+    """Fits a head that needs no prompt, and says how good its maps or its objects are."""
+    from casam_cache.bench.instances import fit_instances
     from casam_cache.bench.segmentation import fit_segmentation
+    from casam_cache.report.instance_table import instance_table
     from casam_cache.report.segmentation_table import segmentation_table
+    from casam_cache.segmenters.registry import proposes
 
+    objects = proposes(head)
     with console.bar(f"fit {task}", unit="images") as bar:
 
         def on_fit(progress: FitProgress) -> None:
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
             bar.update(progress.step, progress.steps, note, progress.samples_per_second)
 
-        report = fit_segmentation(
-            task, store, runs, say=console.show_line, on_fit=on_fit,
+        fitting: Any = fit_instances if objects else fit_segmentation
+        report = fitting(
+            task, store, runs, head=head, say=console.show_line, on_fit=on_fit,
             on_evaluate=lambda done, total: bar.update(done, total, "scoring"), **asked,
         )  # fmt: skip
-    picture = _segmentation_picture(report, asked["device"], open_)
+    picture = _picture_of(report, objects, asked["device"], open_)
     if json_:
         console.print_json({**report.to_json(), "pictures": picture})
         return
-    console.show_table(segmentation_table(report))
+    console.show_table(instance_table(report) if objects else segmentation_table(report))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
 
 
-def _segmentation_picture(report: SegmentationReport, device: str, open_: bool) -> str | None:
+def _picture_of(report: Any, objects: bool, device: str, open_: bool) -> str | None:
     """The picture of a fit without prompts, whose path is said; the fit stands also where none can be drawn."""
+    from casam_cache.report.instance_sheet import instance_sheet
     from casam_cache.report.segmentation_sheet import segmentation_sheet
 
     try:
-        path, said = segmentation_sheet(report, device)
+        path, said = instance_sheet(report, device) if objects else segmentation_sheet(report, device)
     except CasamError as error:
         console.show_line(f"no picture: {error.message}")
         return None

@@ -65,7 +65,7 @@ def predict(
     run: Path | None = typer.Option(
         None,
         help="The folder of a fit, or of a routed model of casam bench; one of casam fit --head takes no prompt, and "
-        "gives a map of classes. Without it, the frozen SAM is used.",
+        "gives a map of classes, or objects. Without it, the frozen SAM is used.",
     ),
     model: str | None = typer.Option(None, help="The backbone of the frozen SAM. A run names its own."),
     checkpoint: Path | None = typer.Option(

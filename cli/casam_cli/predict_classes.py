@@ -1,4 +1,4 @@
-"""`casam predict` with a run that takes no prompts: images or a stored item -> maps of classes."""
+"""`casam predict` with a run that takes no prompts: images or a stored item -> maps of classes, or objects."""
 
 from __future__ import annotations
 
@@ -47,9 +47,20 @@ def predict_classes(
 ) -> None:
     """Predicts, writes and reports; arguments as of `casam predict`, `target` says where one image or many go."""
     from casam_cache.bench.class_maps import ClassMapPredictor
+    from casam_cache.bench.found_objects import InstancePredictor
+    from casam_cache.bench.run_kinds import finds_objects
     from casam_cache.report.class_maps import MapJob, folder_images, write_map
+    from casam_cache.report.instances import InstanceJob, write_instances
     from casam_cache.report.predictions import check_overwriting, one_store
 
+    objects = finds_objects(run)
+    if objects and each:
+        raise OptionError(f"--each: {run} writes objects as one label map", "its JSON file has every mask")
+    if objects and volume is not None:
+        raise OptionError(
+            f"{image} is a volume: {run} finds objects in images, not from slice to slice",
+            "save its slices as images, or fit a map of classes (casam fit --head fcn)",
+        )
     stored = store is not None and (image is None or item is not None)
     if stored and item is None:
         raise OptionError(f"{store} holds many images", "say which with --id, or name a folder of images")
@@ -62,25 +73,30 @@ def predict_classes(
         _predict_volume(run, volume, of_volumes, out, opened, each=each, overwrite=overwrite, json_=json_)
         return
     many = not stored and image is not None and image.is_dir()
-    place = target(out, many)
-    predictor = ClassMapPredictor(run, **opened)
-    jobs: list[MapJob] = []
+    usual = Path("instances" if many else "instances.png") if objects else None
+    place = target(out or usual, many)
+    predictor = InstancePredictor(run, **opened) if objects else ClassMapPredictor(run, **opened)
+    made: Any = InstanceJob if objects else MapJob
+    jobs: list[Any] = []
     if stored:
         assert store is not None
         assert item is not None
         named = one_store(store, task, model)
-        jobs.append(MapJob(item, place, lambda: predictor.predict_item(named, item), pictured=False))
+        jobs.append(made(item, place, lambda: predictor.predict_item(named, item), pictured=False))
     elif image is not None:
         for file, goal in folder_images(image, place) if many else [(image, place)]:
-            jobs.append(MapJob(str(file), goal, lambda file=file: predictor.predict(file), pictured=True))  # type: ignore[misc]
-    check_overwriting((path for job in jobs for path in job.files(predictor.classes, each)), overwrite)
+            jobs.append(made(str(file), goal, lambda file=file: predictor.predict(file), pictured=True))
+    files = (
+        path for job in jobs for path in (job.files() if objects else job.files(predictor.classes, each))
+    )
+    check_overwriting(files, overwrite)
     if predictor.stand_in:
         console.show_line(predictor.stand_in)
     reports: list[dict[str, Any]] = []
     failed: dict[str, CasamError] = {}
     for job in jobs:
         try:
-            report = write_map(job, each)
+            report = write_instances(job) if objects else write_map(job, each)
         except CasamError as error:
             if not many:
                 raise
@@ -88,7 +104,7 @@ def predict_classes(
             continue
         reports.append(report)
         if not json_:
-            _show(report)
+            (_show_objects if objects else _show)(report)
     console.end_of_many(many, reports, failed, json_)
 
 
@@ -149,3 +165,13 @@ def _show(report: dict[str, Any]) -> None:
     console.show_line(f"{written}: {shares} of the image, by {report['head']} of {report['task']}")
     if report["overlay"]:
         console.show_line(f"{report['overlay']}: classes over the image")
+
+
+def _show_objects(report: dict[str, Any]) -> None:
+    count, share = len(report["objects"]), 100 * report["area"] / (report["height"] * report["width"])
+    console.show_line(
+        f"{report['instances']}: {count} object{'' if count == 1 else 's'} of score {report['threshold']:.2f} or more, "
+        f"{share:.1f} % of the image, by {report['head']} of {report['task']}"
+    )
+    if report["overlay"]:
+        console.show_line(f"{report['overlay']}: objects over the image, and the boxes that prompted them")

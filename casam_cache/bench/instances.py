@@ -1,0 +1,195 @@
+"""Fit a head of proposals to one task from its store, and score the objects that it finds in every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casam_cache.backbones.devices import choose_device, choose_precision
+from casam_cache.bench.fit import check_split
+from casam_cache.bench.stages.instances import FitProposals, ScoreProposals
+from casam_cache.bench.stages.segmentation import SegmenterRef
+from casam_cache.bench.tasks import Tasks
+from casam_cache.config import parse_assignments
+from casam_cache.encode.kept_backbones import keep_backbone
+from casam_cache.engine.runs import Changed, Runs
+from casam_cache.engine.schedule import run_plan
+from casam_cache.engine.uses import note_use
+from casam_cache.errors import OptionError
+from casam_cache.references import absolute_reference, is_file_reference
+from casam_cache.registry import revision_of
+from casam_cache.segmenters.registry import PROPOSALS
+from casam_cache.training.instance_scores import InstanceScore, instance_scores
+from casam_cache.training.loop import FitProgress
+from casam_cache.training.options import VIEW_SEPARATOR
+from casam_cache.training.segmentation_options import ProposalTrainingOptions
+from casam_cache.views import parse_views
+
+ONE_OBJECT_A_MASK = ("instances", "components")
+
+
+@dataclass(frozen=True)
+class InstanceReport:
+    """A head of proposals on one task.
+
+    Attributes:
+        task, head, model: what was fitted: dataset, head, backbone's store.
+        run: folder of the fit: segmenter.safetensors, segmenter.json, record.json.
+        outcomes: folder of the scores of every image.
+        computed: whether this call trained.
+        evaluate: the split that was scored.
+        scores: over all classes first, then each class.
+        class_names: of the classes that have one, by id.
+        untrained: classes of the scored split that the training images do not have.
+        background: whether images without masks are trained on and scored as showing no object.
+        parameters: trained parameters.
+        threshold: the least score of an object in predictions and in mSA.
+        mask_mode: how the dataset's masks were read.
+        seed: of initial weights, order and views.
+        stand_in: what the backbone is, where it is no real SAM.
+        fit: as `ImageFit.to_json`.
+    """
+
+    task: str
+    head: str
+    model: str
+    run: str
+    outcomes: str
+    computed: bool
+    evaluate: str
+    scores: tuple[InstanceScore, ...]
+    class_names: Mapping[int, str]
+    untrained: tuple[int, ...]
+    background: bool
+    parameters: int
+    threshold: float
+    mask_mode: str
+    seed: int
+    stand_in: str
+    fit: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; metrics in [0, 1]."""
+        plain = {
+            name: value for name, value in vars(self).items() if isinstance(value, str | int | bool | float)
+        }
+        return {
+            **plain, "scores": [each.to_json() for each in self.scores], "untrained": list(self.untrained),
+            "class_names": {str(number): name for number, name in self.class_names.items()}, "fit": dict(self.fit),
+        }  # fmt: skip
+
+
+def fit_instances(
+    task: str,
+    store: Path | str = "casam_store",
+    runs: Path | str = "casam_runs",
+    *,
+    head: str = "proposals",
+    options: Sequence[str] = (),
+    seed: int = 0,
+    split: str = "test",
+    model: str | None = None,
+    device: str = "auto",
+    changed: Changed = "stop",
+    on_fit: Callable[[FitProgress], None] | None = None,
+    on_evaluate: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> InstanceReport:
+    """Trains on the task's train split and scores on another, each computed once and found again.
+
+    Args:
+        task: name of the dataset, a folder of `store`, whose masks are one object each.
+        store: folder of stores.
+        runs: folder of runs.
+        head: `proposals`, or `FILE.py:CLASS`.
+        options: `key=value` for the head's options and for `ProposalTrainingOptions`.
+        seed: of everything random.
+        split: `test`, or `val` so that nothing needs choosing on test.
+        model: the backbone's store, needed only where the task has several.
+        device: `auto`, `cpu`, `cuda`, ...
+        changed: what to do about finished stages that other code computed: `stop`, `recompute` or `keep`.
+        on_fit: progress of training.
+        on_evaluate: progress of scoring, called with (images done, images).
+        say: takes lines for a person.
+
+    Raises:
+        ChangedCodeError: the fit is there and was computed by other code, with `stop`.
+        OptionError: unknown task, model, head or option, a wrong value, or masks that are regions of a class.
+        StoreError: the store is not finished, lacks an array of a view, or has no such split.
+    """
+    check_split(split)
+    made = PROPOSALS.get(head)
+    own, training = parse_assignments(options, [made.Options, ProposalTrainingOptions], made.recipe)
+    assert isinstance(training, ProposalTrainingOptions)
+    references = [absolute_reference(head)] if is_file_reference(head) else []
+    tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
+    place = tasks.place
+    tasks.require(task, ("embedding", *(view.array for view in parse_views(training.views, VIEW_SEPARATOR))))
+    attributes = place.store(task).annotations.attributes
+    check_objects(task, str(attributes["mask_mode"]))
+    precision = choose_precision(training.precision, torch.device(place.device))
+    background = not attributes.get("options", {}).get("unlabelled", False)
+    train, scored = tasks.split(task, "train"), tasks.split(task, split)
+    fit = FitProposals(
+        head=SegmenterRef(made.name, revision_of(made), own.model_dump(mode="json")),
+        training=training.model_copy(update={"precision": precision}),
+        seed=seed,
+        items=train.ref,
+        background=background,
+        cost=training.steps(len(train.images)) * training.batch_size,
+    )
+    score = ScoreProposals(items=scored.ref, fitted=fit, background=background, cost=len(scored.images))
+    folder = Runs(Path(runs))
+
+    def show(progress: Any) -> None:
+        if isinstance(progress, FitProgress):
+            if on_fit:
+                on_fit(progress)
+        elif on_evaluate:
+            on_evaluate(*progress)
+
+    computed = run_plan([fit, score], folder, place, changed=changed, threads=None, on_inner=show, say=say)
+    keep_backbone(Path(place.stores), place.weights(task), folder.root)
+    note_use(
+        folder, f"fit-{score.key}", f"fit: {made.name} on {task}, {split}, without prompts", [fit, score]
+    )
+    recorded, scores = folder.recorded(fit), instance_scores(score.read(folder))
+    return InstanceReport(
+        task=task,
+        head=made.name,
+        model=place.model,
+        run=str(folder.folder(fit)),
+        outcomes=str(folder.folder(score)),
+        computed=fit.key in computed,
+        evaluate=split,
+        scores=tuple(scores),
+        class_names={int(number): name for number, name in attributes.get("class_names", {}).items()},
+        untrained=tuple(
+            sorted({each.class_id for each in scores if each.class_id is not None} - {*recorded["classes"]})
+        ),
+        background=background,
+        parameters=recorded["parameters"],
+        threshold=recorded["threshold"],
+        mask_mode=recorded["mask_mode"],
+        seed=seed,
+        stand_in=place.backbone(task).stand_in,
+        fit=recorded["fit"],
+    )
+
+
+def check_objects(task: str, mask_mode: str) -> None:
+    """Whether each mask of a task is one object.
+
+    Raises:
+        OptionError: it is all that an image has of a class.
+    """
+    if mask_mode not in ONE_OBJECT_A_MASK:
+        raise OptionError(
+            f"the masks of {task} were read as {mask_mode}: each is all of a class in an image, not one object",
+            "casam encode FOLDER --masks components (each connected region an object) or --masks instances; no "
+            "image is encoded again",
+        )
