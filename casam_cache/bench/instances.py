@@ -52,6 +52,7 @@ class InstanceReport:
         seed: of initial weights, order and views.
         stand_in: what the backbone is, where it is no real SAM.
         fit: as `ImageFit.to_json`.
+        tiles: whether images are tiles of larger ones.
     """
 
     task: str
@@ -71,6 +72,7 @@ class InstanceReport:
     seed: int
     stand_in: str
     fit: Mapping[str, Any]
+    tiles: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
@@ -178,6 +180,7 @@ def fit_instances(
         seed=seed,
         stand_in=place.backbone(task).stand_in,
         fit=recorded["fit"],
+        tiles=scored.tiles,
     )
 
 

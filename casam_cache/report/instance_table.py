@@ -59,6 +59,8 @@ def _notes(report: InstanceReport) -> list[str]:
         "the same IoU and over images; an image without an object counts as 0 where one is found, and not at all "
         f"where none is ({msa.undefined} times)."
     )
+    if report.tiles:
+        notes.append("Images are tiles of larger ones: an object on a border is one in each.")
     if not report.background:
         notes.append("Images without masks may be unlabelled (--unlabelled): they are left out.")
     if math.isnan(msa.low):

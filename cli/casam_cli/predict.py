@@ -124,6 +124,7 @@ def predict(
         volume = volume_at(None if id_ is not None else image, of_volumes)
         large = None if volume is not None or id_ is not None else large_image(image, run, tile, overlap)
         if large is not None:
+            _refuse_objects(run, large.path)
             opening: dict[str, Any] = {
                 "checkpoint": checkpoint,
                 "store": store,
@@ -216,6 +217,21 @@ def _takes_no_prompts(run: Path) -> bool:
     from casam_cache.bench.run_kinds import takes_no_prompts
 
     return takes_no_prompts(run)
+
+
+def _refuse_objects(run: Path, image: Path) -> None:
+    """Objects are found in images that are encoded whole.
+
+    Raises:
+        OptionError: the run finds objects.
+    """
+    from casam_cache.bench.run_kinds import finds_objects
+
+    if finds_objects(run):
+        raise OptionError(
+            f"{image} is larger than a tile: {run} finds objects in one tile, not over their borders",
+            "save its parts as images, or fit a map of classes (casam fit --head fcn)",
+        )
 
 
 def _asked(
