@@ -46,7 +46,7 @@ class SegmentationReport:
         mask_mode: how the dataset's masks were read.
         seed: of initial weights, order and views.
         stand_in: what the backbone is, where it is no real SAM.
-        fit: as `SegmentationFit.to_json`.
+        fit: as `ImageFit.to_json`.
         whole_images: as `scores`, IoU and Dice of the larger images that were cut into tiles; empty without.
     """
 
