@@ -4,11 +4,11 @@
     python benchmarks/large_image.py --side 6000 --tile 512
 
 Draws two slides of SIDE x SIDE and two of a quarter of that side (seeded; rounded cells on a grid, the image a tiled
-TIFF compressed as JPEG, as scanners write them, the mask one of numbers, compressed without loss; a tile at a time) and runs
-the commands of a user on each pair, one slide for training and one for testing: `casam encode --tile`, `casam fit`,
-`casam predict` with a box for each cell, `casam fit --head fcn` and `casam predict` without prompts. Every command is a
-process of its own, of which Linux says the largest resident memory, the processor time and the wall time; `torch` is
-what importing the package's training takes alone.
+TIFF compressed as JPEG, as scanners write them, the mask one of numbers, compressed without loss; a tile at a time)
+and runs the commands of a user on each pair, one slide for training and one for testing: `casam encode --tile`, `casam
+fit`, `casam predict` with a box for each cell, `casam fit --head fcn` and `casam predict` without prompts. Every
+command is a process of its own, of which Linux says the largest resident memory, the processor time and the wall time;
+`torch` is what importing the package's training takes alone.
 
 Memory is not to grow with the image: exit code 1 where a command on slides takes more than a quarter and 100 MiB beyond
 what it takes on those of a quarter of the side, which have a sixteenth of the pixels and of the cells.
@@ -256,8 +256,9 @@ def page(rows: list[dict[str, Any]]) -> list[str]:
             )
     lines += [
         "",
-        "Mean IoU, percent: of the pieces of cells in tiles and of whole cells, as `casam fit` scores them, of the cells "
-        "in the TIFF that `casam predict` wrote, and of all cells as one class without prompts, in the whole slide.",
+        "Mean IoU, percent: of the pieces of cells in tiles and of whole cells, as `casam fit` scores them, of the "
+        "cells in the TIFF that `casam predict` wrote, and of all cells as one class without prompts, in the whole "
+        "slide.",
         "",
         "| slides | pieces | frozen | fitted | cells | frozen | fitted | written | without prompts |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -266,8 +267,9 @@ def page(rows: list[dict[str, Any]]) -> list[str]:
         tiles, whole = row["tiles"], row["whole"]
         shares = [tiles["frozen"], tiles["fitted"], whole["frozen"], whole["fitted"], row["written"]["iou"]]
         one, two, three, four, five = (f"{100 * share:.1f}" for share in shares)
+        name = f"{row['side']:,} x {row['side']:,}"
         lines.append(
-            f"| {row['side']:,} x {row['side']:,} | {tiles['masks']:,} | {one} | {two} | {whole['objects']:,} | {three} "
+            f"| {name} | {tiles['masks']:,} | {one} | {two} | {whole['objects']:,} | {three} "
             f"| {four} | {five} | {100 * row['map']['iou']:.1f} |"
         )
     for row in sorted(rows, key=lambda row: row["side"]):
@@ -288,12 +290,11 @@ def main() -> None:
     parser.add_argument("--head", nargs="*", default=[], help="further options of casam fit --head")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, help="where to draw; a temporary folder unless given")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows = []
     for side in (options.side // 4, options.side):
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             row = {**measure(side, options, Path(folder)), **provenance(torch.device("cpu"))}
         rows.append(row)
         table = record(options.out / "large_image_cpu.json", row, ("side", "tile"), page)

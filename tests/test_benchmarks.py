@@ -334,6 +334,16 @@ def test_many_masks(results: Any, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(data)
 
 
+def test_large_image(results: Any) -> None:
+    short = ("--side", 800, "--tile", 100, "--overlap", 20)
+    fits = ("--fit=--epochs=1", "--head=--set=max_steps=4", "--set=min_steps=1")
+    small, large = results("large_image", *short, *fits)["rows"]
+    assert (small["side"], large["side"]) == (200, 800)
+    assert large["encoded"] > 4 * small["encoded"]
+    assert large["whole"]["objects"] == large["written"]["objects"] <= large["tiles"]["masks"]
+    assert 0 < large["written"]["iou"] < 1
+
+
 def test_image_mode_cost(results: Any, tmp_path: Path) -> None:
     draw_dataset(tmp_path / "data" / "discs", images=36)
     short = ("image_mode_cost", tmp_path / "data" / "discs", "--steps", 2, "--threads", 1, "--images", 20)
