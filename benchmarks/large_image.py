@@ -285,9 +285,9 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--overlap", type=int, default=256)
     parser.add_argument(
-        "--fit", nargs="*", default=[], help="further options of casam fit, e.g. --fit=--epochs=1"
+        "--fit", action="append", default=[], help="a further option of casam fit: --fit=--epochs=1"
     )
-    parser.add_argument("--head", nargs="*", default=[], help="further options of casam fit --head")
+    parser.add_argument("--head", action="append", default=[], help="a further option of casam fit --head")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -336,7 +336,7 @@ def test_many_masks(results: Any, tmp_path: Path) -> None:
 
 def test_large_image(results: Any) -> None:
     short = ("--side", 800, "--tile", 100, "--overlap", 20)
-    fits = ("--fit=--epochs=1", "--head=--set=max_steps=4", "--set=min_steps=1")
+    fits = ("--fit=--epochs=1", "--head=--set=max_steps=4", "--head=--set=min_steps=1")
     small, large = results("large_image", *short, *fits)["rows"]
     assert (small["side"], large["side"]) == (200, 800)
     assert large["encoded"] > 4 * small["encoded"]

@@ -18,6 +18,7 @@ from casam_cache.bench.prompt_file import ObjectPrompt
 from casam_cache.bench.stitched import inside, stitch, tiles_of
 from casam_cache.bench.tiled_image import TiledImage
 from casam_cache.datasets import load_image
+from casam_cache.datasets.images import load_array
 from casam_cache.datasets.tiles import Grid
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
@@ -111,6 +112,16 @@ def slides(tmp_path: Path) -> Path:
     return draw_slides(tmp_path / "data" / "cells", SLIDES)
 
 
+def empty_tile(slides: Path, name: str) -> tuple[int, int, int, int]:
+    """A box in the core of a tile that holds nothing of a mask."""
+    labels = load_array(slides / "masks" / f"{name}.tif")
+    for tile in Grid(64, 16).tiles((150, 210)):
+        if not labels[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width].any():
+            x, y, width, height = tile.core
+            return x + width // 2, y + height // 2, x + width // 2 + 1, y + height // 2 + 1
+    raise AssertionError("every tile holds something")
+
+
 def test_a_slide_is_prompted_by_a_run_fitted_on_tiles(
     casam: Casam, encode: Callable[..., Any], slides: Path
 ) -> None:
@@ -136,6 +147,15 @@ def test_a_slide_is_prompted_by_a_run_fitted_on_tiles(
     assert np.array_equal(found[:64, 48:112] > 0, alone)
     assert one["area"] == alone.sum()
 
+    # The same from the cache, as far as the tiles are there.
+    stored = ("predict", "--store", "casam_store", "--id", "a", "--run", run)
+    casam.json(*stored, "--box", "70,10,90,30", "--out", "stored.tif")
+    assert np.array_equal(tifffile.imread(casam.folder / "stored.tif"), found)
+    empty = empty_tile(slides, "a")
+    casam(*stored, "--box", ",".join(map(str, empty)), "--out", "other.tif")
+    assert "holds nothing of a mask" in casam.err
+    assert "--tiles all" in casam.err
+
     casam("predict", slide, "--run", run, "--box", "1,1,9,9", "--tile", 32)
     assert "was fitted on tiles of 64 pixels" in casam.err
     casam("predict", slide, "--run", run, "--box", "1,1,9,9", "--out", "mask.png")
@@ -155,6 +175,8 @@ def test_a_map_of_classes_is_stitched_of_cores(
     slide = slides / "images" / "e.tif"
     report = casam.json("predict", slide, "--run", run, "--out", "map.tif")
     labels = tifffile.imread(casam.folder / "map.tif")
+    casam("predict", "--store", "casam_store", "--id", "e", "--run", run, "--out", "stored.tif")
+    assert np.array_equal(tifffile.imread(casam.folder / "stored.tif"), labels)
     predictor, image = ClassMapPredictor(casam.folder / run), load_image(slide)
     for tile in Grid(64, 16).tiles((90, 170)):
         alone = predictor.predict(image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]).labels

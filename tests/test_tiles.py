@@ -71,6 +71,13 @@ def pyramid(path: Path, array: np.ndarray) -> None:
         file.write(array[::2, ::2], subfiletype=1, **shape)
 
 
+def pages(path: Path, array: np.ndarray) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for level in (1, 2, 4):
+            part = array[::level, ::level]
+            file.write(part, subfiletype=int(level > 1), tile=(32, 48), compression="lzw", photometric="rgb")
+
+
 def turned(path: Path, array: np.ndarray) -> None:
     tifffile.imwrite(path, array, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
 
@@ -78,6 +85,7 @@ def turned(path: Path, array: np.ndarray) -> None:
 KINDS = {
     "tiled": (colours, tif(tile=(32, 48), compression="deflate", photometric="rgb"), True),
     "pyramid": (colours, pyramid, True),
+    "pages of a pyramid": (colours, pages, True),
     "strips": (deep, tif(rowsperstrip=7, compression="lzw", photometric="minisblack"), True),
     "uncompressed": (deep, tif(photometric="minisblack"), True),
     "big-endian": (

@@ -17,12 +17,14 @@ from casam_cache.backbones.prompts import upscale
 from casam_cache.bench.objects import answered, check_prompts
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.prompt_file import ObjectPrompt
-from casam_cache.bench.tiled_image import TiledImage
+from casam_cache.bench.tiled_image import LargeImage
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.sample import DEFAULT_MAX_PIXELS
 from casam_cache.datasets.tiles import Tile
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
+
+_Span = tuple[int, int, int, int]  # of `Grid.spans`
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class _Waiting:
 
 def stitch(
     predictor: Predictor,
-    image: TiledImage,
+    image: LargeImage,
     prompts: Sequence[ObjectPrompt],
     *,
     on_tile: Callable[[int, int], None] | None = None,
@@ -95,7 +97,7 @@ def stitch(
         for prompt in own:
             waiting[prompt.number].left += 1
     for done, (tile, own) in enumerate(met, start=1):
-        predictor.set_image(image.read(tile, predictor.intensity))
+        image.show(predictor, tile)
         geometry = predictor.geometry
         for part, found in answered(predictor, [inside(prompt, tile) for prompt in own]):
             if on_task is not None:
@@ -113,7 +115,7 @@ def stitch(
                 yield _finished(waiting.pop(prompt.number), image)
 
 
-def tiles_of(image: TiledImage, prompts: Sequence[ObjectPrompt]) -> list[tuple[Tile, list[ObjectPrompt]]]:
+def tiles_of(image: LargeImage, prompts: Sequence[ObjectPrompt]) -> list[tuple[Tile, list[ObjectPrompt]]]:
     """The tiles that prompts meet, in their order, each with those prompts.
 
     A box meets the tiles into whose core it reaches; points alone those that hold one of the object.
@@ -132,16 +134,19 @@ def tiles_of(image: TiledImage, prompts: Sequence[ObjectPrompt]) -> list[tuple[T
                 f"{prompt.name_of('point')}: no point of the object",
                 "tiles are chosen by such a point, or a box",
             )
-    found = []
-    for tile in image.tiles:
-        own = [prompt for prompt in prompts if _meets(prompt, tile)]
-        if own:
-            found.append((tile, own))
-    _refuse_large(image, found)
+    height, width = image.size
+    rows, columns = image.grid.spans(height), image.grid.spans(width)
+    met: dict[int, list[ObjectPrompt]] = {}
+    for prompt in prompts:
+        for place in _places(prompt, rows, columns):
+            met.setdefault(place, []).append(prompt)
+    tiles = image.tiles
+    found = [(tiles[place], met[place]) for place in sorted(met)]
+    _refuse_large(found)
     return found
 
 
-def _refuse_large(image: TiledImage, found: list[tuple[Tile, list[ObjectPrompt]]]) -> None:
+def _refuse_large(found: list[tuple[Tile, list[ObjectPrompt]]]) -> None:
     """An object is put together at full size: its tiles together are no larger than an image may be."""
     spans: dict[int, tuple[ObjectPrompt, list[Tile]]] = {}
     for tile, own in found:
@@ -157,15 +162,26 @@ def _refuse_large(image: TiledImage, found: list[tuple[Tile, list[ObjectPrompt]]
             )
 
 
-def _meets(prompt: ObjectPrompt, tile: Tile) -> bool:
-    if prompt.box is None:
-        return any(
-            label and tile.x <= x < tile.x + tile.width and tile.y <= y < tile.y + tile.height
-            for (x, y), label in zip(prompt.points, prompt.labels, strict=True)
-        )
-    x, y, width, height = tile.core
-    x0, y0, x1, y1 = prompt.box
-    return x0 < x + width and x1 >= x and y0 < y + height and y1 >= y
+def _places(prompt: ObjectPrompt, rows: Sequence[_Span], columns: Sequence[_Span]) -> set[int]:
+    """The tiles that a prompt meets, by their numbers, row by row."""
+    found: set[int] = set()
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        below = [place for place, (_, _, low, count) in enumerate(rows) if y1 >= low and y0 < low + count]
+        along = [place for place, (_, _, low, count) in enumerate(columns) if x1 >= low and x0 < low + count]
+        return {row * len(columns) + column for row in below for column in along}
+    for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
+        if label:
+            # A point may lie on the far border of the image, which is beyond the index of its last pixel.
+            below = [
+                place for place, (start, count, _, _) in enumerate(rows) if start <= y <= start + count - 1
+            ]
+            along = [
+                place for place, (start, count, _, _) in enumerate(columns) if start <= x <= start + count - 1
+            ]
+            below, along = below or [len(rows) - 1], along or [len(columns) - 1]
+            found |= {row * len(columns) + column for row in below for column in along}
+    return found
 
 
 def inside(prompt: ObjectPrompt, tile: Tile) -> ObjectPrompt:
@@ -203,7 +219,7 @@ def _around(tiles: Sequence[Tile]) -> tuple[int, int, int, int]:
     return x, y, right - x, bottom - y
 
 
-def _finished(one: _Waiting, image: TiledImage) -> StitchedObject:
+def _finished(one: _Waiting, image: LargeImage) -> StitchedObject:
     mask = blended(one.answers, image.size)
     areas = [answer.area for answer in one.answers]
     weights = areas if sum(areas) else [1] * len(areas)

@@ -150,7 +150,7 @@ def _tiles(sample: Sample, size: tuple[int, int], grid: Grid) -> Iterator[Sample
     for tile in grid.tiles(size):
         yield replace(
             sample,
-            id=f"{sample.id}#{tile.name(size)}",
+            id=tile.id_in(sample.id, size),
             source=_tile_of(sample.source, tile.box),
             masks=tuple(_tile_of(name, tile.box) for name in sample.masks),
             tile=tile,

@@ -40,10 +40,15 @@ class Tile:
         x, y, width, height = self.core
         return slice(y - self.y, y - self.y + height), slice(x - self.x, x - self.x + width)
 
-    def name(self, size: tuple[int, int]) -> str:
-        """As it stands in ids, `x0896_y0000`, which sort as the tiles lie; `size` is height and width of the image."""
+    def id_in(self, image: str, size: tuple[int, int]) -> str:
+        """Its id, `slide#y0000_x0896`, which sorts as the tiles lie.
+
+        Args:
+            image: id of the image.
+            size: height and width of that.
+        """
         digits = len(str(max(size)))
-        return f"y{self.y:0{digits}d}_x{self.x:0{digits}d}"
+        return f"{image}#y{self.y:0{digits}d}_x{self.x:0{digits}d}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from casam_cache.bench.class_maps import ClassMapPredictor
 from casam_cache.bench.predict import Predictor
 from casam_cache.bench.prompt_file import ObjectPrompt
 from casam_cache.bench.stitched import StitchedObject, stitch
-from casam_cache.bench.tiled_image import TiledImage
+from casam_cache.bench.tiled_image import LargeImage
 from casam_cache.fingerprint import finite_json
 from casam_cache.report.label_canvas import LabelCanvas
 from casam_cache.store.files import write_file
@@ -34,7 +34,7 @@ def large_files(out: Path) -> list[Path]:
 
 
 def write_objects(
-    image: TiledImage,
+    image: LargeImage,
     predictor: Predictor,
     prompts: Sequence[ObjectPrompt],
     out: Path,
@@ -103,7 +103,7 @@ def write_objects(
 
 
 def write_classes(
-    image: TiledImage, predictor: ClassMapPredictor, out: Path, *, progress: Progress | None = None
+    image: LargeImage, predictor: ClassMapPredictor, out: Path, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Predicts the map of classes of a large image and writes its files; returns what is said of it.
 
@@ -124,7 +124,7 @@ def write_classes(
     tiles = image.tiles
     with LabelCanvas(out.parent, image.size, np.uint8 if small else np.uint16) as canvas:
         for done, tile in enumerate(tiles, start=1):
-            labels = predictor.predict(image.read(tile, predictor.intensity)).labels[tile.core_inside]
+            labels = image.classes(predictor, tile).labels[tile.core_inside]
             numbers, counts = np.unique(labels, return_counts=True)
             areas.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
             canvas.write(tile.core[0], tile.core[1], labels)
@@ -145,11 +145,11 @@ def write_classes(
     return report
 
 
-def _described(image: TiledImage, out: Path) -> dict[str, Any]:
+def _described(image: LargeImage, out: Path) -> dict[str, Any]:
     height, width = image.size
     grid = {"side": image.grid.side, "overlap": image.grid.overlap, "count": len(image.tiles)}
     return {
-        "image": str(image.path), "mask": str(out), "overlay": None, "height": height, "width": width, "tiles": grid,
+        "image": image.name, "mask": str(out), "overlay": None, "height": height, "width": width, "tiles": grid,
     }  # fmt: skip
 
 

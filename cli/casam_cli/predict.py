@@ -17,6 +17,7 @@ from casam_cli.predict_large import (
     predict_large,
     predict_large_classes,
     refuse_large,
+    stored_image,
 )
 from casam_cli.predict_volume import VolumeOptions, predict_volume, volume_at
 from casam_cli.stores import stores_folder
@@ -24,6 +25,7 @@ from casam_cli.stores import stores_folder
 if TYPE_CHECKING:
     from casam_cache.bench.predict import Predictor
     from casam_cache.bench.prompt_file import ObjectPrompt
+    from casam_cache.bench.tiled_image import LargeImage
 
 PIXELS = "pixels of the image after EXIF rotation"
 
@@ -60,7 +62,9 @@ def predict(
         help="A store, or the folder of stores: prompts are answered from it without the encoder (with --id, "
         "or with the ids of --prompts). With an image: where the run's store is now.",
     ),
-    id_: str | None = typer.Option(None, "--id", help="The item of the store to segment."),
+    id_: str | None = typer.Option(
+        None, "--id", help="The item of the store to segment, or the whole image of tiles."
+    ),
     task: str | None = typer.Option(None, help="The task, where --store is a folder with several."),
     run: Path | None = typer.Option(
         None,
@@ -122,9 +126,11 @@ def predict(
         if window is not None:
             raise OptionError("--window beside a run, which says itself how it sees values", "leave it out")
         volume = volume_at(None if id_ is not None else image, of_volumes)
-        large = None if volume is not None or id_ is not None else large_image(image, run, tile, overlap)
+        large, store = _large(
+            None if volume is not None else image, run, tile, overlap, store, id_, task, model
+        )
         if large is not None:
-            _refuse_objects(run, large.path)
+            _refuse_objects(run, large.name)
             opening: dict[str, Any] = {
                 "checkpoint": checkpoint,
                 "store": store,
@@ -163,8 +169,9 @@ def predict(
     if volume is not None:
         predict_volume(volume, asked, of_volumes, out, opened, each=each, overwrite=overwrite, json_=json_)
         return
-    large = None if stored else large_image(image, run, tile, overlap)
+    large, named_store = _large(image, run, tile, overlap, store if stored else None, id_, task, model)
     if large is not None:
+        store, model = named_store or store, None if stored else model
         predict_large(
             large, asked, out, opened, from_file=prompts is not None, each=each, overwrite=overwrite, json_=json_
         )  # fmt: skip
@@ -213,13 +220,32 @@ def predict(
     console.end_of_many(plan.many, reports, failed, json_)
 
 
+def _large(
+    image: Path | None,
+    run: Path | None,
+    tile: int | None,
+    overlap: int | None,
+    store: Path | None,
+    item: str | None,
+    task: str | None,
+    model: str | None,
+) -> tuple[LargeImage | None, Path | None]:
+    """An image in tiles, of a file or of a store by its id; and the store that was meant, where one was named."""
+    if store is None or item is None:
+        return large_image(image, run, tile, overlap), store
+    from casam_cache.report.predictions import one_store
+
+    named = one_store(store, task, model)
+    return stored_image(named, item), named
+
+
 def _takes_no_prompts(run: Path) -> bool:
     from casam_cache.bench.run_kinds import takes_no_prompts
 
     return takes_no_prompts(run)
 
 
-def _refuse_objects(run: Path, image: Path) -> None:
+def _refuse_objects(run: Path, image: str) -> None:
     """Objects are found in images that are encoded whole.
 
     Raises:

@@ -14,7 +14,7 @@ from casam_cli import console
 if TYPE_CHECKING:
     from casam_cache.bench.predict import Predictor
     from casam_cache.bench.prompt_file import ObjectPrompt
-    from casam_cache.bench.tiled_image import TiledImage
+    from casam_cache.bench.tiled_image import LargeImage
 
 TILE = typer.Option(
     None,
@@ -26,7 +26,7 @@ OVERLAP = typer.Option(None, metavar="PIXELS", help="Overlap of neighbouring til
 
 def large_image(
     image: Path | None, run: Path | None, tile: int | None, overlap: int | None
-) -> TiledImage | None:
+) -> LargeImage | None:
     """An image that is to be cut into tiles, as the options or the run say; None of a small one or where none do.
 
     Raises:
@@ -48,6 +48,18 @@ def large_image(
     return TiledImage(image, grid) if grid.cuts(size_of(image)) else None
 
 
+def stored_image(store: Path, item: str) -> LargeImage | None:
+    """The large image of that id, of whose tiles a store holds the features; None where the store has an item of it.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    from casam_cache.bench.tiled_image import StoredImage
+    from casam_cache.store import EmbeddingStore
+
+    return StoredImage.find(EmbeddingStore.open(store), item)
+
+
 def refuse_large(images: list[Path], run: Path | None, tile: int | None, overlap: int | None) -> None:
     """Images of a folder are predicted whole.
 
@@ -62,7 +74,7 @@ def refuse_large(images: list[Path], run: Path | None, tile: int | None, overlap
 
 
 def predict_large(
-    image: TiledImage,
+    image: LargeImage,
     asked: dict[str, list[ObjectPrompt]],
     out: Path | None,
     opened: Callable[[], Predictor],
@@ -78,9 +90,9 @@ def predict_large(
     from casam_cache.report.predictions import prompts_of
 
     target = _target(out, each=each, overwrite=overwrite)
-    names = {"", image.path.name, str(image.path), image.path.stem}
-    prompts, notes = prompts_of(image.path.name, names, asked)
-    tiles_of(image, prompts)  # what is wrong is said before a model is loaded
+    prompts, notes = prompts_of(image.name, image.names, asked)
+    for tile, _ in tiles_of(image, prompts):  # what is wrong is said before a model is loaded
+        image.check(tile)
     for note in notes:
         console.show_line(note)
     predictor = opened()
@@ -89,7 +101,7 @@ def predict_large(
     with console.bar("predict", unit="tiles") as bar:
         report = write_objects(
             image, predictor, prompts, target, label_map=from_file or len(prompts) > 1,
-            progress=lambda done, total: bar.update(done, total, image.path.name),
+            progress=lambda done, total: bar.update(done, total, image.name),
         )  # fmt: skip
     if json_:
         console.print_json(report)
@@ -109,7 +121,7 @@ def predict_large(
 
 
 def predict_large_classes(
-    image: TiledImage,
+    image: LargeImage,
     run: Path,
     out: Path | None,
     opened: dict[str, Any],
@@ -123,12 +135,14 @@ def predict_large_classes(
     from casam_cache.report.large_masks import write_classes
 
     target = _target(out, each=each, overwrite=overwrite)
+    for tile in image.tiles:
+        image.check(tile)
     predictor = ClassMapPredictor(run, **opened)
     if predictor.stand_in:
         console.show_line(predictor.stand_in)
     with console.bar("predict", unit="tiles") as bar:
         report = write_classes(
-            image, predictor, target, progress=lambda done, total: bar.update(done, total, image.path.name)
+            image, predictor, target, progress=lambda done, total: bar.update(done, total, image.name)
         )
     if json_:
         console.print_json(report)
