@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from casam_cache.datasets import DatasetOptions, read_dataset, read_image, read_masks
+from casam_cache.datasets import DatasetOptions, load_image, read_dataset, read_image, read_masks
 from casam_cache.datasets.images import load_array, read_pixels
+from casam_cache.datasets.label_volumes.sources import volume_source
 from casam_cache.datasets.tile_window import tile_window
 from casam_cache.datasets.tiles import Grid
 from casam_cache.errors import DatasetError, ImageError, OptionError
+from casam_cli.predict_large import large_image
 
 RNG = np.random.default_rng(2)
 SIZE = (150, 210)
@@ -210,6 +212,27 @@ def test_tiles_without_a_mask_are_left_out_and_counted(tmp_path: Path) -> None:
     dataset = read_dataset(root, DatasetOptions(tile=64, overlap=0))
     assert [sample.id for sample in dataset.samples] == ["a#y000_x000", "b#y000_x000"]
     assert "6 of 8 tiles hold nothing of any mask" in "\n".join(dataset.notes)
+
+
+def test_a_slide_beyond_the_limit_of_pixels_is_cut_and_prompted(tmp_path: Path) -> None:
+    side = 10_240
+    path = tmp_path / "slides" / "images" / "a.tif"
+    path.parent.mkdir(parents=True)
+    blank = (np.full((1024, 1024), 9, np.uint8) for _ in range(100))
+    tifffile.imwrite(
+        path, blank, shape=(side, side), dtype=np.uint8, tile=(1024, 1024), compression="zlib", photometric="minisblack"
+    )  # fmt: skip
+    with pytest.raises(ImageError, match="--max-pixels"):
+        load_image(path)
+    dataset = read_dataset(
+        path.parents[1], DatasetOptions(tile=2048, overlap=0, channels="1", unlabelled=True)
+    )
+    assert len(dataset.samples) == 25
+    assert read_image(dataset, dataset.samples[-1]).shape == (2048, 2048, 3)
+    assert volume_source(path) is None
+    image = large_image(path, None, 2048, 0)
+    assert image is not None
+    assert (image.size, len(image.tiles)) == ((side, side), 25)
 
 
 def test_what_cannot_be_cut_is_said(tmp_path: Path) -> None:

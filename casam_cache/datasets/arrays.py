@@ -49,7 +49,7 @@ def read_array(reader: Reader, root: Path, source: str, max_pixels: int) -> np.n
     if array.shape[0] * array.shape[1] > max_pixels:
         raise ImageError(
             f"{path}: {array.shape[1]} x {array.shape[0]} pixels are more than the limit of {max_pixels:,}",
-            "cut it into tiles, make it smaller, or raise the limit with --max-pixels",
+            "save it as TIFF and cut it into tiles (--tile 1024), shrink it, or raise the limit with --max-pixels",
         )
     return array
 

@@ -87,7 +87,7 @@ def check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise ImageError(
             f"{path}: {width} x {height} pixels are more than the limit of {max_pixels:,}",
-            "cut it into tiles, make it smaller, or raise the limit with --max-pixels",
+            "save it as TIFF and cut it into tiles (--tile 1024), shrink it, or raise the limit with --max-pixels",
         )
     if height < 1 or width < 1:
         raise ImageError(f"{path}: {width} x {height} pixels are no image", "remove it from the dataset")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from casam_cache.datasets.images import image_header
+from casam_cache.datasets.images import ANY_SIZE, by_region, image_header
 from casam_cache.datasets.pixels import Header
 from casam_cache.datasets.portion import Portion, parse_channels
 from casam_cache.datasets.sample import DatasetOptions, Problem, Sample
@@ -34,7 +34,7 @@ def choose_portions(
         return list(samples)
     names = [name for sample in samples for name in (sample.source, *sample.masks)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda name: _header(root / name, options.max_pixels), names)
+        found = pool.map(lambda name: _header(root / name, options), names)
         headers = dict(zip(names, found, strict=True))
     chosen: list[Sample] = []
     for sample in samples:
@@ -45,10 +45,11 @@ def choose_portions(
     return sorted(chosen, key=lambda sample: sample.id)
 
 
-def _header(path: Path, max_pixels: int) -> Header | None:
+def _header(path: Path, options: DatasetOptions) -> Header | None:
     try:
-        return image_header(path, max_pixels)
-    except ImageError:
+        tiles = options.tile is not None and by_region(path)
+        return image_header(path, ANY_SIZE if tiles else options.max_pixels)
+    except (ImageError, OSError):
         return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from casam_cache.datasets.images import image_header, image_suffixes, load_array
+from casam_cache.datasets.images import ANY_SIZE, image_header, image_suffixes, load_array
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.volumes import Volume, is_volume, read_volume
 from casam_cache.datasets.volumes.dicom_files import may_be_dicom
@@ -56,7 +56,7 @@ def _tiff_stack(path: Path) -> Volume | None:
     """A TIFF file of several pages as (slice, row, column), each page as an image is read; None where it has one."""
     if not path.is_file():
         return None  # whoever reads it as an image says so
-    header = image_header(path)
+    header = image_header(path, ANY_SIZE)  # a slide is none, however large
     pages = header.pages
     if pages < 2:
         return None
