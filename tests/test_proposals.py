@@ -343,7 +343,7 @@ def test_what_is_ignored_belongs_to_no_object_and_tables_come_back(
     assert whole["msa"].undefined == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"blocks": 0, "depth": 1}])
+@pytest.mark.parametrize("options", [{}, {"blocks": 1, "depth": 1}])
 def test_a_head_comes_back_from_disk_and_gives_boxes_around_its_cells(
     options: dict[str, int], tmp_path: Path
 ) -> None:
@@ -372,9 +372,7 @@ def test_a_fitted_head_finds_objects_and_predicts_what_was_scored(casam: Casam, 
     """By the bundled SAM: random weights answer no box."""
     data = draw_blobs(tmp_path / "many" / "blobs", images=30)
     casam("encode", data, "--model", "small", "--masks", "instances")
-    report = casam.json(
-        *FIT, *(f"--set={one}" for one in ("min_steps=90", "max_steps=90", "checks=2", "blocks=0"))
-    )
+    report = casam.json(*FIT, *(f"--set={one}" for one in ("min_steps=90", "max_steps=90", "checks=2")))
     store = EmbeddingStore.open(casam.folder / "casam_store" / "blobs" / "small.zarr")
     backbone = decoder_of(casam.folder / "casam_store", store.identity["backbone"]["weights"])
     items = open_split(store, "test")

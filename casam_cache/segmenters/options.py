@@ -57,7 +57,7 @@ class ProposalOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(default=64, ge=16, le=512, multiple_of=16)
-    blocks: int = Field(default=1, ge=0, le=3)
+    blocks: int = Field(default=0, ge=0, le=3)
     depth: int = Field(default=2, ge=1, le=8)
     most: int = Field(default=100, ge=1, le=2000)
     overlap: float = Field(default=0.5, gt=0, le=1)

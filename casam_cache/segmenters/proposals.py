@@ -60,7 +60,7 @@ class Proposals(nn.Module):
 
     name: ClassVar[str] = "proposals"
     Options: ClassVar[type[BaseModel]] = ProposalOptions
-    revision: ClassVar[int | str] = 1
+    revision: ClassVar[int | str] = 2
     recipe: ClassVar[Mapping[str, Any]] = {}
     threshold: torch.Tensor
 
