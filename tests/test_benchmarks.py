@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 import torch
 from conftest import draw_dataset
+from test_proposals import draw_blobs
 
-from casam_cache.datasets import phantoms
+from casam_cache import EncodeOptions, encode_dataset
+from casam_cache.datasets import DatasetOptions, phantoms
 from casam_cache.store import bucket_cache
 
 pytestmark = pytest.mark.slow  # beside the package: they tell nothing of what its users rely on
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-OF_STORES = ("store_io", "scaling", "bucket_read")  # the others run a model
+OF_STORES = ("store_io", "scaling", "bucket_read", "proposals")  # the others run a model
 
 
 @pytest.fixture
@@ -363,3 +365,18 @@ def test_report_size(results: Any) -> None:
     assert row["masks"] == 40
     assert row["files"] > 40
     assert row["browser"] is None or row["browser"]["tiles"] == 40
+
+
+def test_proposals(results: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    options = EncodeOptions(
+        model="small", checkpoint=tiny_checkpoint, dataset=DatasetOptions(masks="instances")
+    )
+    encode_dataset(draw_blobs(tmp_path / "blobs"), tmp_path / "stores", options)
+    short = ("--set", "min_steps=4", "--set", "max_steps=4")
+    places = ("--store", tmp_path / "stores", "--runs", tmp_path / "runs")
+    data = results("proposals", *places, "--tasks", "blobs", *short)
+    (row,) = data["rows"]
+    assert row["true_boxes"]["objects"] == row["proposals"]["objects"] > 4
+    assert row["true_boxes"]["found"] <= row["true_boxes"]["objects"]
+    assert row["train"] == 8
+    assert str(tmp_path) not in json.dumps(data)

@@ -96,7 +96,7 @@ def score_instances(
     backbone: Backbone,
     items: Items,
     *,
-    on_image: Callable[[Item, Sequence[ItemMask], Sequence[Instance]], None] | None = None,
+    find: Callable[[int], Sequence[Instance]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> InstanceOutcomes:
     """Scores a head of proposals in fp32, at the images' own size.
@@ -108,7 +108,7 @@ def score_instances(
         head: moved to the backbone's device and set to evaluation mode.
         backbone: frozen.
         items: to score on; images without masks show no object.
-        on_image: called with each item, its true masks and all objects that were found.
+        find: gives the objects of an item by its index, highest score first, in the place of the head's own.
         progress: called with (images done, images).
     """
     head.to(backbone.device).eval()
@@ -116,13 +116,11 @@ def score_instances(
     classes = tuple(sorted({*head.classes, *classes_of(items)}))
     for index, item in enumerate(items):
         with memory_for(f"{item.task}/{item.id}"):
-            found, masks = _found(head, backbone, items, index), items.masks(index) if item.masks else ()
-            ignored = items.ignored(index)
+            found = find(index) if find else _found(head, backbone, items, index)
+            masks, ignored = items.masks(index) if item.masks else (), items.ignored(index)
             for number in classes:
                 own, true = _compared(found, masks, ignored, number)
                 _append(outcomes, item, number, own, true, sure)
-            if on_image:
-                on_image(item, masks, found)
         if progress:
             progress(index + 1, len(items))
     return outcomes
