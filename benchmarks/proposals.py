@@ -92,8 +92,9 @@ def main() -> None:
         )
         path = options.store / task / f"{report.model}.zarr"
         made = provenance(torch.device("cpu"))
-        for folder, shown in ((options.store, "STORES"), (options.runs, "RUNS"), (options.out, "OUT")):
-            made["command"] = made["command"].replace(str(folder), shown)
+        shown = {str(options.store): "STORES", str(options.runs): "RUNS", str(options.out): "OUT"}
+        words = [shown.get(word, word) for word in made["command"].split()]  # where they lie here says nothing
+        made["command"] = " ".join(words)
         row = {
             "task": task, "model": report.model, "train": len(open_split(EmbeddingStore.open(path), "train", task)),
             "threshold": report.threshold, "parameters": report.parameters, "stand_in": report.stand_in,
