@@ -93,7 +93,9 @@ def main() -> None:
         path = options.store / task / f"{report.model}.zarr"
         made = provenance(torch.device("cpu"))
         shown = {str(options.store): "STORES", str(options.runs): "RUNS", str(options.out): "OUT"}
-        words = [shown.get(word, word) for word in made["command"].split()]  # where they lie here says nothing
+        words = [
+            shown.get(word, word) for word in made["command"].split()
+        ]  # where they lie here says nothing
         made["command"] = " ".join(words)
         row = {
             "task": task, "model": report.model, "train": len(open_split(EmbeddingStore.open(path), "train", task)),
