@@ -211,7 +211,10 @@ def test_tiles_without_a_mask_are_left_out_and_counted(tmp_path: Path) -> None:
         Image.fromarray(labels).save(root / "masks" / f"{name}.png")
     dataset = read_dataset(root, DatasetOptions(tile=64, overlap=0))
     assert [sample.id for sample in dataset.samples] == ["a#y000_x000", "b#y000_x000"]
-    assert "6 of 8 tiles hold nothing of any mask" in "\n".join(dataset.notes)
+    assert "6 of 8 tiles hold nothing of any mask and are left out" in "\n".join(dataset.notes)
+    every = read_dataset(root, DatasetOptions(tile=64, overlap=0, tiles="all"))
+    assert len(every.samples) == 8
+    assert "6 of 8 tiles hold nothing of any mask and are kept" in "\n".join(every.notes)
 
 
 def test_a_slide_beyond_the_limit_of_pixels_is_cut_and_prompted(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ class FilesReader(Reader):
         problems += said + _value_problems(scans, values, mode, options)
         notes = [note, *by_folders, *ground_notes(values, mode)]
         if grid is not None:
-            kept = nonempty(samples, scans, values) if options.tiles != "all" else [True] * len(samples)
-            notes += tile_notes(tiled, grid, kept.count(False))
-            samples = [sample for sample, keep in zip(samples, kept, strict=True) if keep]
+            filled, every = nonempty(samples, scans, values), options.tiles == "all"
+            notes += tile_notes(tiled, grid, filled.count(False), kept=every)
+            samples = [sample for sample, holds in zip(samples, filled, strict=True) if holds or every]
         return Dataset(
             task, path, tuple(samples), mode, reason, values, tuple(problems), source, options, tuple(notes),
             tiled=tuple(tiled.images),

@@ -93,8 +93,8 @@ def _holds_mask(scan: MaskScan, values: MaskValues) -> bool:
     return any(value not in ground for value in counts.values.tolist())
 
 
-def tile_notes(found: Tiled, grid: Grid, left: int) -> list[str]:
-    """Lines for people: how many images were cut, and how many tiles are left out."""
+def tile_notes(found: Tiled, grid: Grid, empty: int, *, kept: bool) -> list[str]:
+    """Lines for people: how many images were cut, and how many tiles hold no mask, which are left out or kept."""
     if not found.images:
         return [f"no image is larger than {grid.side} x {grid.side}, so none is cut into tiles"]
     tiles = sum(sample.tile is not None for sample in found.samples)
@@ -103,10 +103,9 @@ def tile_notes(found: Tiled, grid: Grid, left: int) -> list[str]:
         f"{len(found.images)} image{'' if one else 's'} larger than {grid.side} x {grid.side} "
         f"{'is' if one else 'are'} cut into {tiles:,} tiles with an overlap of {grid.overlap} pixels"
     ]
-    if left:
-        lines.append(
-            f"{left:,} of {tiles:,} tiles hold nothing of any mask and are left out; --tiles all keeps them"
-        )
+    if empty:
+        what = "are kept" if kept else "are left out; --tiles all keeps them"
+        lines.append(f"{empty:,} of {tiles:,} tiles hold nothing of any mask and {what}")
     return lines
 
 
