@@ -239,7 +239,9 @@ def test_targets_are_at_the_centres_and_what_is_ignored_is_no_mistake() -> None:
     assert [(one == 1).nonzero().tolist() for one in found.centres[0]] == [[[7, 3]], [[7, 3]]]
     assert not found.counted[0, :, 8:].any(), "padding"
     assert not found.counted[0, :2].any(), "ignored"
-    assert found.boxes[0, :, 7, 3].tolist() == [12, 28, 18, 34], "the smaller one has the cell"
+    assert found.boxes[0, :, :, 7, 3].tolist() == [[0, 0, 30, 58], [12, 28, 18, 34]], "each class its own"
+    (same,) = targets_of(Objects(objects.boxes, [np.zeros(2, int)], objects.counted), [0], 1, 64).boxes[0]
+    assert same[:, 7, 3].tolist() == [12, 28, 18, 34], "of one class the smaller one has the cell"
     assert float(found.weights.sum()) == pytest.approx(2)
     right = torch.where(found.centres == 1, 20.0, -20.0)
     assert float(proposal_loss(right, found.boxes, found, ProposalTrainingOptions())) < 1e-3
@@ -265,10 +267,10 @@ class Fixed(Proposals):
 def fixed(backbone: Any, objects: list[tuple[int, int, float, list[float]]], **options: Any) -> Fixed:
     """A head with (row, column, score, box) on a grid of 8 cells a side."""
     head = Fixed(ProposalOptions(**options), backbone, (4,), 0).eval()
-    logits, boxes = torch.full((1, 1, 8, 8), -10.0), torch.zeros((1, 4, 8, 8))
+    logits, boxes = torch.full((1, 1, 8, 8), -10.0), torch.zeros((1, 1, 4, 8, 8))
     for row, column, score, box in objects:
         logits[0, 0, row, column] = torch.tensor(score).logit()
-        boxes[0, :, row, column] = torch.tensor(box)
+        boxes[0, 0, :, row, column] = torch.tensor(box)
     head.said = (logits, boxes)
     return head
 
@@ -313,6 +315,11 @@ def test_of_masks_that_overlap_the_surer_one_is_kept_and_the_label_map_is_by_sco
     labels = label_map(found, 32, 32)
     assert set(labels[16, :15]) == {1}
     assert labels[16, 20] == 2
+    other = Fixed(ProposalOptions(), backbone, (4, 6), 0)
+    numbers = Boxes(boxes, proposed.scores, torch.tensor([0, 1, 0, 0]))
+    assert [
+        one.class_id for one in masks_of(other, backbone, torch.zeros((16, 8, 8)), geometry, numbers)
+    ] == [4, 6, 4]
     sure = masks_of(
         fixed(backbone, [], score="centre-iou"), backbone, torch.zeros((16, 8, 8)), geometry, proposed, 0.5
     )
@@ -353,12 +360,12 @@ def test_a_head_comes_back_from_disk_and_gives_boxes_around_its_cells(
     logits, boxes = made.maps(backbone, embedding)
     side = made.side(backbone)
     assert logits.shape == (2, 2, side, side)
-    assert boxes.shape == (2, 4, side, side)
-    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert boxes.shape == (2, 2, 4, side, side)
+    assert (boxes[:, :, 2:] > boxes[:, :, :2]).all()
     with torch.no_grad():  # nothing said: a box of a cell around the middle of each
         made.network.out.weight.zero_()
     stride = 64 / side
-    nothing = made.maps(backbone, embedding)[1][0, :, 1, 2]
+    nothing = made.maps(backbone, embedding)[1][0, 1, :, 1, 2]
     assert nothing.tolist() == pytest.approx([2 * stride, stride, 3 * stride, 2 * stride])
     made.threshold.fill_(0.45)
     save_segmenter(made, tmp_path)

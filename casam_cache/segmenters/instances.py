@@ -36,7 +36,7 @@ class Instance:
 def find_instances(
     head: Proposals, backbone: Backbone, embedding: torch.Tensor, geometry: Geometry, least: float = 0.0
 ) -> list[Instance]:
-    """The objects of one image, highest score first; empty masks, and such as overlap a surer one, are left out.
+    """The objects of one image, highest score first, without empty masks and such as overlap a surer one of their class.
 
     Args:
         head: on the backbone's device, in evaluation mode.
@@ -77,7 +77,7 @@ def masks_of(
     order = [int(place) for place in scores.argsort(descending=True, stable=True) if scores[place] >= least]
     scale = np.array([geometry.width / geometry.input_width, geometry.height / geometry.input_height] * 2)
     found: list[Instance] = []
-    for place in _apart(logits > 0, order, head.options.overlap):
+    for place in _apart(logits > 0, classes, order, head.options.overlap):
         mask = (upscale(logits[place : place + 1], geometry)[0] > 0).cpu().numpy()
         if mask.any():
             box = (boxes[place].cpu().numpy() * scale).astype(np.float32)
@@ -86,13 +86,13 @@ def masks_of(
     return found
 
 
-def _apart(masks: torch.Tensor, order: list[int], most: float) -> list[int]:
-    """The places in `order` whose mask has no greater IoU than `most` with that of any before it that is kept."""
+def _apart(masks: torch.Tensor, classes: torch.Tensor, order: list[int], most: float) -> list[int]:
+    """The places in `order` whose mask has no greater IoU than `most` with any before it of its class that is kept."""
     flat = masks.flatten(1).float()
     both = flat @ flat.T
     areas = both.diagonal()
     union = areas[:, None] + areas[None] - both
-    overlaps = (both > most * union).cpu().numpy()
+    overlaps = ((both > most * union) & (classes[:, None] == classes)).cpu().numpy()
     kept: list[int] = []
     for place in order:
         if not overlaps[place, kept].any():

@@ -48,7 +48,7 @@ class ProposalOptions(BaseModel):
         blocks: times that the grid is doubled; two centres in one cell are one.
         depth: convolutions on the embedding's grid and in each block.
         most: objects of an image, the ones with the highest scores.
-        overlap: of two masks with a greater IoU the one with the lower score is left out.
+        overlap: of two masks of a class with a greater IoU the one with the lower score is left out.
         score: an object's: that of its `centre`, or that times SAM's estimate of its mask's IoU, `centre-iou`.
         threshold: the least score of an object that a prediction holds; None: what is best on the held-out groups, and
             0.3 where there are none.

@@ -1,7 +1,7 @@
 """Where objects are, from an image's embedding: centres and boxes, as prompts of SAM's frozen mask decoder.
 
 A light convolutional network (`segmenters/fcn.py`) gives each cell of a grid of s a side a logit z_k a class, that an
-object's centre is there, and four numbers of its box (Zhou et al., Objects as Points, arXiv:1904.07850):
+object's centre is there, and four numbers a class of its box (Zhou et al., Objects as Points, arXiv:1904.07850):
 
     centre = (cell + 1/2 + (d_x, d_y)) S / s          size = exp(l_w, l_h) S / s
 
@@ -60,7 +60,7 @@ class Proposals(nn.Module):
 
     name: ClassVar[str] = "proposals"
     Options: ClassVar[type[BaseModel]] = ProposalOptions
-    revision: ClassVar[int | str] = 2
+    revision: ClassVar[int | str] = 3
     recipe: ClassVar[Mapping[str, Any]] = {}
     threshold: torch.Tensor
 
@@ -72,7 +72,7 @@ class Proposals(nn.Module):
         self.options, self.classes = options, tuple(classes)
         inner = FCNOptions(width=options.width, blocks=options.blocks, depth=options.depth)
         count = len(self.classes)
-        self.network = FCN(inner, backbone, range(count + 3), seed)  # K centres and four numbers of the box
+        self.network = FCN(inner, backbone, range(5 * count - 1), seed)  # K centres, K boxes
         with torch.no_grad():
             bias = self.network.out.bias
             assert isinstance(bias, torch.Tensor)
@@ -85,17 +85,19 @@ class Proposals(nn.Module):
         """Embeddings (B, C, g, g) -> what each cell says.
 
         Returns:
-            float32 logits (B, K, s, s) of centres, and float32 (B, 4, s, s), the box of an object whose centre is in
-            the cell: x0, y0, x1, y1 in input pixels.
+            float32 logits (B, K, s, s) of centres, and float32 (B, K, 4, s, s), the box of an object of each class
+            whose centre is in the cell: x0, y0, x1, y1 in input pixels. A class has its own, since what lies in a ring
+            has the ring's centre.
         """
         said = self.network.logits(backbone, embedding)
         count, side = len(self.classes), said.shape[-1]
         stride = backbone.image_size / side
         cells = torch.arange(side, device=said.device, dtype=said.dtype) + 0.5
         grid = torch.stack([cells.expand(side, side), cells[:, None].expand(side, side)])
-        centre = (grid + said[:, count : count + 2]) * stride
-        half = said[:, count + 2 :].clamp(-4, math.log(2 * side)).exp() * (stride / 2)
-        return said[:, :count], torch.cat([centre - half, centre + half], dim=1)
+        told = said[:, count:].unflatten(1, (count, 4))
+        centre = (grid + told[:, :, :2]) * stride
+        half = told[:, :, 2:].clamp(-4, math.log(2 * side)).exp() * (stride / 2)
+        return said[:, :count], torch.cat([centre - half, centre + half], dim=2)
 
     def side(self, backbone: Backbone) -> int:
         """s, cells a side of the grid over the backbone's square input."""
@@ -137,20 +139,21 @@ def _best(peaks: torch.Tensor, boxes: torch.Tensor, geometry: Geometry, most: in
     inside[: int(rows), : int(columns)] = True
     flat = torch.where(inside & (peaks >= LEAST), peaks, torch.zeros_like(peaks)).flatten()
     places = flat.argsort(descending=True, stable=True)[: int((flat > 0).sum())]
-    cells = places % (side * side)
+    classes = places // (side * side)
     ends = torch.tensor([geometry.input_width, geometry.input_height] * 2, device=boxes.device)
-    found = boxes.flatten(1).T[cells].clamp(min=0).minimum(ends - 1)
-    apart = _apart(found, most)
-    return Boxes(found[apart], flat[places[apart]], places[apart] // (side * side))
+    found = boxes.flatten(2).movedim(1, 2).flatten(0, 1)[places].clamp(min=0).minimum(ends - 1)
+    apart = _apart(found, classes, most)
+    return Boxes(found[apart], flat[places[apart]], classes[apart])
 
 
-def _apart(boxes: torch.Tensor, most: int) -> torch.Tensor:
-    """int64, the first `most` places of boxes that are not `SAME` as an earlier one."""
+def _apart(boxes: torch.Tensor, classes: torch.Tensor, most: int) -> torch.Tensor:
+    """int64, the first `most` places of boxes that are not `SAME` as an earlier one of their class."""
     kept: list[int] = []
     for place in range(len(boxes)):
         if len(kept) == most:
             break
-        if not kept or float(box_iou(boxes[place : place + 1], boxes[kept]).max()) <= SAME:
+        before = [one for one in kept if classes[one] == classes[place]]
+        if not before or float(box_iou(boxes[place : place + 1], boxes[before]).max()) <= SAME:
             kept.append(place)
     return torch.tensor(kept, dtype=torch.long, device=boxes.device)
 

@@ -8,8 +8,8 @@ cell 1, with s a share of the box's sides (Liu et al., TTFNet, arXiv:1909.00700)
       + w 1/N sum over objects, sum over the cells of its bump of  y / (sum of y) (1 - GIoU)
 
 where p is the sigmoid of a centre's logit, w `box_weight`, and GIoU that of the box a cell gives with the object's. A
-cell in the bumps of several objects has the box of the smallest. Cells of padding, or of which most is ignored, count
-for no centre.
+cell in the bumps of several objects of a class has the box of the smallest. Cells of padding, or of which most is
+ignored, count for no centre.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Targets:
 
     Attributes:
         centres: float32 (B, K, s, s), the bumps y.
-        boxes: float32 (B, 4, s, s), the object whose box a cell is to give.
-        weights: float32 (B, s, s), y / (sum of y) of that object; 0 where there is none.
+        boxes: float32 (B, K, 4, s, s), the object whose box a cell is to give.
+        weights: float32 (B, K, s, s), y / (sum of y) of that object; 0 where there is none.
         counted: bool (B, s, s).
         objects: N.
     """
@@ -118,19 +118,20 @@ def targets_of(objects: Objects, places: Sequence[int], classes: int, image_size
     side = objects.counted.shape[-1]
     stride = image_size / side
     centres = np.zeros((len(places), classes, side, side), np.float32)
-    boxes = np.zeros((len(places), 4, side, side), np.float32)
-    weights = np.zeros((len(places), side, side), np.float32)
+    boxes = np.zeros((len(places), classes, 4, side, side), np.float32)
+    weights = np.zeros((len(places), classes, side, side), np.float32)
     for row, place in enumerate(places):
         corners, numbers = objects.boxes[place] / stride, objects.classes[place]
         areas = np.maximum(corners[:, 2:] - corners[:, :2], 0).prod(axis=1)
-        owner = np.full((side, side), -1)
-        bump = np.zeros((side, side), np.float32)
+        owner = np.full((classes, side, side), -1)
+        bump = np.zeros((classes, side, side), np.float32)
         for one in np.argsort(-areas, kind="stable"):
             rows, columns, height = _bump(corners[one], side)
-            part = centres[row, numbers[one], rows, columns]
+            number = numbers[one]
+            part = centres[row, number, rows, columns]
             np.maximum(part, height, out=part)
-            owner[rows, columns], bump[rows, columns] = one, height
-            boxes[row, :, rows, columns] = objects.boxes[place][one][:, None, None]
+            owner[number, rows, columns], bump[number, rows, columns] = one, height
+            boxes[row, number, :, rows, columns] = objects.boxes[place][one][:, None, None]
         inside = owner >= 0
         total = np.bincount(owner[inside], weights=bump[inside], minlength=len(corners))
         weights[row][inside] = bump[inside] / total[owner[inside]]
@@ -170,7 +171,7 @@ def proposal_loss(
     focal = torch.where(y == 1, -((1 - p) ** 2) * there, -((1 - y) ** 4) * p**2 * not_there)
     centres = (focal * targets.counted[:, None]).sum()
     held = targets.weights > 0
-    found, true = boxes.float().movedim(1, -1)[held], targets.boxes.movedim(1, -1)[held]
+    found, true = boxes.float().movedim(2, -1)[held], targets.boxes.movedim(2, -1)[held]
     wrong = (targets.weights[held] * (1 - generalised_iou(found, true))).sum()
     return (centres + options.box_weight * wrong) / max(1, targets.objects)
 
