@@ -36,7 +36,7 @@ class Instance:
 def find_instances(
     head: Proposals, backbone: Backbone, embedding: torch.Tensor, geometry: Geometry, least: float = 0.0
 ) -> list[Instance]:
-    """The objects of one image, highest score first, without empty masks and such as overlap a surer one of their class.
+    """The objects of one image, highest score first, without empty masks and such as overlap a surer one of a class.
 
     Args:
         head: on the backbone's device, in evaluation mode.
