@@ -127,6 +127,7 @@ def test_fits_and_benches_from_a_bucket(casam: Casam, stores: Path, bucket: str)
     results = {}
     for runs, store in (("here", stores), ("there", bucket)):
         fitted = casam.json("fit", "--task", "discs", "--store", store, "--runs", runs, *short)
+        assert casam.code == 0, casam.err
         bench = ("bench", "--methods", "naive", "--tasks", "discs", "--order", "discs", "--unseen", "none")
         rows = casam.json(*bench, "--store", store, "--runs", runs, "--jobs", 2, *short)["results"]
         results[runs] = fitted["test"], fitted["run"].split("/")[-1], [row["last_iou"] for row in rows]
