@@ -24,32 +24,19 @@ from casam_cache.datasets.images import image_suffixes
 from casam_cache.datasets.listing import walk
 from casam_cache.errors import OptionError
 from casam_cache.report.pictures import draw_objects, png
+from casam_cache.report.prediction_files import PredictionFiles
 from casam_cache.store.files import disk_errors, write_all
 
 
 @dataclass(frozen=True)
-class MapJob:
+class MapJob(PredictionFiles):
     """One image and where its map goes.
 
     Attributes:
-        name: of the image, for people.
-        out: NAME.png.
         predict: gives the map.
-        pictured: whether there are pixels to draw on.
     """
 
-    name: str
-    out: Path
     predict: Callable[[], ClassMap]
-    pictured: bool
-
-    @property
-    def overlay(self) -> Path | None:
-        return self.out.with_name(f"{self.out.stem}_overlay.png") if self.pictured else None
-
-    @property
-    def report(self) -> Path:
-        return self.out.with_suffix(".json")
 
     def files(self, classes: tuple[int, ...], each: bool) -> list[Path]:
         """Every file that it writes."""

@@ -20,33 +20,20 @@ from casam_cache.bench.found_objects import FoundObjects
 from casam_cache.bench.prompt_file import Box, ObjectPrompt
 from casam_cache.cutout import Cutout
 from casam_cache.report.pictures import draw_objects, png
+from casam_cache.report.prediction_files import PredictionFiles
 from casam_cache.segmenters.instances import Instance
 from casam_cache.store.files import disk_errors, write_all
 
 
 @dataclass(frozen=True)
-class InstanceJob:
+class InstanceJob(PredictionFiles):
     """One image and where its objects go.
 
     Attributes:
-        name: of the image, for people.
-        out: NAME.png.
         predict: finds the objects.
-        pictured: whether there are pixels to draw on.
     """
 
-    name: str
-    out: Path
     predict: Callable[[], FoundObjects]
-    pictured: bool
-
-    @property
-    def overlay(self) -> Path | None:
-        return self.out.with_name(f"{self.out.stem}_overlay.png") if self.pictured else None
-
-    @property
-    def report(self) -> Path:
-        return self.out.with_suffix(".json")
 
     def files(self) -> list[Path]:
         """Every file that it writes."""

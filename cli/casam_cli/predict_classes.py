@@ -82,10 +82,12 @@ def predict_classes(
         assert store is not None
         assert item is not None
         named = one_store(store, task, model)
-        jobs.append(made(item, place, lambda: predictor.predict_item(named, item), pictured=False))
+        jobs.append(made(item, place, pictured=False, predict=lambda: predictor.predict_item(named, item)))
     elif image is not None:
         for file, goal in folder_images(image, place) if many else [(image, place)]:
-            jobs.append(made(str(file), goal, lambda file=file: predictor.predict(file), pictured=True))
+            jobs.append(
+                made(str(file), goal, pictured=True, predict=lambda file=file: predictor.predict(file))
+            )
     files = (
         path for job in jobs for path in (job.files() if objects else job.files(predictor.classes, each))
     )
