@@ -164,7 +164,7 @@ def test_a_cluster_of_which_a_worker_is_killed(tmp_path: Path, options: EncodeOp
             time.sleep(0.002)
 
     with (
-        LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         client.run(_slow_down)
@@ -225,8 +225,9 @@ def test_the_cluster_of_the_recipe(
 
 
 SBATCH = """#!/bin/sh
-# What a batch system does, on this machine: takes a script, runs it in the background, says its number.
-nohup sh "$1" > "$1.out" 2>&1 &
+# What a batch system does, on this machine: takes a script, which is deleted then, runs it, says its number.
+cp "$1" "$1.job"
+nohup sh "$1.job" > "$1.out" 2>&1 &
 echo "Submitted batch job $!"
 """
 

@@ -120,6 +120,24 @@ def test_a_shard_that_is_replaced_while_it_is_used(stores: Path, bucket: str) ->
         opened.read(0)
 
 
+def test_the_same_address_on_another_server(
+    stores: Path, bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process: shards are asked of the server that the environment names now."""
+    monkeypatch.setattr(bucket_cache, "AHEAD", 0)
+    earlier = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)  # it has the same buckets
+    earlier.start()
+    host, port = earlier.get_host_and_port()
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        copy_stores(str(stores), bucket)
+        there = EmbeddingStore.open(local_stores(bucket) / "discs" / "tiny.zarr")
+        there.read(0)
+        earlier.stop()
+    here = EmbeddingStore.open(stores / "discs" / "tiny.zarr")
+    np.testing.assert_array_equal(there.read(9), here.read(9))
+
+
 @pytest.mark.slow
 def test_fits_and_benches_from_a_bucket(casam: Casam, stores: Path, bucket: str) -> None:
     copy_stores(str(stores), bucket)

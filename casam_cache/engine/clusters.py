@@ -61,7 +61,7 @@ def open_executor(
             stack.callback(address.close)
         elif not where:
             address = LocalCluster(
-                n_workers=jobs, threads_per_worker=1, dashboard_address=None,
+                n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0",
                 silence_logs=logging.ERROR,  # a worker that takes seconds to end is nothing to tell a person
             )  # fmt: skip
             stack.callback(address.close)
@@ -132,7 +132,7 @@ def _submitted(path: Path) -> tuple[Any, int]:
         )
     try:
         cluster = getattr(dask_jobqueue, kind)(
-            **{"scheduler_options": {"dashboard_address": None}, **options}
+            **{"scheduler_options": {"dashboard_address": ":0"}, **options}
         )
     except (TypeError, ValueError) as error:
         raise OptionError(f"{path}: {error}", f"options are those of dask_jobqueue.{kind}") from None

@@ -184,7 +184,7 @@ def _ask(folder: Path, name: str) -> Future[None] | None:
 def _arrive(folder: Path, name: str) -> None:
     try:
         note = _note(folder)
-        _put(_bucket(note["address"]), folder, name, note["files"][name])
+        _put(_bucket(note["address"], _access()), folder, name, note["files"][name])
     finally:
         with _mutex:
             _coming.pop(folder / name, None)
@@ -230,8 +230,13 @@ def _parsed(path: Path, _: int) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _bucket(address: str) -> Place:
+def _bucket(address: str, _: tuple[tuple[str, str], ...]) -> Place:
     return place_of(address, create=False)
+
+
+def _access() -> tuple[tuple[str, str], ...]:
+    """Endpoint, region and keys, as the environment has them now: a bucket of another server is another one."""
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "GOOGLE_"))))
 
 
 @lru_cache(maxsize=1)
