@@ -7,25 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from casam_cache.backbones.devices import choose_device, choose_precision
-from casam_cache.bench.fit import check_split
-from casam_cache.bench.stages.segmentation import FitSegmenter, ScoreSegmenter, SegmenterRef
-from casam_cache.bench.tasks import Tasks
-from casam_cache.config import parse_assignments
-from casam_cache.encode.kept_backbones import keep_backbone
+from casam_cache.bench.fits_without_prompts import Request, parts_of, run_both
+from casam_cache.bench.stages.segmentation import FitSegmenter, ScoreSegmenter
 from casam_cache.engine.runs import Changed, Runs
-from casam_cache.engine.schedule import run_plan
-from casam_cache.engine.uses import note_use
-from casam_cache.references import absolute_reference, is_file_reference
-from casam_cache.registry import revision_of
 from casam_cache.segmenters.registry import SEGMENTERS
 from casam_cache.training.loop import FitProgress
-from casam_cache.training.options import VIEW_SEPARATOR
 from casam_cache.training.segmentation_options import SegmentationOptions
 from casam_cache.training.segmentation_scores import ClassScore, class_scores
-from casam_cache.views import parse_views
 
 
 @dataclass(frozen=True)
@@ -116,61 +104,43 @@ def fit_segmentation(
         OptionError: unknown task, model, head or option, or a wrong value.
         StoreError: the store is not finished, lacks an array of a view, or has no such split.
     """
-    check_split(split)
-    made = SEGMENTERS.get(head)
-    own, training = parse_assignments(options, [made.Options, SegmentationOptions], made.recipe)
-    assert isinstance(training, SegmentationOptions)
-    references = [absolute_reference(head)] if is_file_reference(head) else []
-    tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
-    place = tasks.place
-    tasks.require(task, ("embedding", *(view.array for view in parse_views(training.views, VIEW_SEPARATOR))))
-    precision = choose_precision(training.precision, torch.device(place.device))
-    attributes = place.store(task).annotations.attributes
-    background = not attributes.get("options", {}).get("unlabelled", False)
-    train, scored = tasks.split(task, "train"), tasks.split(task, split)
+    request = Request(task, store, head, options, split, model, device)
+    parts = parts_of(request, SEGMENTERS, SegmentationOptions)
     fit = FitSegmenter(
-        segmenter=SegmenterRef(made.name, revision_of(made), own.model_dump(mode="json")),
-        training=training.model_copy(update={"precision": precision}),
+        segmenter=parts.head,
+        training=parts.training,
         seed=seed,
-        items=train.ref,
-        background=background,
-        cost=training.steps(len(train.images)) * training.batch_size,
+        items=parts.train.ref,
+        background=parts.background,
+        cost=parts.cost,
     )
-    score = ScoreSegmenter(items=scored.ref, fitted=fit, background=background, cost=len(scored.images))
+    score = ScoreSegmenter(
+        items=parts.scored.ref, fitted=fit, background=parts.background, cost=len(parts.scored.images)
+    )
     folder = Runs(Path(runs))
-
-    def show(progress: Any) -> None:
-        if isinstance(progress, FitProgress):
-            if on_fit:
-                on_fit(progress)
-        elif on_evaluate:
-            on_evaluate(*progress)
-
-    computed = run_plan([fit, score], folder, place, changed=changed, threads=None, on_inner=show, say=say)
-    keep_backbone(Path(place.stores), place.weights(task), folder.root)
-    note_use(
-        folder, f"fit-{score.key}", f"fit: {made.name} on {task}, {split}, without prompts", [fit, score]
+    computed = run_both(
+        fit, score, parts, folder, changed=changed, on_fit=on_fit, on_evaluate=on_evaluate, say=say
     )
     recorded, outcomes = folder.recorded(fit), score.read(folder)
     scores = class_scores(outcomes)
     return SegmentationReport(
         task=task,
-        head=made.name,
-        model=place.model,
+        head=parts.head.name,
+        model=parts.place.model,
         run=str(folder.folder(fit)),
         outcomes=str(folder.folder(score)),
-        computed=fit.key in computed,
+        computed=computed,
         evaluate=split,
         scores=tuple(scores),
-        class_names={int(number): name for number, name in attributes.get("class_names", {}).items()},
+        class_names=parts.class_names,
         untrained=tuple(
             sorted({each.class_id for each in scores if each.class_id is not None} - {*recorded["classes"]})
         ),
-        background=background,
+        background=parts.background,
         parameters=recorded["parameters"],
         mask_mode=recorded["mask_mode"],
         seed=seed,
-        stand_in=place.backbone(task).stand_in,
+        stand_in=parts.place.backbone(task).stand_in,
         fit=recorded["fit"],
-        whole_images=tuple(class_scores(score.read_whole_images(folder))) if scored.tiles else (),
+        whole_images=tuple(class_scores(score.read_whole_images(folder))) if parts.scored.tiles else (),
     )
