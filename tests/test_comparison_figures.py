@@ -9,11 +9,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from casam_cache.errors import OptionError
 from casam_cache.methods.registry import METHODS
 from casam_cache.report.comparison_figures import (
-    _apart,
     _count,
     along_sequence,
     by_task,
@@ -24,6 +25,7 @@ from casam_cache.report.comparison_figures import (
     figure_2_values,
     figure_4,
     figure_4_values,
+    spread,
 )
 from casam_cache.report.configurations import gather
 from casam_cache.report.style import STYLES, look_of
@@ -138,14 +140,17 @@ def test_figure_4_is_of_unseen_sets_beside_the_frozen_sam() -> None:
     assert figure_4([row("ca-sam", [[0.5]], unseen=answers(None))], "svg") is None
 
 
-def test_texts_of_figure_2_stand_apart_and_ticks_are_words() -> None:
-    points = [
-        {"parameters": parameters, "iou": iou}
-        for parameters, iou in ((24e6, 42.8), (26e6, 40.8), (2e5, 41.0), (25e6, 41.5))
-    ]
-    heights = _apart(points, 5.0)
-    assert heights[1] == 40.8, "the lowest stays beside its point"
-    assert heights[2] == 41.0, "far to the side nothing moves"
-    near = sorted(heights[place] for place in (0, 1, 3))
-    assert all(above - below >= 5.0 for below, above in pairwise(near))
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_texts_of_figure_2_stand_apart_in_the_order_of_their_points(heights: list[float]) -> None:
+    found = spread(heights)
+    gap = min(0.07, 1 / max(1, len(heights) - 1))
+    ordered = [found[place] for place in sorted(range(len(heights)), key=lambda place: heights[place])]
+    assert all(above - below >= gap - 1e-9 for below, above in pairwise(ordered))
+    assert min(found) >= -1e-9
+    assert max(found) <= 1 + 1e-9
+    if all(above - below >= gap for below, above in pairwise(sorted(heights))):
+        assert found == pytest.approx(heights), "what stands apart stays beside its point"
+
+
+def test_ticks_are_words() -> None:
     assert [_count(value) for value in (250, 1e4, 1e6, 3.5e6, 1e9)] == ["250", "10 k", "1 M", "3.5 M", "1 G"]

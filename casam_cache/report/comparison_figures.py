@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casam_cache.report.configurations import UPPER_BOUNDS, Configuration, Row, at, gather
@@ -108,47 +108,48 @@ def figure_2(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | No
         return None
     chosen = style_of(style)
     most = max(point["gflops"] for point in points)
+    share = max(0.6, 1.7 * len(points) * chosen.font / 72 / chosen.width)  # a line of text for each
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        # Two lines of text, in IoU: the axis is four fifths of the figure, and 1.4 times as long as its values.
-        tall = 2.5 * chosen.font / 72 / (0.8 * 0.6 * chosen.width)
         values = [point["iou"] for point in points]
-        heights = _apart(points, 1.4 * (max(values) - min(values) or 1.0) * tall)
-        for point, height in zip(points, heights, strict=True):
+        low, high = min(values), max(values) if max(values) > min(values) else min(values) + 1.0
+        bottom, top = low - 0.1 * (high - low), high + 0.1 * (high - low)
+        axes.set_ylim(bottom, top)
+        beside = spread([(each - bottom) / (top - bottom) for each in values])
+        for point, height in zip(points, beside, strict=True):
             look = look_of(point["method"])
             area = chosen.font**2 * (0.6 + 4 * point["gflops"] / most)
             axes.scatter(point["parameters"], point["iou"], s=area, c=look["color"], alpha=0.75, linewidths=0)
             axes.annotate(
-                f"{point['label']}\n{point['gflops']:.4g} GFLOP", (point["parameters"], height),
-                textcoords="offset points", xytext=(1.2 * chosen.font, 0), va="center",
+                f"{point['label']}, {point['gflops']:.4g} GFLOP", (point["parameters"], point["iou"]),
+                textcoords="axes fraction", xytext=(1.04, height), va="center", annotation_clip=False,
+                arrowprops={
+                    "arrowstyle": "-", "color": look["color"], "alpha": 0.6, "shrinkA": 1, "shrinkB": 0,
+                    "linewidth": 0.6 * chosen.line, "relpos": (0, 0.5),
+                },
             )  # fmt: skip
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(_count)
         axes.xaxis.set_minor_formatter("")
-        axes.margins(x=0.25, y=0.2)
+        axes.margins(x=0.1)
         axes.set_xlabel("trained parameters")
         axes.set_ylabel("IoU (%)")
 
-    return picture(draw, chosen, form, 0.6)
+    return picture(draw, chosen, form, share)
 
 
-def _apart(points: Sequence[Mapping[str, Any]], height: float) -> list[float]:
-    """Where the text of each point stands: beside it, or as far above as those below it need; `height` is of a text."""
-    near = 0.25 * (_decades(points, max) - _decades(points, min))
-    placed: dict[int, float] = {}
-    for place in sorted(range(len(points)), key=lambda place: points[place]["iou"]):
-        own, at = points[place], float(points[place]["iou"])
-        for other in sorted(placed, key=lambda other: placed[other]):
-            beside = abs(math.log10(own["parameters"] / points[other]["parameters"])) <= near
-            if beside and abs(at - placed[other]) < height:
-                at = placed[other] + height
-        placed[place] = at
-    return [placed[place] for place in range(len(points))]
-
-
-def _decades(points: Sequence[Mapping[str, Any]], pick: Callable[[Iterable[float]], float]) -> float:
-    return math.log10(pick(point["parameters"] for point in points))
+def spread(heights: Sequence[float]) -> list[float]:
+    """Where texts stand in a column, from 0 to 1: as near their own heights in [0, 1] as lines of it allow."""
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    gap = min(0.07, 1 / max(1, len(heights) - 1))
+    at, before = [0.0] * len(heights), -gap
+    for place in order:
+        before = at[place] = max(heights[place], before + gap)
+    above = 1.0 + gap
+    for place in reversed(order):
+        above = at[place] = min(at[place], above - gap)
+    return at
 
 
 def _count(value: float, _: float = 0.0) -> str:
