@@ -15,19 +15,16 @@ from hypothesis import strategies as st
 from casam_cache.errors import OptionError
 from casam_cache.methods.registry import METHODS
 from casam_cache.report.comparison_figures import (
-    _count,
     along_sequence,
     by_task,
     by_unseen,
     figure_1,
     figure_1_values,
-    figure_2,
-    figure_2_values,
     figure_4,
     figure_4_values,
-    spread,
 )
 from casam_cache.report.configurations import gather
+from casam_cache.report.cost_figure import GAP, _count, figure_2, figure_2_values, spread
 from casam_cache.report.style import STYLES, look_of
 
 TASKS = ["a & b", "<c>", "d"]
@@ -143,7 +140,7 @@ def test_figure_4_is_of_unseen_sets_beside_the_frozen_sam() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_texts_of_figure_2_stand_apart_in_the_order_of_their_points(heights: list[float]) -> None:
     found = spread(heights)
-    gap = min(0.07, 1 / max(1, len(heights) - 1))
+    gap = min(GAP, 1 / max(1, len(heights) - 1))
     ordered = [found[place] for place in sorted(range(len(heights)), key=lambda place: heights[place])]
     assert all(above - below >= gap - 1e-9 for below, above in pairwise(ordered))
     assert min(found) >= -1e-9

@@ -15,11 +15,10 @@ from casam_cache.report.claims import claims_table
 from casam_cache.report.comparison_figures import (
     figure_1,
     figure_1_values,
-    figure_2,
-    figure_2_values,
     figure_4,
     figure_4_values,
 )
+from casam_cache.report.cost_figure import figure_2, figure_2_values
 from casam_cache.report.example_figure import figure_7, figure_7_values
 from casam_cache.report.examples import Examples
 from casam_cache.report.feature_map import (

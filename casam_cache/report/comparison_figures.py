@@ -1,4 +1,4 @@
-"""Figures 1, 2 and 4 of the paper: methods over tasks, along the sequence and over unseen sets; IoU beside cost."""
+"""Figures 1 and 4 of the paper: methods over tasks, along the sequence and over unseen sets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from casam_cache.report.configurations import UPPER_BOUNDS, Configuration, Row, at, gather
+from casam_cache.report.configurations import Configuration, Row, gather
 from casam_cache.report.figure_values import csv_text
 from casam_cache.report.style import look_of, picture, style_of
 
@@ -92,80 +92,6 @@ def figure_1_values(rows: Sequence[Row]) -> str:
     return csv_text(("panel", "method", "name", "iou"), lines)
 
 
-def figure_2(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | None:
-    """Figure 2: IoU of tasks fitted on their own against trained parameters; a mark's area is a training pass's cost.
-
-    Args:
-        rows: results of a bench.
-        form: svg, pdf or png.
-        style: one of `STYLES`.
-
-    Returns:
-        None where fewer than two methods have all three figures.
-    """
-    points = _points(rows)
-    if len(points) < 2:
-        return None
-    chosen = style_of(style)
-    most = max(point["gflops"] for point in points)
-    share = max(0.6, 1.7 * len(points) * chosen.font / 72 / chosen.width)  # a line of text for each
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        values = [point["iou"] for point in points]
-        low, high = min(values), max(values) if max(values) > min(values) else min(values) + 1.0
-        bottom, top = low - 0.1 * (high - low), high + 0.1 * (high - low)
-        axes.set_ylim(bottom, top)
-        beside = spread([(each - bottom) / (top - bottom) for each in values])
-        for point, height in zip(points, beside, strict=True):
-            look = look_of(point["method"])
-            area = chosen.font**2 * (0.6 + 4 * point["gflops"] / most)
-            axes.scatter(point["parameters"], point["iou"], s=area, c=look["color"], alpha=0.75, linewidths=0)
-            axes.annotate(
-                f"{point['label']}, {point['gflops']:.4g} GFLOP", (point["parameters"], point["iou"]),
-                textcoords="axes fraction", xytext=(1.04, height), va="center", annotation_clip=False,
-                arrowprops={
-                    "arrowstyle": "-", "color": look["color"], "alpha": 0.6, "shrinkA": 1, "shrinkB": 0,
-                    "linewidth": 0.6 * chosen.line, "relpos": (0, 0.5),
-                },
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(_count)
-        axes.xaxis.set_minor_formatter("")
-        axes.margins(x=0.1)
-        axes.set_xlabel("trained parameters")
-        axes.set_ylabel("IoU (%)")
-
-    return picture(draw, chosen, form, share)
-
-
-def spread(heights: Sequence[float]) -> list[float]:
-    """Where texts stand in a column, from 0 to 1: as near their own heights in [0, 1] as lines of it allow."""
-    order = sorted(range(len(heights)), key=lambda place: heights[place])
-    gap = min(0.07, 1 / max(1, len(heights) - 1))
-    at, before = [0.0] * len(heights), -gap
-    for place in order:
-        before = at[place] = max(heights[place], before + gap)
-    above = 1.0 + gap
-    for place in reversed(order):
-        above = at[place] = min(at[place], above - gap)
-    return at
-
-
-def _count(value: float, _: float = 0.0) -> str:
-    """`250`, `10 k`, `1 M`: mathematical text is not read in figures, since names may hold dollars."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
-
-
-def figure_2_values(rows: Sequence[Row]) -> str:
-    """What Figure 2 shows, as CSV; a multiplication and an addition are two FLOPs."""
-    keys = ("label", "parameters", "gflops", "iou")
-    return csv_text(keys, [tuple(str(point[key]) for key in keys) for point in _points(rows)])
-
-
 def figure_4(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | None:
     """Figure 4: methods over the unseen sets after the last task, beside the frozen SAM: a radar plot and lines.
 
@@ -218,21 +144,6 @@ def _unseen_beside_frozen(rows: Sequence[Row]) -> tuple[Curves, dict[str, dict[s
         curves["frozen SAM"] = max(frozen, key=len)  # the same of each method that has an answer there
         looks["frozen SAM"] = look_of("frozen")
     return _kept(curves), looks
-
-
-def _points(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    found = []
-    for each in gather(rows):
-        first, iou = each.rows[0], each.estimate(at("last_iou")).mean
-        alone = first.get("avg_iou") is None and each.method not in UPPER_BOUNDS
-        if alone and first.get("parameters") and first.get("gflops") and not math.isnan(iou):
-            found.append(
-                {
-                    "label": each.label, "method": each.method, "parameters": int(first["parameters"]),
-                    "gflops": float(first["gflops"]), "iou": round(100 * iou, 4),
-                }
-            )  # fmt: skip
-    return found
 
 
 def _last_by_task(row: Row) -> dict[str, float | None]:
