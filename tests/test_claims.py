@@ -157,3 +157,26 @@ def test_near_is_within_the_bound_that_the_claim_names(tmp_path: Path, low: floa
     found = verdicts(tmp_path, made)
     assert found["... near full fine-tuning (within 2 points)"][1] == verdict
     assert found["... above SAM-Med2D's adapters"][1] == MISSING
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(0.4, HOLDS), (0.6, FAILS)])
+def test_nearer_on_most_tasks_by_both_distances(tmp_path: Path, after: float, verdict: str) -> None:
+    before = {"tv": 0.5, "js": 0.3}
+    distances = {
+        "a": {"before": before, "after": {"tv": after, "js": after / 2}},
+        "b": {"before": before, "after": {"tv": after, "js": after / 2}},
+        "c": {"before": before, "after": {"tv": 0.4, "js": 0.4}},
+    }
+    found = verdicts(tmp_path, bench("table4", [row("alignment", 0.5, distances=distances)]))
+    ours, decided = found["An Alignment Layer brings features nearer to a tuned encoder's (most tasks)"]
+    assert decided == verdict
+    assert ours.startswith(f"TV 0.50 to {(2 * after + 0.4) / 3:.2f}, JS 0.30 to {(after + 0.4) / 3:.2f}; ")
+    assert ours.endswith(f"nearer on {2 if verdict == HOLDS else 0} of 3 tasks")
+
+
+def test_a_later_bench_without_the_methods_of_a_claim_does_not_hide_an_earlier_one(tmp_path: Path) -> None:
+    made = bench(
+        "bench", [row("alignment", 0.5), row("sam-full", 0.5)], [pair("alignment", "sam-full", 0.0, 0.0, 0.1)]
+    )
+    found = verdicts(tmp_path, made, bench("bench", [row("naive", 0.5)]))
+    assert found["... near full fine-tuning (within 2 points)"][1] == HOLDS

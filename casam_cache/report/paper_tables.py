@@ -42,8 +42,8 @@ SHAPES: dict[str, tuple[str, tuple[str, ...], tuple[_Shape, ...]]] = {
 _NOTES = {
     "table2": "In brackets: difference to the frozen SAM on the same masks, signed in ours. Acc: share of unseen "
     "images sent to the frozen SAM; only routed methods have one.",
-    "table3": "Average over the tasks, weighted as said. SAM-Med2D's adapters train through the image, and their FLOPs "
-    "hold the encoder's passes; those of what trains from the cache do not.",
+    "table3": "Average over the tasks, weighted as said. FLOPs hold the encoder's forward pass in every row; a cache "
+    "spends it once an image, SAM-Med2D's adapters train through it at every step.",
     "table4": "Ours: JS in nats, one histogram a channel, mean over the channels, over bins that all three sets share "
     "(between their 0.1 and 99.9 percentiles, the rest in the outer ones); the paper states "
     "neither base nor histograms, and its JS is larger than nats allow beside its TV.",
