@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow  # beside the package: they tell nothing of what i
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-OF_STORES = ("store_io", "scaling", "bucket_read", "proposals")  # the others run a model
+OF_STORES = ("store_io", "scaling", "bucket_read", "proposals", "search_speed")  # the others run a model
 
 
 @pytest.fixture
@@ -380,3 +380,15 @@ def test_proposals(results: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert row["true_boxes"]["found"] <= row["true_boxes"]["objects"]
     assert row["train"] == 8
     assert str(tmp_path) not in json.dumps(data)
+
+
+def test_search_speed(results: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    options = EncodeOptions(model="small", checkpoint=tiny_checkpoint)
+    encode_dataset(draw_dataset(tmp_path / "discs", images=20), tmp_path / "stores", options)
+    short = ("--task", "discs", "--trials", 3, "--jobs", 1, "--set", "min_steps=3", "--set", "max_steps=9")
+    with pytest.raises(SystemExit, match="below the floor"):  # stages of milliseconds are not what it costs
+        results("search_speed", "--store", tmp_path / "stores", *short)
+    data = json.loads((tmp_path / "results" / "search_speed_cpu.json").read_text())
+    assert [row["tried"] for row in data["rows"]] == [2, 3]
+    assert all(0 < row["seconds_of_stages"] < row["seconds"] for row in data["rows"])
+    assert [row["stages"] for row in data["again"]] == [0, 0]
