@@ -3,7 +3,7 @@
     python benchmarks/search_speed.py --store casam_store --task KIDNEY --model lite_medsam --trials 60
 
 Points of affine and depthwise Alignment Layers, with pruning, in `--jobs` processes of a thread each. Every stage
-records its own seconds. What a process spends beyond them is the machinery: suggesting, journals, plans, records, and the
+records its own seconds. What a process spends beyond them is the machinery: suggesting, journals, plans, records, and a
 wait at the end of a round for the other process; a run in one process, which waits for nobody, leaves that out.
 The same search again must compute nothing.
 
