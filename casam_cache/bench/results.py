@@ -271,13 +271,15 @@ class Results:
     def write(self, runs: Runs) -> Path:
         """Writes results.json into a folder named by the rows; what a rerun writes differs only in `stages`.
 
+        One that is there stays where the folder can only be read.
+
         Raises:
             CasamError: the disk is full or read-only.
         """
         folder = runs.root / FOLDER / self.key
         partial = folder / f"{FILE}.{os.getpid()}.partial"  # two processes may end the same bench at once
         data = json.loads(json.dumps(self.to_json()))
-        with runs.disk_errors():
+        with runs.where_writable() if (folder / FILE).is_file() else runs.disk_errors():
             folder.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps({**data, "digest": digest(data)}, indent=1) + "\n")
             partial.replace(folder / FILE)

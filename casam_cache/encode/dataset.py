@@ -74,8 +74,6 @@ def encode_dataset(
             name = task_name(root, options.dataset.dataset)
             at = store_path(stores, name, options.backbone_name)
             try:
-                if lock_path(at).exists():
-                    lock_store(at).release()  # refused before any weights are read
                 report = _encode(root, stores, options, name, workers, progress, say)
             except HeldError as error:
                 if roots == paths[:1]:
@@ -112,6 +110,9 @@ def _encode(
     asked = as_begun(root, stores, options, say)
     report = finished_report(root, stores, asked)
     if report is None:
+        at = store_path(stores, name, asked.backbone_name)
+        if lock_path(at).exists():
+            lock_store(at).release()  # refused before any weights are read
         from casam_cache.encode.task import encode_task
 
         def shown(done: int, total: int, note: str, rate: float | None) -> None:

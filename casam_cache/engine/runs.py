@@ -11,6 +11,7 @@ recorded, not hashed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from casam_cache.fingerprint import digest, digest_file, finite_json
 from casam_cache.locks import MARKER, Lock
 
 RECORD = "record.json"
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Changed = Literal["stop", "recompute", "keep"]  # what to do about stages that other code computed
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 _KEY = re.compile(r"[0-9a-f]{20}")
@@ -208,10 +210,21 @@ class Runs:
                     "mend it (casam store verify STORE checks a store); the same command goes on from here",
                 ) from error
             where = f" ({error.filename})" if error.filename else ""
+            room = "" if error.errno in READ_ONLY else "make room or "
             raise CasamError(
                 f"cannot write to the runs folder {self.root}: {error.strerror or error}{where}",
-                "make room or choose another folder with --runs DIR; the same command goes on from here",
+                f"{room}choose another folder with --runs DIR; the same command goes on from here",
             ) from error
+
+    @contextmanager
+    def where_writable(self) -> Iterator[None]:
+        """As `disk_errors`, for what a finished command leaves for others: not in a folder that can only be read."""
+        with self.disk_errors():
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
 
     @contextmanager
     def _lock(self, stage: Stage, wait: bool) -> Iterator[bool]:

@@ -35,13 +35,15 @@ class Use:
 def note_use(runs: Runs, name: str, what: str, stages: Iterable[Stage]) -> None:
     """Notes that a command's result is made from these stages; the newest note of a name stays.
 
+    A folder that can only be read gets none: the stages were there, and are shown.
+
     Raises:
-        CasamError: the disk is full or read-only.
+        CasamError: the disk is full.
     """
     folder = runs.root / FOLDER
     note = {"name": name, "what": what, "stages": sorted({stage.name for stage in stages})}
     partial = folder / f".{name}.{os.getpid()}.partial"
-    with runs.disk_errors():
+    with runs.where_writable():
         folder.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({**note, "digest": digest(note)}, indent=1) + "\n")
         partial.replace(folder / f"{name}.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import google_crc32c
@@ -139,7 +139,8 @@ def write_all(files: Iterable[tuple[Path, Sequence[bytes]]]) -> None:
                 sync_directory(folder)
     except BaseException:
         for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # on a read-only disk even what is not there cannot be removed
+                temporary.unlink(missing_ok=True)
         raise
 
 
