@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import Casam, add_images
 
-from casam_cache.errors import StoreError
+from casam_cache.errors import OptionError, StoreError
 from casam_cache.store import EmbeddingStore, bucket_cache
 from casam_cache.store.bucket_cache import local_stores
+from casam_cache.store.bucket_room import GIB, IN_USE, VARIABLE, room
 from casam_cache.store.copy import RECORD, copy_stores
 from casam_cache.store.places import Bucket
 
@@ -161,3 +164,44 @@ def test_what_is_refused(casam: Casam, discs: Path, bucket: str) -> None:
         casam(*arguments)
         assert casam.code == 1
         assert said in casam.err
+
+
+def test_shards_make_room_for_others_but_not_while_they_may_be_in_use(
+    stores: Path, bucket: str, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_cache, "AHEAD", 0)
+    copy_stores(str(stores), bucket)
+    here = EmbeddingStore.open(stores / "discs" / "tiny.zarr")
+    path = local_stores(bucket) / "discs" / "tiny.zarr"
+    opened = EmbeddingStore.open(path)
+    for item in (0, 3, 6):
+        opened.read(item)
+    files = sorted(path.glob("embedding/c.*"))
+    assert len(files) == 3
+    said: list[str] = []
+    held, limit = room()
+    assert 0 < held < limit, "without a limit, half of what is free"
+    monkeypatch.setenv(VARIABLE, str((held - 1) / GIB))
+    local_stores(bucket, say=said.append)
+    assert (said, sorted(path.glob("embedding/c.*"))) == ([], files), "used within the hour"
+    for age, file in zip((2, 4, 3), files, strict=True):
+        os.utime(file, (time.time() - age * IN_USE,) * 2)
+    local_stores(bucket, say=said.append)
+    assert sorted(path.glob("embedding/c.*")) == [files[0], files[2]], "the one not used for longest is gone"
+    assert len(said) == 1
+    assert said[0].startswith("removed 1 shards")
+    read.clear()
+    EmbeddingStore.open(path).read(0)
+    assert time.time() - files[0].stat().st_mtime < IN_USE, "its use is noted"
+    np.testing.assert_array_equal(EmbeddingStore.open(path).read(4), here.read(4))
+    assert shards(read) == {1}, "what is gone is read again"
+    monkeypatch.setenv(VARIABLE, "0")
+    for file in path.rglob("*"):
+        os.utime(file, (time.time() - 9 * IN_USE,) * 2)
+    assert EmbeddingStore.open(local_stores(bucket) / "discs" / "tiny.zarr").ids == here.ids, (
+        "small files stay"
+    )
+    assert not list(path.glob("embedding/c.*"))
+    monkeypatch.setenv(VARIABLE, "much")
+    with pytest.raises(OptionError, match="CASAM_BUCKET_GIB is 'much'"):
+        local_stores(bucket)

@@ -23,8 +23,8 @@ from typing import Any
 
 from casam_cache.errors import StoreError
 from casam_cache.fingerprint import digest
-from casam_cache.folders import cache_folder
 from casam_cache.locks import Lock
+from casam_cache.store.bucket_room import buckets_folder, make_room, note_use
 from casam_cache.store.files import TEMPORARY, disk_errors, make_directory, write_file
 from casam_cache.store.places import Bucket, Place, place_of
 from casam_cache.store.schema import ROOT, SIDE_ARRAYS
@@ -39,21 +39,24 @@ _coming: dict[Path, Future[None]] = {}
 _mutex = threading.Lock()
 
 
-def local_stores(address: str, progress: Progress | None = None) -> Path:
+def local_stores(
+    address: str, progress: Progress | None = None, say: Callable[[str], None] | None = None
+) -> Path:
     """A folder that stands for the stores at an address, or for one of them, as they are there now.
 
     Args:
         address: of a folder of stores, or of one: `s3://BUCKET/DIR` or `s3://BUCKET/DIR/TASK/BACKBONE.zarr`.
         progress: called with (small files there, in all).
+        say: takes a line where shards that were read before make room (`casam_cache.store.bucket_room`).
 
     Raises:
-        OptionError: an address of another kind, or obstore is not installed.
+        OptionError: an address of another kind, obstore is not installed, or a wrong limit of the room.
         StoreError: no stores there, a damaged file, or the address cannot be read.
     """
     root, inner = _split(address)
     place = place_of(root, create=False)
     assert isinstance(place, Bucket)
-    folder = cache_folder() / "buckets" / digest(place.name)[:16]
+    folder = buckets_folder() / digest(place.name)[:16]
     make_directory(folder)
     with _refreshing(folder, place.name):
         states = place.states()
@@ -75,6 +78,7 @@ def local_stores(address: str, progress: Progress | None = None) -> Path:
         _fetch_all(place, folder, files, small, progress)
         note = {"address": place.name, "files": files}
         write_file(folder / NOTE, json.dumps(note, indent=0).encode())
+    make_room(lambda path: _is_shard("/".join(path.parts[-4:])), say)
     return folder / inner
 
 
@@ -100,11 +104,12 @@ def fetch(path: Path) -> bool:
 
 
 def read_ahead(path: Path) -> None:
-    """Begins to read the shards after one that is open now, where its folder stands for a bucket."""
+    """Begins to read the shards after one that is opened now, where its folder stands for a bucket; notes its use."""
     folder = _folder_of(path)
     found = None if folder is None else _SHARD.fullmatch(path.relative_to(folder).as_posix())
     if folder is None or found is None:
         return
+    note_use(path)
     for index in range(int(found["index"]) + 1, int(found["index"]) + 1 + AHEAD):
         _ask(folder, f"{found['before']}{index}{found['after']}")
 

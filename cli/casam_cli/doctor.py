@@ -35,8 +35,10 @@ def examine() -> dict[str, Any]:
 
     from casam_cache.backbones.devices import choose_device, choose_precision, describe_device
     from casam_cache.backbones.registry import weights_here
+    from casam_cache.store.bucket_room import room
 
     device = choose_device("auto")
+    held, limit = room()
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -45,6 +47,7 @@ def examine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "buckets_gib": {"here": round(held / 2**30, 1), "at most": round(limit / 2**30, 1)},
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "mps": bool(torch.backends.mps.is_available()),
         "checkpoints": weights_here(),

@@ -19,7 +19,7 @@ def stores_folder(text: str | Path) -> Path:
     from casam_cache.store.bucket_cache import local_stores
 
     with console.bar(str(text), "files") as bar:
-        return local_stores(str(text), bar.update)
+        return local_stores(str(text), bar.update, console.show_line)
 
 
 def folder_only(text: str | Path) -> Path:
