@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from casam_cache.bench.configs import fitting
 from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.fit_recipe import DEFAULT_RECIPE, FitRecipe
 from casam_cache.bench.stages.distance import Cost
-from casam_cache.bench.stages.evaluate import metric_refs
+from casam_cache.bench.stages.evaluate import Evaluate, metric_refs
 from casam_cache.bench.stages.fit import Fit
-from casam_cache.bench.tasks import Tasks
+from casam_cache.bench.tasks import Tasks, TaskSplit
 from casam_cache.bench.trackers import Tracker, Tracking
 from casam_cache.bench.volumes import VolumeScore, VolumeStages
 from casam_cache.bench.whole_images import WholeScore, whole_score
 from casam_cache.config import parse_assignments, parse_settings
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
-from casam_cache.engine.schedule import run_plan
+from casam_cache.engine.schedule import PlanProgress, run_plan
+from casam_cache.engine.stage import Stage
 from casam_cache.engine.uses import note_use
 from casam_cache.errors import CasamError, OptionError
 from casam_cache.methods.registry import METHODS
@@ -32,7 +34,7 @@ from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
 from casam_cache.notebook import html_table
 from casam_cache.references import absolute_reference, is_file_reference
-from casam_cache.training.evaluation_prompts import BOX, ORACLE_BOX, parse_prompt
+from casam_cache.training.evaluation_prompts import BOX, ORACLE_BOX, EvaluationPrompt, parse_prompt
 from casam_cache.training.few_shots import few_shots
 from casam_cache.training.folds import Fold
 from casam_cache.training.loop import FitProgress
@@ -143,6 +145,9 @@ def fit_task(
     on_evaluate: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
     trackers: Sequence[Tracker] = (),
+    executor: Executor | None = None,
+    jobs: int = 1,
+    on_stages: Callable[[PlanProgress], None] | None = None,
 ) -> FitReport:
     """Trains on the task's train split and scores on another, each computed once and found again.
 
@@ -167,34 +172,25 @@ def fit_task(
         on_fit: progress of training.
         on_evaluate: progress of scoring, called with (images done, images).
         say: takes lines for a person, e.g. that a damaged stage is computed again.
-        trackers: are told the curves and scores, also of a fit that was there already, and closed.
+        trackers: are told the curves and scores, also of a fit that was there already, and closed; with an executor
+            not the curves.
+        executor: where stages run, with one thread each (`casam_cache.engine.clusters.open_executor`); None is here,
+            with all threads.
+        jobs: stages that the executor takes at once.
+        on_stages: called as stages on an executor finish, which tell nothing before.
 
     Raises:
         ChangedCodeError: the fit is there and was computed by other code, with `stop`.
         OptionError: unknown task, model, method or option, or a wrong value.
         StoreError: the store is not finished, lacks an array the method needs, or has no such split.
     """
-    check_split(split)
-    prompt = parse_prompt(prompts or FitRecipe.read(recipe, method).prompts or BOX.text)
-    train, evaluate = ("train", split) if fold is None else (fold.train, fold.scored)
-    tasks, fit = plan_fit(
-        task,
-        store,
-        method=method,
-        options=options,
-        recipe=recipe,
-        seed=seed,
-        model=model,
-        device=device,
-        train=train,
-    )
-    scored = tasks.split(task, evaluate)
-    refs = metric_refs(metrics)
-    fitted, frozen = (scoring(scored, head, prompt=prompt, metrics=refs) for head in (fit, None))
-    folder = Runs(Path(runs))
-    cost = Cost(method=fit.method, weights=tasks.place.weights(task), task=task)
-    volumes = VolumeStages.of(scored, fitted, frozen)
-    wanted = [fit, fitted, frozen, cost, *volumes.wanted]
+    plan = FitPlan.make(
+        task, store, method=method, options=options, recipe=recipe, seed=seed, split=split, fold=fold, prompts=prompts,
+        metrics=metrics, model=model, device=device,
+    )  # fmt: skip
+    tasks, fit, scored, prompt = plan.tasks, plan.fit, plan.scored, plan.prompt
+    fitted, frozen, cost, volumes, wanted = plan.fitted, plan.frozen, plan.cost, plan.volumes, plan.wanted
+    evaluate, folder = scored.ref.split, Runs(Path(runs))
     with Tracking(trackers, _run_name(fit), _described(fit, tasks.place.model)) as tracking:
 
         def show(progress: Any) -> None:
@@ -206,8 +202,9 @@ def fit_task(
                 on_evaluate(*progress)
 
         computed = run_plan(
-            wanted, folder, tasks.place, changed=changed, threads=None, on_inner=show, say=say
-        )
+            wanted, folder, tasks.place, changed=changed, jobs=jobs, executor=executor,
+            threads=None if executor is None else 1, on_progress=on_stages, on_inner=show, say=say,
+        )  # fmt: skip
         recorded = folder.recorded(fit)
         after, before = fitted.read(folder), frozen.read(folder)
         test, untouched, gained = score(after), score(before), gain(after, before)
@@ -250,6 +247,64 @@ def fit_task(
         volume_outcomes=volumes.folder(folder),
         whole_images=whole_score(scored, fitted, frozen, folder),
     )
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """The stages of one fit and its scores; nothing is computed yet.
+
+    Attributes:
+        tasks: of the folder of stores.
+        fit: the training.
+        scored: the split or fold that is scored.
+        prompt: what every mask is prompted with.
+        fitted, frozen: the scores of both sides.
+        cost: of a training pass.
+        volumes: scores of volumes.
+    """
+
+    tasks: Tasks
+    fit: Fit
+    scored: TaskSplit
+    prompt: EvaluationPrompt
+    fitted: Evaluate
+    frozen: Evaluate
+    cost: Cost
+    volumes: VolumeStages
+
+    @property
+    def wanted(self) -> list[Stage]:
+        return [self.fit, self.fitted, self.frozen, self.cost, *self.volumes.wanted]
+
+    @classmethod
+    def make(
+        cls,
+        task: str,
+        store: Path | str,
+        *,
+        method: str | None = None,
+        options: Sequence[str] = (),
+        recipe: str = DEFAULT_RECIPE,
+        seed: int = 0,
+        split: str = "test",
+        fold: Fold | None = None,
+        prompts: str | None = None,
+        metrics: Sequence[str] = (),
+        model: str | None = None,
+        device: str = "auto",
+    ) -> FitPlan:
+        """Looks everything up; arguments and errors as of `fit_task`."""
+        check_split(split)
+        prompt = parse_prompt(prompts or FitRecipe.read(recipe, method).prompts or BOX.text)
+        train, evaluate = ("train", split) if fold is None else (fold.train, fold.scored)
+        tasks, fit = plan_fit(
+            task, store, method=method, options=options, recipe=recipe, seed=seed, model=model, device=device,
+            train=train,
+        )  # fmt: skip
+        scored, refs = tasks.split(task, evaluate), metric_refs(metrics)
+        fitted, frozen = (scoring(scored, head, prompt=prompt, metrics=refs) for head in (fit, None))
+        cost = Cost(method=fit.method, weights=tasks.place.weights(task), task=task)
+        return cls(tasks, fit, scored, prompt, fitted, frozen, cost, VolumeStages.of(scored, fitted, frozen))
 
 
 def _run_name(fit: Fit) -> str:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casam_cache.bench.fit import FitReport, fit_task
+from casam_cache.bench.fit import FitPlan, FitReport, fit_task
+from casam_cache.engine.runs import Runs
+from casam_cache.engine.schedule import run_plan
 from casam_cache.errors import OptionError
 from casam_cache.training.folds import Fold
+
+_OF_RUNNING = (
+    "changed",
+    "on_fit",
+    "on_evaluate",
+    "on_stages",
+    "say",
+    "trackers",
+)  # the other options decide stages
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,8 @@ def fit_folds(
     *,
     folds: int,
     on_fold: Callable[[Fold], None] | None = None,
+    executor: Executor | None = None,
+    jobs: int = 1,
     **options: Any,
 ) -> FoldsReport:
     """Trains on all folds but one and scores on that one, for each of them; found again where they are finished.
@@ -68,6 +82,8 @@ def fit_folds(
         runs: folder of runs.
         folds: how many, at least 2.
         on_fold: called as each begins.
+        executor: where stages run, those of all folds at once; see `fit_task`.
+        jobs: stages that the executor takes at once.
         options: of `fit_task`, except for its `fold` and `split`.
 
     Raises:
@@ -76,13 +92,34 @@ def fit_folds(
     """
     if folds < 2:
         raise OptionError(f"{folds} folds", "give 2 or more; casam fit without --folds scores the test split")
+    every = [Fold(number, folds) for number in range(1, folds + 1)]
+    if executor is not None:
+        _run_together(task, store, Path(runs), every, executor, jobs, options)
     reports = []
-    for number in range(1, folds + 1):
-        fold = Fold(number, folds)
+    for fold in every:
         if on_fold:
             on_fold(fold)
         reports.append(fit_task(task, store, runs, fold=fold, **options))
     return FoldsReport(tuple(reports))
+
+
+def _run_together(
+    task: str,
+    store: Path | str,
+    runs: Path,
+    folds: Sequence[Fold],
+    executor: Executor,
+    jobs: int,
+    options: Mapping[str, Any],
+) -> None:
+    """Computes the stages of all folds."""
+    asked = {name: value for name, value in options.items() if name not in _OF_RUNNING}
+    plans = [FitPlan.make(task, store, fold=fold, **asked) for fold in folds]
+    run_plan(
+        [stage for plan in plans for stage in plan.wanted], Runs(runs), plans[0].tasks.place, jobs=jobs,
+        executor=executor, changed=options.get("changed", "stop"), on_progress=options.get("on_stages"),
+        say=options.get("say"),
+    )  # fmt: skip
 
 
 def _number(value: float) -> float | None:

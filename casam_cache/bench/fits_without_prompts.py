@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from casam_cache.bench.tasks import Place, Tasks, TaskSplit
 from casam_cache.config import parse_assignments
 from casam_cache.encode.kept_backbones import keep_backbone
 from casam_cache.engine.runs import Changed, Runs
-from casam_cache.engine.schedule import run_plan
+from casam_cache.engine.schedule import PlanProgress, run_plan
 from casam_cache.engine.stage import Stage
 from casam_cache.engine.uses import note_use
 from casam_cache.references import absolute_reference, is_file_reference
@@ -124,6 +125,9 @@ def run_both(
     on_fit: Callable[[FitProgress], None] | None,
     on_evaluate: Callable[[int, int], None] | None,
     say: Callable[[str], None] | None,
+    executor: Executor | None,
+    jobs: int,
+    on_stages: Callable[[PlanProgress], None] | None,
 ) -> bool:
     """Fits and scores what is not there yet, and notes what it was for.
 
@@ -142,7 +146,10 @@ def run_both(
             on_evaluate(*progress)
 
     place, task = parts.place, parts.scored.ref.task
-    computed = run_plan([fit, score], runs, place, changed=changed, threads=None, on_inner=show, say=say)
+    computed = run_plan(
+        [fit, score], runs, place, changed=changed, jobs=jobs, executor=executor,
+        threads=None if executor is None else 1, on_progress=on_stages, on_inner=show, say=say,
+    )  # fmt: skip
     keep_backbone(Path(place.stores), place.weights(task), runs.root)
     what = f"fit: {parts.head.name} on {task}, {parts.scored.ref.split}, without prompts"
     note_use(runs, f"fit-{score.key}", what, [fit, score])

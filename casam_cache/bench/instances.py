@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from casam_cache.bench.fits_without_prompts import Request, parts_of, run_both
 from casam_cache.bench.stages.instances import FitProposals, ScoreProposals
 from casam_cache.engine.runs import Changed, Runs
+from casam_cache.engine.schedule import PlanProgress
 from casam_cache.errors import OptionError
 from casam_cache.segmenters.registry import PROPOSALS
 from casam_cache.training.instance_scores import InstanceScore, instance_scores
@@ -87,6 +89,9 @@ def fit_instances(
     on_fit: Callable[[FitProgress], None] | None = None,
     on_evaluate: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    executor: Executor | None = None,
+    jobs: int = 1,
+    on_stages: Callable[[PlanProgress], None] | None = None,
 ) -> InstanceReport:
     """Trains on the task's train split and scores on another, each computed once and found again.
 
@@ -104,6 +109,9 @@ def fit_instances(
         on_fit: progress of training.
         on_evaluate: progress of scoring, called with (images done, images).
         say: takes lines for a person.
+        executor: where stages run, with one thread each; None is here, with all threads.
+        jobs: stages that the executor takes at once.
+        on_stages: called as stages on an executor finish.
 
     Raises:
         ChangedCodeError: the fit is there and was computed by other code, with `stop`.
@@ -126,8 +134,9 @@ def fit_instances(
     )
     folder = Runs(Path(runs))
     computed = run_both(
-        fit, score, parts, folder, changed=changed, on_fit=on_fit, on_evaluate=on_evaluate, say=say
-    )
+        fit, score, parts, folder, changed=changed, on_fit=on_fit, on_evaluate=on_evaluate, say=say,
+        executor=executor, jobs=jobs, on_stages=on_stages,
+    )  # fmt: skip
     recorded, scores = folder.recorded(fit), instance_scores(score.read(folder))
     return InstanceReport(
         task=task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from casam_cache.bench.fits_without_prompts import Request, parts_of, run_both
 from casam_cache.bench.stages.segmentation import FitSegmenter, ScoreSegmenter
 from casam_cache.engine.runs import Changed, Runs
+from casam_cache.engine.schedule import PlanProgress
 from casam_cache.segmenters.registry import SEGMENTERS
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.segmentation_options import SegmentationOptions
@@ -81,6 +83,9 @@ def fit_segmentation(
     on_fit: Callable[[FitProgress], None] | None = None,
     on_evaluate: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    executor: Executor | None = None,
+    jobs: int = 1,
+    on_stages: Callable[[PlanProgress], None] | None = None,
 ) -> SegmentationReport:
     """Trains on the task's train split and scores on another, each computed once and found again.
 
@@ -98,6 +103,9 @@ def fit_segmentation(
         on_fit: progress of training.
         on_evaluate: progress of scoring, called with (images done, images).
         say: takes lines for a person.
+        executor: where stages run, with one thread each; None is here, with all threads.
+        jobs: stages that the executor takes at once.
+        on_stages: called as stages on an executor finish.
 
     Raises:
         ChangedCodeError: the fit is there and was computed by other code, with `stop`.
@@ -119,8 +127,9 @@ def fit_segmentation(
     )
     folder = Runs(Path(runs))
     computed = run_both(
-        fit, score, parts, folder, changed=changed, on_fit=on_fit, on_evaluate=on_evaluate, say=say
-    )
+        fit, score, parts, folder, changed=changed, on_fit=on_fit, on_evaluate=on_evaluate, say=say,
+        executor=executor, jobs=jobs, on_stages=on_stages,
+    )  # fmt: skip
     recorded, outcomes = folder.recorded(fit), score.read(folder)
     scores = class_scores(outcomes)
     return SegmentationReport(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from casam_cli.stores import stores_folder
 
 if TYPE_CHECKING:
     from casam_cache.bench.fit import FitReport
+    from casam_cache.engine.schedule import PlanProgress
     from casam_cache.training.loop import FitProgress
 
 
@@ -79,6 +82,12 @@ def fit(
         help="Write a report for a browser of this fit into the folder of runs, and open it; of --head, open its"
         " picture.",
     ),
+    executor: str = typer.Option(
+        "processes",
+        help="Where to fit and score: processes (here), dask, dask:ADDRESS, cluster:FILE.yaml. A cluster must see the"
+        " same folders.",
+    ),
+    jobs: int | None = typer.Option(None, min=1, help="How many workers --executor dask starts here."),
     recompute: bool = console.RecomputeOption,
     keep: bool = console.KeepOption,
     json_: bool = console.JsonOption,
@@ -103,12 +112,13 @@ def fit(
             track=track or None,
             metric=metric or None,
         )
-        _without_prompts(
-            task, store, runs, head=head, options=options, seed=seed, split=evaluate or "test", model=model,
-            device=device, changed=console.changed(recompute, keep), open_=open_, json_=json_,
-        )  # fmt: skip
+        with _executor(executor, jobs) as places:
+            _without_prompts(
+                task, store, runs, head=head, options=options, seed=seed, split=evaluate or "test", model=model,
+                device=device, changed=console.changed(recompute, keep), open_=open_, json_=json_, **places,
+            )  # fmt: skip
         return
-    with console.bar(f"fit {task}", unit="samples") as bar:
+    with _executor(executor, jobs) as places, console.bar(f"fit {task}", unit="samples") as bar:
 
         def on_fit(progress: FitProgress) -> None:
             note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f}"
@@ -119,6 +129,7 @@ def fit(
             "model": model,
             "device": device, "changed": console.changed(recompute, keep), "say": console.show_line, "on_fit": on_fit,
             "on_evaluate": lambda done, total: bar.update(done, total, "scoring"),
+            "on_stages": partial(_on_stages, bar) if places else None, **places,
             "trackers": [TRACKERS.get(name)(runs / "tracked" / Path(name).stem) for name in track],
         }  # fmt: skip
         if folds is not None:
@@ -145,6 +156,30 @@ def fit(
         return
     console.show_table(fit_table([report]))
     console.show_line(f"{'computed' if report.computed else 'found, nothing recomputed'}: {report.run}")
+
+
+@contextmanager
+def _executor(spec: str, jobs: int | None) -> Iterator[dict[str, Any]]:
+    """Where stages run, as `fit_task` takes it.
+
+    Raises:
+        OptionError: --jobs without an executor that starts workers.
+    """
+    if spec == "processes":
+        if jobs is not None:
+            raise OptionError("--jobs needs --executor dask", "a fit alone runs here, with all threads")
+        yield {}
+        return
+    from casam_cache.engine.clusters import open_executor
+    from casam_cache.engine.executors import default_jobs
+
+    with open_executor(spec, jobs or default_jobs("cpu"), console.show_line) as (executor, width):
+        yield {"executor": executor, "jobs": width}
+
+
+def _on_stages(bar: Any, progress: PlanProgress) -> None:
+    """Workers tell of a stage when it ends."""
+    bar.update(progress.done, progress.total, f"stages; {', '.join(progress.running[:2])}")
 
 
 def _refuse(**given: object) -> None:
@@ -176,7 +211,8 @@ def _without_prompts(
         fitting: Any = fit_instances if objects else fit_segmentation
         report = fitting(
             task, store, runs, head=head, say=console.show_line, on_fit=on_fit,
-            on_evaluate=lambda done, total: bar.update(done, total, "scoring"), **asked,
+            on_evaluate=lambda done, total: bar.update(done, total, "scoring"),
+            on_stages=partial(_on_stages, bar) if "executor" in asked else None, **asked,
         )  # fmt: skip
     picture = _picture_of(report, objects, asked["device"], open_)
     if json_:
