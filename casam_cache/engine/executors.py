@@ -62,6 +62,7 @@ def run_stages(
             for (stage, claim, work), own in zip(claimed, facts, strict=True):
                 about = {
                     "cost": stage.cost,
+                    "pace": stage.pace,
                     "threads": count,
                     "seconds": share,
                     "device": str(place.device),

@@ -221,7 +221,9 @@ def run_plan(
 
 
 class _Schedule:
-    """Which stages can start: those with the longest way behind them first."""
+    """Which stages can start: one of each kind and pace, so that how long all take is known early and what fails
+    fails early; then those with the longest way behind them first.
+    """
 
     def __init__(self, todo: Sequence[Stage]) -> None:
         self.total = len(todo)
@@ -239,9 +241,11 @@ class _Schedule:
             below = [self._height[child] for child in self._children.get(stage.key, ())]
             self._height[stage.key] = 1.0 + max(below, default=0.0)
         self._ready: list[tuple[float, int, str]] = []
+        self._probes: list[tuple[float, int, str]] = []
+        self._paces: set[tuple[str, str]] = set()
         self._rank = {stage.key: rank for rank, stage in enumerate(todo)}
         self._later: list[tuple[float, Stage]] = []
-        for stage in todo:
+        for stage in sorted(todo, key=lambda stage: -self._height[stage.key]):
             if not self._waits[stage.key]:
                 self._push(stage.key)
 
@@ -251,7 +255,7 @@ class _Schedule:
 
     @property
     def only_busy(self) -> bool:
-        return bool(self._later) and not self._ready
+        return bool(self._later) and not (self._ready or self._probes)
 
     def take(self) -> list[Stage]:
         """The next stage, or all startable ones of its group; empty if there is none now."""
@@ -260,9 +264,9 @@ class _Schedule:
         self._later = [entry for entry in self._later if entry[0] > now]
         for stage in due:
             self._push(stage.key)
-        if not self._ready:
+        if not (self._ready or self._probes):
             return []
-        first = self.left[heapq.heappop(self._ready)[2]]
+        first = self.left[heapq.heappop(self._probes or self._ready)[2]]
         batch = [first]
         if first.group:
             same = [entry for entry in sorted(self._ready) if self.left[entry[2]].group == first.group]
@@ -290,7 +294,10 @@ class _Schedule:
                     self._push(child)
 
     def _push(self, key: str) -> None:
-        heapq.heappush(self._ready, (-self._height[key], self._rank[key], key))
+        stage = self.left[key]
+        known = (stage.kind, stage.pace) in self._paces
+        self._paces.add((stage.kind, stage.pace))
+        heapq.heappush(self._ready if known else self._probes, (-self._height[key], self._rank[key], key))
 
 
 class _Report:

@@ -95,6 +95,11 @@ class Stage(ABC):
         """For people."""
         return self.kind
 
+    @property
+    def pace(self) -> str:
+        """What decides, beside the kind, how long a unit of `cost` takes; for estimates only."""
+        return ""
+
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """The deciding fields as plain JSON; parents are named by their keys."""

@@ -52,6 +52,10 @@ class Cost(Stage):
     def label(self) -> str:
         return f"cost of {self.method.name}"
 
+    @property
+    def pace(self) -> str:
+        return self.method.name
+
     def cached_flops(self, backbone: Backbone) -> int:
         """What a pass from the cache is spared: the encoder's, unless the method trains through it."""
         return 0 if PIXELS in METHODS.get(self.method.name).needs else backbone.encoder_flops()

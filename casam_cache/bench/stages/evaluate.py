@@ -62,6 +62,10 @@ class Evaluate(Stage):
         told = "" if self.prompt == ORACLE_BOX else f" from {self.prompt}"
         return f"{self.head.label if self.head else 'frozen SAM'} scored on {self.items.task}{told}"
 
+    @property
+    def pace(self) -> str:
+        return self.head.method.name if self.head else "frozen"
+
     def compute(self, work: Work) -> dict[str, Any]:
         place: Place = work.place
         if self.head is None:

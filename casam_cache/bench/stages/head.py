@@ -63,6 +63,10 @@ class HeadStage(Stage):
     method: MethodRef
     seed: int
 
+    @property
+    def pace(self) -> str:
+        return self.method.name
+
     def backbone(self, place: Place, task: str) -> Backbone:
         """The backbone of a task's store, with the encoder where the method trains through it."""
         method = METHODS.get(self.method.name)
