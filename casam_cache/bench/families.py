@@ -219,6 +219,7 @@ class SingleEntry(OneRowEntry):
         return {
             "parameters": tables.runs.recorded(self.fits[self.course.order[0]]).get("parameters"),
             "bytes_kept": sum(fit.bytes_kept(tables.runs) for fit in self.fits.values()),
+            "step_seconds": tables.step_seconds(list(self.fits.values())),
             "run": {task: tables.folder(fit) for task, fit in self.fits.items()},
             "distances": {task: stage.read(tables.runs) for task, stage in self.distances.items()},
             **(

@@ -17,6 +17,7 @@ from casam_cache.bench.fit_recipe import DEFAULT_RECIPE, FitRecipe
 from casam_cache.bench.stages.distance import Cost
 from casam_cache.bench.stages.evaluate import Evaluate, metric_refs
 from casam_cache.bench.stages.fit import Fit
+from casam_cache.bench.tables import step_seconds
 from casam_cache.bench.tasks import Tasks, TaskSplit
 from casam_cache.bench.trackers import Tracker, Tracking
 from casam_cache.bench.volumes import VolumeScore, VolumeStages
@@ -240,7 +241,7 @@ def fit_task(
         stand_in=backbone.stand_in,
         chosen=recorded["fit"]["chosen"],
         steps=recorded["fit"]["steps"],
-        step_seconds=_step_seconds(recorded["fit"]),
+        step_seconds=step_seconds(recorded["fit"]),
         groups=len({row.item.group for row in shown.rows if row.item.masks}),
         shots=sum(row.item.masks > 0 for row in shown.rows) if fit.training.shots else 0,
         volumes=volumes.scores(folder),
@@ -317,11 +318,6 @@ def _described(fit: Fit, model: str) -> dict[str, Any]:
         "task": fit.task, "model": model, "method": fit.method.name, "seed": fit.seed, "key": fit.key,
         "options": dict(fit.method.options), "training": fit.training.model_dump(mode="json"),
     }  # fmt: skip
-
-
-def _step_seconds(fit: Mapping[str, Any]) -> float:
-    speed, steps = fit["samples_per_second"], fit["steps"]
-    return fit["pairs"] / steps / speed if speed and steps else 0.0
 
 
 def check_split(split: str) -> None:

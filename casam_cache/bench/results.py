@@ -60,6 +60,7 @@ def make_row(entry: Entry, tables: Tables, recipe: Recipe) -> dict[str, Any]:
         **{column.key: None for column in result_columns(metrics)},
         "parameters": None,
         "bytes_kept": None,
+        "step_seconds": None,
         "gflops": tables.runs.recorded(entry.cost).get("flops", math.nan) / 1e9,
         "seconds": round(tables.seconds(entry.stages), 3),
     }

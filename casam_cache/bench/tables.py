@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +75,12 @@ class Tables:
     def seconds(self, stages: Sequence[Stage]) -> float:
         return float(sum(self.runs.recorded(stage).get("seconds", 0.0) for stage in stages))
 
+    def step_seconds(self, fits: Sequence[Stage]) -> float | None:
+        """Of one optimiser step, the median over these; None where none took any."""
+        found = [step_seconds(self.runs.recorded(stage)["fit"]) for stage in fits]
+        taken = [each for each in found if each]
+        return round(statistics.median(taken), 6) if taken else None
+
     def folder(self, stage: Stage) -> str:
         return str(self.runs.folder(stage))
 
@@ -100,3 +108,13 @@ class Tables:
                 f"{module} has changed since ({count} stages)" for module, count in sorted(other.items())
             ]
         return found
+
+
+def step_seconds(fit: Mapping[str, Any]) -> float:
+    """Of one optimiser step where a fit was computed, reading its inputs included; 0 where it took none.
+
+    Args:
+        fit: what is recorded of it.
+    """
+    speed, steps = fit["samples_per_second"], fit["steps"]
+    return float(fit["pairs"] / steps / speed) if speed and steps else 0.0

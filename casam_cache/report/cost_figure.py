@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GAP = 0.08  # between two lines of text, as a share of a panel's height
 METRICS = (("iou", "IoU (%)"), ("biou", "Boundary IoU (%)"))
+MEASURED = ("step_seconds", "bytes_kept")  # in the values alone
 COSTS = (("parameters", "trained parameters"), ("gflops", "GFLOP of a training pass"))
 
 
@@ -57,15 +58,12 @@ def figure_2(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | No
 
 
 def figure_2_values(rows: Sequence[Row]) -> str:
-    """What Figure 2 shows, as CSV; a multiplication and an addition are two FLOPs."""
+    """What Figure 2 shows, as CSV: two FLOPs a multiply-add; bytes are of the heads of all tasks, seconds of a step."""
     points = _points(rows)
-    keys = [
-        "label",
-        "parameters",
-        "gflops",
-        *(name for name, _ in METRICS if any(name in each for each in points)),
-    ]
-    return csv_text(keys, [tuple(str(point.get(key, "")) for key in keys) for point in points])
+    scores = [name for name, _ in METRICS if any(name in each for each in points)]
+    keys = ["label", "parameters", "gflops", *MEASURED, *scores]
+    lines = [tuple("" if point.get(key) is None else str(point[key]) for key in keys) for point in points]
+    return csv_text(keys, lines)
 
 
 def spread(heights: Sequence[float]) -> list[float]:
@@ -132,7 +130,7 @@ def _points(rows: Sequence[Row]) -> list[dict[str, Any]]:
             found.append(
                 {
                     "label": each.label, "method": each.method, "parameters": int(first["parameters"]),
-                    "gflops": float(first["gflops"]),
+                    "gflops": float(first["gflops"]), **{name: first.get(name) for name in MEASURED},
                     **{name: round(100 * mean, 4) for name, mean in means.items() if not math.isnan(mean)},
                 }
             )  # fmt: skip
