@@ -7,7 +7,8 @@ Encodes the dataset (or its first `--images` training and test images), then tra
 in the training loop of `casam fit`, with the same items, batch size and prompts on all sides. Each runs in a process of
 its own, one after the other, of which the system says the largest resident memory, and on CUDA torch the largest it
 allocated. A step is everything from one optimiser step to the next, reading its inputs included; the first is left out
-and the median taken. Heads get the options of the backbone's own recipe.
+and the median taken. Options are those of the backbone's own recipe, with a tenth of its learning rate for what changes
+pretrained weights.
 
 Paying: encoding the training images once takes E seconds; a method spends s a step through the image, a cached head c.
 From E / (s - c) steps on the cache is ahead; in epochs, and in fits of as many steps as the backbone's recipe has. On a
@@ -40,7 +41,8 @@ from casam_cache.backbones.devices import choose_device
 
 CACHED = ("alignment", "decoder")
 THROUGH = ("sam-decoder", "sam-lora", "msa", "sam-med2d", "sam-full")
-HELD_OUT, CHECKS = 0.25, 4
+NEW = ("alignment",)  # what has no pretrained weights to spoil
+HELD_OUT, CHECKS, PRETRAINED = 0.25, 4, 0.1
 KEY = ("dataset", "images", "model", "batch", "threads")
 
 
@@ -115,6 +117,8 @@ def trained(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "batch_size": options.batch, "epochs": 1, "min_steps": options.steps + 1, "max_steps": options.steps + 1,
         "held_out": HELD_OUT if options.target else 0.0, "checks": CHECKS,
     }  # fmt: skip
+    if name not in NEW:
+        recipe["learning_rate"] = PRETRAINED * recipe.get("learning_rate", TrainingOptions().learning_rate)
     result = fit_head(head, backbone, items, TrainingOptions.model_validate(recipe), seed=0, device=device)
     hook.remove()
     wall, processor = (
