@@ -120,6 +120,22 @@ def test_committing_in_parts_gives_the_same_bytes(tmp_path: Path) -> None:
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
+def test_what_took_as_long_as_a_commit_waits_is_committed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder of half a minute an image: a kill costs the image that it is at, not the one before."""
+    now = [100.0]
+    monkeypatch.setattr("casam_cache.store.shard_writer.time.monotonic", lambda: now[0])
+    with open_writer(tmp_path / "x.zarr", commit_seconds=30.0) as writer:
+        writer.plan(ITEMS[:4], 1)
+        counts = []
+        for seconds, batch in zip((31, 5, 26), writer.pending(), strict=False):
+            now[0] += seconds
+            writer.append(batch, encode(batch))
+            counts.append(int(EmbeddingStore.open(tmp_path / "x.zarr").committed("embedding").sum()))
+    assert counts == [1, 1, 3]
+
+
 def test_an_array_added_later_leaves_the_rest_alone(tmp_path: Path) -> None:
     once, later = tmp_path / "a" / "x.zarr", tmp_path / "b" / "x.zarr"
     fill(once)

@@ -33,7 +33,8 @@ class ShardWriter:
         meta: its root attributes.
         lock: the right to write, given back at the end.
         counts: for each feature array, the items committed of every shard, int64 (shards,).
-        commit_seconds: a shard that fills more slowly is committed in parts this often.
+        commit_seconds: a shard that fills more slowly is committed in parts this often; a batch that took as long at
+            once.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ShardWriter:
         self._counts = counts
         self._mutex = threading.Lock()
         self._buffers: dict[tuple[str, int], Buffer] = {}
+        self._last = time.monotonic()  # of a commit, or of the beginning
 
     @classmethod
     def of_shard(cls, path: Path, shard: int) -> ShardWriter:
@@ -121,7 +123,7 @@ class ShardWriter:
     def append(
         self, batch: Batch, results: Sequence[ItemResult], arrays: Sequence[str] = (EMBEDDING,)
     ) -> None:
-        """Take the results of a batch; a shard is committed when it is full or `commit_seconds` have passed.
+        """Take the results of a batch; a shard is committed when it is full or `commit_seconds` of work are in it.
 
         Args:
             batch: one of `pending(arrays)`; within a shard in order.
@@ -160,7 +162,7 @@ class ShardWriter:
         full = batch.stop == self.meta.shard_range(batch.shard)[1]
         for name in ordered:
             waiting = self._buffers.get((name, batch.shard))
-            if waiting and (full or time.monotonic() - waiting.since >= self.commit_seconds):
+            if waiting and (full or time.monotonic() - min(waiting.since, self._last) >= self.commit_seconds):
                 self.commit(batch.shard)
                 break
 
@@ -182,6 +184,7 @@ class ShardWriter:
             with self._mutex:
                 self._counts[name][shard] = count
                 del self._buffers[name, shard]
+        self._last = time.monotonic()
 
     def _next_item(self, array: str, shard: int) -> int:
         waiting = self._buffers.get((array, shard))
