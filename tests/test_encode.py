@@ -22,7 +22,8 @@ from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.preprocess import resize_for_encoder, stack_inputs
 from casam_cache.backbones.sam import seeded_backbone
-from casam_cache.encode import choices, task
+from casam_cache.encode import choices, estimate, pipeline, task
+from casam_cache.encode.decode import decode
 from casam_cache.errors import OptionError
 from casam_cache.geometry import Geometry
 from casam_cache.store import Annotations, EmbeddingStore, attention_pool
@@ -360,6 +361,21 @@ def test_dry_run_writes_nothing(casam: Casam, encode: Encode, discs: Path) -> No
     assert report["store_bytes"] == 10 * 2 * TINY.channels * TINY.grid**2
     assert report["seconds"] > 0
     assert not (casam.folder / "casam_store").exists()
+
+
+def test_the_estimate_counts_what_decoding_takes(
+    encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return decode(*arguments)
+
+    for module in (estimate, pipeline):
+        monkeypatch.setattr(module, "decode", slowly)
+    said = encode(discs, "--dry-run")["tasks"][0]["seconds"]
+    taken = encode(discs)["tasks"][0]["seconds"]["total"]
+    assert taken / 2 <= said <= 2 * taken
+    assert said >= 10 * 0.05
 
 
 def test_unlabelled_images_are_encoded_when_asked_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,16 +16,21 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.devices import choose_devices
 from casam_cache.backbones.encoder import FrozenEncoder
 from casam_cache.backbones.registry import BACKBONES, load_backbone
-from casam_cache.datasets import read_dataset
+from casam_cache.datasets import Dataset, Sample, read_dataset
 from casam_cache.encode.begun import as_begun, recorded_attributes, say_what_changed
-from casam_cache.encode.choices import batch_size_of, dtype_of, encoder_of, precision_of
+from casam_cache.encode.choices import batch_size_of, dtype_of, encoder_of, identity_of, precision_of
+from casam_cache.encode.decode import Preprocessing, decode
+from casam_cache.encode.one_shard import decoders
 from casam_cache.encode.options import EncodeOptions
+from casam_cache.encode.preprocessing import intensity_of, resize_of
 from casam_cache.encode.store_name import check_store_name
 from casam_cache.errors import unknown_name
 from casam_cache.store import EmbeddingStore, store_path
 from casam_cache.store.quantise import stored_dtype
 from casam_cache.store.schema import EMBEDDING, ROOT, ArraySpec
 from casam_cache.views import View
+
+READ, LONG = 6, 2.0  # images that are decoded for an estimate; no further one after so many seconds
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class EncodeEstimate:
         images: usable images of the dataset.
         pending: images still to encode.
         store_bytes: bytes their features will take, without checksums and scales.
-        seconds: estimated time of the encoder, from a timed pass on this machine; None if nothing is pending or the
-            checkpoint is not here.
+        seconds: estimated time from files to stored features: a pass of the encoder and the decoding of some of the
+            images are timed on this machine; None if nothing is pending or the checkpoint is not here.
         download: file that would be downloaded first; empty if the checkpoint is here.
         store: where the store is or will be.
     """
@@ -84,7 +90,8 @@ def estimate_task(
     arrays = (EMBEDDING, *options.extra)
     views = [View(name) for name in options.views]
     there = _encoded(path, (*arrays, *(view.array for view in views)))
-    pending = sum(sample.id not in there for sample in dataset.samples)
+    missing = [sample for sample in dataset.samples if sample.id not in there]
+    pending = len(missing)
     seconds = None
     if fetch is not None:
         shapes = fetch.features
@@ -97,7 +104,9 @@ def estimate_task(
         check_store_name(path, backbone, options, warn)
         shapes = backbone.features()
         if pending:
-            seconds = _per_image(path, backbone, options, arrays) * pending * (1 + len(views))
+            encoding = _per_image(path, backbone, options, arrays)
+            decoding = _decoding(path, backbone, options, dataset, missing)
+            seconds = _together(encoding, decoding, options, device) * pending * (1 + len(views))
     dtype = dtype_of(options, path)
     features = (*arrays, *(EMBEDDING for _ in views))
     for name in features:
@@ -108,6 +117,36 @@ def estimate_task(
     return EncodeEstimate(
         dataset.task, len(dataset.samples), pending, item_bytes * pending, seconds, download, str(path)
     )
+
+
+def _together(encoding: float, decoding: float, options: EncodeOptions, device: torch.device) -> float:
+    """Seconds an image of `run_pipeline`, which decodes while it encodes.
+
+    t = max(d / p, e + c), with p processes that decode, or one thread; c = d / cores where the encoder runs on the same
+    cores, else 0.
+    """
+    processes = decoders(options, device.type)
+    shared = decoding / (os.cpu_count() or 1) if device.type == "cpu" else 0.0
+    return max(decoding / max(1, processes), encoding + shared)
+
+
+def _decoding(
+    path: Path, backbone: Backbone, options: EncodeOptions, dataset: Dataset, missing: Sequence[Sample]
+) -> float:
+    """Seconds an image from file to the encoder's input: the mean of some, spread over all, after one that warms up."""
+    stated = identity_of(path)
+    preprocessing = Preprocessing(
+        backbone.image_size, backbone.patch_size, resize_of(backbone, options.resize, stated),
+        intensity_of(options.intensity, stated), options.dataset.max_pixels, backbone.prepare, reader=dataset.reader,
+    )  # fmt: skip
+    decode(dataset.root, missing[0].source, preprocessing)
+    start, read = time.monotonic(), 0
+    for place in np.linspace(0, len(missing) - 1, min(READ, len(missing))).astype(int):
+        decode(dataset.root, missing[place].source, preprocessing)
+        read += 1
+        if time.monotonic() - start > LONG:
+            break
+    return (time.monotonic() - start) / read
 
 
 def _spec(shape: tuple[int, ...], dtype: str) -> ArraySpec:
