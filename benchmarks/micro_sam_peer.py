@@ -282,8 +282,8 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *lines,
         "One image a forward pass on both sides, loading left out of seconds; ours are waiting for a decoded image, "
-        "encoding and waiting for the disk. Each process is killed in the middle of an image, after half of them; computed"
-        " after a kill are images of all. Again: all are there.",
+        "encoding and waiting for the disk. Each process is killed in the middle of an image, after half of them; "
+        "computed after a kill are images of all. Again: all are there.",
     ]  # fmt: skip
 
 
