@@ -1,21 +1,22 @@
-"""micro-sam's precomputation beside ours: time, what a kill costs, prompts, memory, bytes; same images and weights.
+"""micro-sam and ours on the same files: precomputation, the same again, after a kill, prompts, memory, disk.
 
-    python3 -m venv ~/msam && ~/msam/bin/pip install micro-sam==1.8.14       # 7 GB, an environment of its own
-    python benchmarks/micro_sam_peer.py --peer-python ~/msam/bin/python --images 6
+    python -m venv ~/peer && ~/peer/bin/pip install micro-sam==1.8.14 imageio    # 7 GB
+    python benchmarks/micro_sam_peer.py --peer-python ~/peer/bin/python --threads 2
 
-Random ViT-B weights are written as a checkpoint that both load, and images are drawn whose channels reach from 0 to
-255, so that micro-sam's stretching of each channel changes nothing. Each side runs in processes of its own, one image a
-forward pass, with the same number of threads:
+micro-sam is in an environment of its own. Seeded random weights are written as a checkpoint and seeded images as PNG;
+each side runs in a process of its own (`micro_sam_sides`), with the same threads and device in float32, and the sides
+take turns. micro-sam writes a zarr file an image through `precompute_image_embeddings`, ours a store through
+`encode_dataset`.
 
-- *encode*: seconds an image, loading left out; micro-sam's embeddings in float32, ours as `casam encode` keeps them;
-- *killed*: the process is killed while it is at an image in the middle; the same command again, and how many images it
-  computed; what is left is compared with that of a run in one go;
-- *again*: the same command once more, when all is there;
-- *prompt*: the first box on an image that was encoded before and the next one, in another process.
+- *precompute*: from weights and images on disk to embeddings on disk, by image; *process* has the start of Python too.
+- *again*: the process once more when everything is there.
+- *killed*: the process gets SIGKILL once it says that half of the images are there; run again, it encodes so many.
+- *prompts*: a box on an image whose embedding is on disk, and the next one on the same image.
 
-There are no figures where the embeddings of any image differ by more than a hundredth of the largest value.
+micro-sam stretches each channel to 0 to 255 before it encodes; the images are such that this changes no pixel. Where
+embeddings or logits of the two differ by more than float16 rounding explains, there are no figures.
 
-Writes benchmarks/results/micro_sam_peer_cpu.json and .md.
+The ratio of precomputation has a floor (`--floor`). Writes benchmarks/results/micro_sam_peer_DEVICE.json and .md.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,274 +35,281 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, measured_with, merge_rows, provenance
+from common import begin, measured_with, model_options, provenance, record
+from encode_throughput import load
+from micro_sam_sides import PROMPTS
 from PIL import Image
 
-CLOSE = 0.01  # of the largest value of an embedding
-SIDE = Path(__file__).parent / "micro_sam_side.py"
-FEATURES = re.compile(r"/(embedding|features)/")  # not the decoder, which a store keeps once
-SIZES = ((512, 512), (640, 480), (1024, 768))  # pixels, in turn
-OURS = "import sys; sys.path.insert(0, {folder!r}); from micro_sam_peer import ours; ours()"
+from casam_cache.backbones.sam import backbone_state
+
+FLOOR = 1.0  # of micro-sam's seconds an image over ours
+TOLERANCE = {"embedding": 2e-3, "logits": 2e-2}  # of the largest value; the store rounds to float16
+SIZES = ((768, 1024), (512, 512), (1200, 900))
+SIDES = ("ours", "micro_sam")
+
+
+def unchanged() -> np.ndarray:
+    """The largest value up to each of 0 to 255 that micro-sam's stretching leaves as it is: uint8 (256,)."""
+    values = np.arange(256, dtype=np.float32)
+    kept = (values / (values.max() + np.float32(1e-7)) * 255).astype(np.uint8) == values
+    return np.maximum.accumulate(np.where(kept, np.arange(256), 0)).astype(np.uint8)
 
 
 def draw(folder: Path, count: int) -> None:
-    """Images of one bright disc each with its mask and box; each channel reaches from 0 to 255."""
-    draws = np.random.default_rng(0)
+    """Images with a bright ellipse, its mask and its box, for both sides."""
+    rng, table = np.random.default_rng(0), unchanged()
+    for name in ("images", "masks"):
+        (folder / "data" / name).mkdir(parents=True)
     boxes = {}
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
     for index in range(count):
-        width, height = SIZES[index % len(SIZES)]
+        height, width = SIZES[index % len(SIZES)]
         y, x = np.mgrid[:height, :width]
-        radius = int(draws.integers(height // 10, height // 5))
-        left, top = (int(draws.integers(radius, side - radius)) for side in (width, height))
-        disc = (y - top) ** 2 + (x - left) ** 2 < radius**2
-        pixels = draws.integers(0, 90, (height, width, 3)) + 120 * disc[..., None]
-        pixels[0, 0], pixels[0, 1] = 0, 255
-        name = f"image{index:02d}"
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{name}.png")
-        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / f"{name}.png")
-        boxes[name] = [left - radius, top - radius, left + radius, top + radius]
+        middle, radii = (
+            rng.uniform(0.35, 0.65, 2) * (height, width),
+            rng.uniform(0.1, 0.3, 2) * (height, width),
+        )
+        inside = ((y - middle[0]) / radii[0]) ** 2 + ((x - middle[1]) / radii[1]) ** 2 <= 1
+        pixels = rng.normal(90, 25, (height, width, 3)) + 80 * inside[..., None]
+        pixels = table[np.clip(pixels, 0, 255).astype(np.uint8)]
+        pixels[0, 0], pixels[-1, -1] = 0, 255
+        name = f"image{index:03d}"
+        Image.fromarray(pixels).save(folder / "data" / "images" / f"{name}.png")
+        Image.fromarray(inside.astype(np.uint8) * 255).save(folder / "data" / "masks" / f"{name}.png")
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        boxes[name] = [int(v) for v in (columns[0], rows[0], columns[-1], rows[-1])]
     (folder / "boxes.json").write_text(json.dumps(boxes))
 
 
-def ours() -> None:
-    """Our side, in a process of its own; arguments as of `micro_sam_side.py`."""
-    from casam_cache.bench.predict import Predictor
-    from casam_cache.encode.dataset import encode_dataset
-    from casam_cache.encode.options import EncodeOptions
-    from casam_cache.store import EmbeddingStore
+class Runner:
+    """Runs a side in a process of its own."""
 
-    what, folder, checkpoint, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(threads)
-    stores = folder / "ours"
-    if what == "encode":
-        options = EncodeOptions(
-            model="vit_b",
-            checkpoint=checkpoint,
-            name="seeded",
-            device="cpu",
-            batch_size=1,
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._folder = folder
+        self._python = {"ours": sys.executable, "micro_sam": str(options.peer_python)}
+        self._asked = [
+            str(folder), "--checkpoint", str(options.checkpoint), "--model", options.model, "--device", options.device,
+            "--threads", str(torch.get_num_threads()),
+        ]  # fmt: skip
+        threads = {name: str(torch.get_num_threads()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        self._environment = {"ours": {**os.environ, **threads}}
+        without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._environment["micro_sam"] = {**without, **threads}
+
+    def _start(self, side: str, action: str, *more: str) -> subprocess.Popen[str]:
+        command = [self._python[side], str(Path(__file__).with_name("micro_sam_sides.py")), side, action]
+        log = (self._folder / f"{side}.log").open("w")
+        with log:
+            return subprocess.Popen(
+                [*command, *self._asked, *more],
+                env=self._environment[side],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def run(self, side: str, action: str) -> dict[str, Any]:
+        """What it says of itself, and `process`: seconds from the start of Python to its end."""
+        began = time.perf_counter()
+        process = self._start(side, action)
+        said = process.communicate()[0].splitlines()
+        if process.returncode or not said:
+            words = (self._folder / f"{side}.log").read_text().strip().splitlines()
+            sys.exit(f"no figures: {side} failed: {words[-1] if words else 'without a word'}")
+        return {**json.loads(said[-1]), "process": time.perf_counter() - began}
+
+    def kill(self, side: str, half: int) -> int:
+        """Begins to encode, and ends by SIGKILL once `half` images are said to be there; how many were."""
+        process = self._start(side, "encode", "--kill-at", str(half))
+        said = process.communicate()[0].splitlines()
+        if process.returncode != -signal.SIGKILL:
+            sys.exit(f"no figures: {side} was not killed, its exit code is {process.returncode}")
+        return int(said[-1])
+
+    def clean(self, side: str) -> None:
+        """Removes what a side wrote."""
+        shutil.rmtree(self._folder / side, ignore_errors=True)
+
+    def disk(self, side: str) -> dict[str, int]:
+        """Bytes of what a side wrote: `zarr`, and `once`, what a folder holds once whatever the number of images."""
+        found, root = {"zarr": 0, "once": 0}, self._folder / side
+        for path in root.rglob("*"):
+            if path.is_file():
+                zarr = any(part.endswith(".zarr") for part in path.relative_to(root).parts)
+                found["zarr" if zarr else "once"] += path.stat().st_size
+        return found
+
+
+def check_peer(python: Path) -> None:
+    """Ends with a line where micro-sam is not in that environment."""
+    try:
+        done = subprocess.run([str(python), "-c", "import micro_sam"], capture_output=True, text=True)
+        reason = "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        sys.exit(
+            f"no figures: micro-sam is not in that environment ({reason}): {python} -m pip install micro-sam"
         )
-        _say(loaded=True)  # the weights are loaded later, and that time is left out below
-        before = time.perf_counter()
-        (report,) = encode_dataset(folder, stores, options, progress=lambda _, done, *__: _say(done=done))
-        spent = sum(report.seconds.values())  # waiting for decoded images, encoding, waiting for the disk
-        _say(whole=time.perf_counter() - before, encoded=report.encoded, spent=spent)
-    else:
-        (path,) = stores.glob("*/seeded.zarr")
-        store, side = EmbeddingStore.open(path), Predictor(store=path, device="cpu")
-        _say(loaded=True)
-        for name, box in json.loads((folder / "boxes.json").read_text()).items():
-            started = time.perf_counter()
-            side.set_item(store, name)
-            mask = side.predict(boxes=np.array(box, np.float32), multimask=False).masks[0]
-            first = time.perf_counter() - started
-            side.predict(boxes=np.array(box, np.float32) / 2, multimask=False)
-            np.save(folder / f"ours_{name}.npy", np.asarray(mask, bool))
-            _say(image=name, first=first, next=time.perf_counter() - started - first)
-    import resource
-
-    _say(peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def _say(**facts: Any) -> None:
-    print(json.dumps(facts), flush=True)
+def differences(folder: Path) -> dict[str, float]:
+    """Largest max|ours - theirs| / max|theirs| over the images, of embeddings and low-res logits."""
+    found = dict.fromkeys(TOLERANCE, 0.0)
+    with np.load(folder / "ours.npz") as ours, np.load(folder / "micro_sam.npz") as theirs:
+        for name in theirs.files:
+            own, other = ours[name].squeeze().astype(np.float64), theirs[name].squeeze().astype(np.float64)
+            if own.shape != other.shape:
+                sys.exit(f"no figures: {name} is {own.shape} here, {other.shape} in micro-sam")
+            part = name.partition("/")[0]
+            found[part] = float(np.maximum(found[part], np.abs(own - other).max() / np.abs(other).max()))
+    for part, difference in found.items():
+        if not difference <= TOLERANCE[part]:
+            sys.exit(f"the sides' {part} differ by {difference:.1e} of the largest value: no figures")
+    return found
 
 
-class Side:
-    """One of both, its commands and what it keeps.
-
-    Args:
-        name: `ours` or `theirs`, also the folder of what it keeps.
-        command: the program, before its arguments.
-        folder: of images, masks and boxes.
-        checkpoint: the weights.
-        threads: of torch.
-    """
-
-    def __init__(self, name: str, command: list[str], folder: Path, checkpoint: Path, threads: int) -> None:
-        self.name, self.kept = name, folder / name
-        self._command, self._arguments = command, [str(folder), str(checkpoint), str(threads)]
-        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-
-    def run(self, what: str, kill_after: int = 0, later: float = 0.0) -> list[dict[str, Any]]:
-        """The lines of a run; with `kill_after` it is killed that many seconds after so many images were done."""
-        process = subprocess.Popen(
-            [*self._command, what, *self._arguments], env=self._environment, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        lines: list[dict[str, Any]] = []
-        for line in process.stdout:
-            if not line.startswith("{"):
-                continue
-            lines.append(json.loads(line))
-            if kill_after and _images(lines) >= kill_after:
-                time.sleep(later)
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stdout.close()
-        if process.wait() and not kill_after:
-            sys.exit(f"{self.name}: {what} failed")
-        return lines
-
-
-def _images(lines: list[dict[str, Any]]) -> int:
-    """How many are done."""
-    return max([each["done"] for each in lines if "done" in each] + [sum("image" in each for each in lines)])
-
-
-def _seconds(lines: list[dict[str, Any]], count: int) -> float:
-    """Of an image, loading left out: theirs are the median, ours the mean of a run."""
-    each = [line["seconds"] for line in lines if "seconds" in line]
-    return (
-        statistics.median(each) if each else next(line["spent"] for line in lines if "spent" in line) / count
-    )
-
-
-def _computed(lines: list[dict[str, Any]], usual: float) -> int:
-    """Images that a run computed: what takes less than a third of the usual time was there."""
-    told = [line["encoded"] for line in lines if "encoded" in line]
-    return told[0] if told else sum(line["seconds"] > usual / 3 for line in lines if "seconds" in line)
-
-
-def _tree(folder: Path) -> dict[str, bytes]:
-    """What is kept, without what only saves time."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One row of the results."""
+    backbone, weights = load(options, device)
+    times: dict[str, dict[str, list[float]]] = {
+        side: {
+            "precompute": [],
+            "processor": [],
+            "process": [],
+            "again": [],
+            "first": [],
+            "next": [],
+            "peak": [],
+        }
+        for side in SIDES
+    }
+    killed, versions = {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if options.checkpoint is None:
+            options.checkpoint = folder / "weights.pth"
+            torch.save(backbone_state(backbone), options.checkpoint)
+        del backbone
+        draw(folder, options.images)
+        runner = Runner(options, folder)
+        for turn in range(options.repeat):
+            for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
+                runner.clean(side)
+                whole = runner.run(side, "encode")
+                again, asked = runner.run(side, "encode"), runner.run(side, "prompt")
+                if (whole["encoded"], again["encoded"]) != (options.images, 0):
+                    sys.exit(f"no figures: {side} encoded {whole['encoded']}, then {again['encoded']} images")
+                versions[side] = {**asked["versions"], **whole["versions"]}
+                taken = {
+                    "precompute": whole["seconds"] / options.images,
+                    "processor": whole["processor"] / options.images, "process": whole["process"],
+                    "again": again["process"], "first": asked["first"], "next": asked["next"],
+                    "peak": whole["peak_mib"],
+                }  # fmt: skip
+                for name, value in taken.items():
+                    times[side][name].append(value)
+                print(f"{side}: {whole['seconds']:.1f} s", file=sys.stderr)
+        difference = differences(folder)
+        disk = {side: runner.disk(side) for side in SIDES}
+        for side in SIDES:
+            runner.clean(side)
+            there = runner.kill(side, options.images // 2)
+            killed[side] = {"there": there, "encoded_again": runner.run(side, "encode")["encoded"]}
+    best = {side: {name: min(values) for name, values in found.items()} for side, found in times.items()}
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in files if not path.name.startswith(".")
+        "model": options.model,
+        "threads": torch.get_num_threads(),
+        "weights": weights,
+        "images": options.images,
+        "repeat": options.repeat,
+        "seconds": {
+            side: {name: round(value, 4) for name, value in found.items() if name != "peak"}
+            for side, found in best.items()
+        },
+        "seconds_of_each_turn": {
+            side: [round(value, 3) for value in found["precompute"]] for side, found in times.items()
+        },
+        "ratio": round(best["micro_sam"]["precompute"] / best["ours"]["precompute"], 3),
+        "processor_ratio": round(best["micro_sam"]["processor"] / best["ours"]["processor"], 3),
+        "peak_mib": {side: round(max(found["peak"])) for side, found in times.items()},
+        "bytes_per_image": {side: found["zarr"] // options.images for side, found in disk.items()},
+        "bytes_once": {side: found["once"] for side, found in disk.items()},
+        "killed": killed,
+        "relative_difference": difference,
+        "side_versions": versions,
+        **provenance(device),
     }
 
 
-def measure_side(side: Side, count: int) -> dict[str, Any]:
-    """Encoded, encoded again, killed and encoded again, prompted."""
-    whole = side.run("encode")
-    usual = _seconds(whole, count)
-    features = [path for path in side.kept.rglob("*") if path.is_file() and FEATURES.search(str(path))]
-    size = sum(path.stat().st_size for path in features)
-    again = side.run("encode")
-    first = _tree(side.kept)
-    shutil.rmtree(side.kept)
-    side.run("encode", kill_after=count // 2, later=usual / 2)
-    rest = side.run("encode")
-    prompts = side.run("prompt")
-    asked = [line for line in prompts if "first" in line]
-    return {
-        "encode_s": usual,
-        "encode_mib": next(line["peak_mib"] for line in whole if "peak_mib" in line),
-        "bytes": size / count,
-        "again_s": next((line["whole"] for line in again if "whole" in line), None)
-        or sum(line["seconds"] for line in again if "seconds" in line),
-        "again_computed": _computed(again, usual),
-        "computed_after_kill": _computed(rest, usual),
-        "same_after_kill": _tree(side.kept) == first,
-        "first_s": statistics.median(line["first"] for line in asked),
-        "next_s": statistics.median(line["next"] for line in asked),
-        "prompt_mib": next(line["peak_mib"] for line in prompts if "peak_mib" in line),
-    }  # fmt: skip
-
-
-def difference(folder: Path) -> float:
-    """The largest between both sides' embeddings, as a share of the largest value."""
-    import zarr
-
-    from casam_cache.store import EmbeddingStore
-
-    (path,) = (folder / "ours").glob("*/seeded.zarr")
-    store, worst = EmbeddingStore.open(path), 0.0
-    for index, name in enumerate(store.ids):
-        theirs = np.asarray(zarr.open(folder / "theirs" / f"{name}.zarr", mode="r")["features"]).squeeze()
-        worst = max(worst, float(np.abs(store.read(index) - theirs).max() / np.abs(theirs).max()))
-    return worst
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One row of the results."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, checkpoint = Path(scratch) / "discs", Path(scratch) / "seeded.pth"
-        draw(folder, options.images)
-        _write_weights(checkpoint)
-        command = [sys.executable, "-c", OURS.format(folder=str(Path(__file__).parent))]
-        both = [Side("ours", command, folder, checkpoint, options.threads)]
-        if options.peer_python:
-            both.append(Side("theirs", [options.peer_python, str(SIDE)], folder, checkpoint, options.threads))
-        found = {side.name: measure_side(side, options.images) for side in both}
-        differs = difference(folder) if options.peer_python else None
-    if differs is not None and not differs <= CLOSE:
-        sys.exit(f"the sides' embeddings differ by {differs:.1e}: no figures")
-    return {
-        "images": options.images, "threads": options.threads, "sides": found, "difference": differs,
-        "micro_sam": options.peer_python and _peer_version(options.peer_python), **provenance(torch.device("cpu")),
-    }  # fmt: skip
-
-
-def _write_weights(checkpoint: Path) -> None:
-    """Random weights of a ViT-B, as the official checkpoints name them."""
-    from casam_cache.backbones.architecture import ARCHITECTURES
-    from casam_cache.backbones.sam import backbone_state, seeded_backbone
-
-    torch.save(backbone_state(seeded_backbone(ARCHITECTURES["vit_b"], seed=0, name="vit_b")), checkpoint)
-
-
-def _peer_version(python: str) -> str:
-    asked = "from importlib.metadata import version as v; print(v('micro-sam'), v('torch'))"
-    return subprocess.run([python, "-c", asked], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-
-
 def markdown(rows: list[dict[str, Any]]) -> list[str]:
-    """The table."""
-    lines = ["# micro-sam's precomputation and ours", ""]
+    """The table of the rows."""
+    lines = [
+        "# micro-sam and ours",
+        "",
+        "| model | threads | side | precompute, s an image | ratio | processor s an image | ratio | whole process, s | "
+        "again, s | first prompt, s | "
+        "next prompt, s | peak MiB | MiB an image on disk | killed at, encoded again |",
+        "|---" * 14 + "|",
+    ]
+    notes = []
     for row in rows:
-        names = {"ours": "casam-cache", "theirs": "micro-sam"}
-        lines += [
-            f"## ViT-B on the CPU, {row['threads']} threads, {row['images']} images", "",
-            "| | encode, s an image | peak MiB | MiB an image | again, s | computed after a kill | files as in one go "
-            "| first prompt, s | next, s | peak MiB, prompts |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        for side, each in row["sides"].items():
-            lines.append(
-                f"| {names[side]} | {each['encode_s']:.2f} | {each['encode_mib']:.0f} | {each['bytes'] / 2**20:.2f} | "
-                f"{each['again_s']:.3f} | {each['computed_after_kill']} of {row['images']} | "
-                f"{'yes' if each['same_after_kill'] else 'no'} | {each['first_s']:.3f} | {each['next_s']:.3f} | "
-                f"{each['prompt_mib']:.0f} |"
+        for side in SIDES:
+            seconds, killed = row["seconds"][side], row["killed"][side]
+            ratio, of_processor = (
+                f"**{row[name]:.2f}x**" if side == "ours" else "" for name in ("ratio", "processor_ratio")
             )
-        if "theirs" in row["sides"]:
-            ours, theirs = row["sides"]["ours"], row["sides"]["theirs"]
-            ratios = {name: theirs[name] / ours[name] for name in ("encode_s", "bytes", "first_s", "next_s")}
-            told = ", ".join(f"{name.removesuffix('_s')} {ratio:.2f}" for name, ratio in ratios.items())
-            lines += [
-                "",
-                f"micro-sam's over ours: {told}. Embeddings differ by {row['difference']:.0e} of the largest.",
-            ]
-        lines += [
-            "", f"Random weights; micro-sam, torch: {row['micro_sam'] or 'not installed'}; {measured_with(row)}", "",
-        ]  # fmt: skip
-    return [
-        *lines,
-        "One image a forward pass on both sides, loading left out of seconds; ours are waiting for a decoded image, "
-        "encoding and waiting for the disk. Each process is killed in the middle of an image, after half of them; "
-        "computed after a kill are images of all. Again: all are there.",
-    ]  # fmt: skip
+            lines.append(
+                f"| {row['model']} | {row['threads']} | {side.replace('_', '-')} | {seconds['precompute']:.3g} | "
+                f"{ratio} | {seconds['processor']:.3g} | {of_processor} | "
+                f"{seconds['process']:.3g} | {seconds['again']:.3g} | {seconds['first']:.3g} | "
+                f"{seconds['next']:.3g} | {row['peak_mib'][side]:,} | {row['bytes_per_image'][side] / 2**20:.3g} | "
+                f"{killed['there']} of {row['images']}, {killed['encoded_again']} |"
+            )
+        sides = "; ".join(
+            f"{side.replace('_', '-')} with "
+            + ", ".join(f"{name} {version}" for name, version in found.items())
+            for side, found in row["side_versions"].items()
+        )
+        once = f"once a folder {row['bytes_once']['ours'] / 2**20:.3g} MiB of ours"
+        apart = ", ".join(f"{name} {value:.1e}" for name, value in row["relative_difference"].items())
+        notes.append(
+            f"- {row['model']}: {row['images']} images, best of {row['repeat']} turns, weights {row['weights']}, "
+            f"float32; {sides}; {once}; largest difference: {apart}; {measured_with(row)}"
+        )
+    explained = (
+        "A process for each side, in its own environment, on the same checkpoint and PNG files, taking turns. "
+        "*Precompute* is from weights and images on disk to embeddings on disk (micro-sam: float32, a zarr "
+        "file an image; ours: float16, a store), *whole process* has the start of Python and its imports too, "
+        "*again* is the whole process when everything is there. Other programs on the machine disturb "
+        "*processor*, the time of all threads of the precomputation, less than the clock. Prompts: a box on "
+        f"an image whose embedding is on disk, and another one on it; the median over images and {PROMPTS} "
+        "rounds, from a loaded model. *Killed*: images that were said to be there at SIGKILL, and those that "
+        "the next run put through the encoder (ours commits every ten seconds of work, micro-sam each image). "
+        "Beside its stores ours keeps the weights of prompt encoder and mask decoder, once a folder; the "
+        "column is without them. The environments hold different versions of torch, as their packages ask "
+        "for: what that is worth is part of the ratio."
+    )
+    return [*lines, "", explained, "", *notes]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--peer-python", help="of an environment with micro-sam; without it ours alone is measured"
-    )
-    parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = model_options(__doc__, batch=1)
+    parser.set_defaults(model="vit_b", repeat=2)
+    parser.add_argument("--peer-python", type=Path, required=True, help="of the environment of micro-sam")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--floor", type=float, default=FLOOR)
     options = parser.parse_args()
-    found = measure(options)
-    found["command"] = found["command"].replace(str(options.peer_python), "PYTHON")
-    path = options.out / "micro_sam_peer_cpu.json"
-    page = markdown(merge_rows(path, found, ("images", "threads")))
-    path.with_suffix(".md").write_text("\n".join(page) + "\n")
-    print("\n".join(page))
+    if options.precision != "fp32":
+        parser.error("micro-sam encodes in fp32 only")
+    check_peer(options.peer_python)
+    device = begin(options)
+    options.device = str(device)
+    row = measure(options, device)
+    row["command"] = row["command"].replace(str(options.peer_python), "PYTHON")
+    path = options.out / f"micro_sam_peer_{device.type}.json"
+    print(record(path, row, ("model", "threads"), markdown))
+    if row["ratio"] < options.floor:
+        sys.exit(f"below the floor: {row['ratio']:.2f} of micro-sam's speed, {options.floor:g} asked for")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,80 @@ def test_prompt_latency(results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         results("prompt_latency", "--repeat", 1, "--images", 2)
 
 
+STAND_IN = """
+import numpy as np
+from pathlib import Path
+from casam_cache.backbones.registry import load_backbone
+from upstream_sam import predictor, upstream_sam
+
+__version__ = "0"
+
+def get_sam_model(name, device, checkpoint_path):
+    return predictor(upstream_sam(load_backbone("small", checkpoint_path)))
+
+def precompute_image_embeddings(sam, image, save_path, ndim, verbose):
+    stretched = image.astype("float32") - image.min(axis=(0, 1))
+    stretched = (stretched / (stretched.max(axis=(0, 1)) + 1e-7) * 255).astype("uint8")
+    path = Path(save_path) / "features.npy"
+    if not path.exists():
+        sam.set_image(stretched)
+        path.parent.mkdir()
+        np.save(path, sam.get_image_embedding().numpy())
+    size = sam.transform.get_preprocess_shape(*image.shape[:2], sam.model.image_encoder.img_size)
+    return {"features": np.load(path), "input_size": size, "original_size": image.shape[:2]}
+
+def set_precomputed(sam, found):
+    import torch
+    sam.features, sam.is_image_set = torch.from_numpy(found["features"]), True
+    sam.input_size, sam.original_size = found["input_size"], found["original_size"]
+
+def segment_from_box(sam, box, return_all):
+    return sam.predict(box=box[[1, 0, 3, 2]], multimask_output=False)
+"""
+
+
+def test_micro_sam_peer(results: Any, tmp_path: Path) -> None:
+    """With a stand-in of micro-sam's functions in the other environment; and without it."""
+    package, python = tmp_path / "there" / "micro_sam", tmp_path / "python"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '0'\n")
+    (package / "prompt_based_segmentation.py").write_text("from micro_sam.util import segment_from_box\n")
+    path = os.pathsep.join([str(package.parent), str(FOLDER.parent), str(FOLDER.parent / "tests")])
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    run = partial(results, "micro_sam_peer", "--model", "small", "--repeat", 1, "--floor", 0, "--images")
+    (package / "util.py").write_text(STAND_IN)
+    (row,) = run(6, "--peer-python", python)["rows"]
+    assert row["killed"]["micro_sam"] == {"there": 3, "encoded_again": 3}
+    assert row["killed"]["ours"]["there"] >= 3
+    assert row["killed"]["ours"]["encoded_again"] <= 6
+    assert row["bytes_per_image"].keys() == row["peak_mib"].keys() == {"ours", "micro_sam"}
+    with pytest.raises(
+        SystemExit, match=r"micro-sam is not in that environment .*No module named 'micro_sam'"
+    ):
+        run(2, "--peer-python", sys.executable)
+
+
+def test_micro_sam_and_ours_that_differ_give_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import numpy as np
+    from micro_sam_peer import differences, unchanged
+
+    own = {"embedding/a": np.ones((2, 3, 3)), "logits/a": np.ones((1, 4, 4))}
+    np.savez(tmp_path / "ours.npz", **own)
+    np.savez(tmp_path / "micro_sam.npz", **own)
+    assert differences(tmp_path) == {"embedding": 0.0, "logits": 0.0}
+    np.savez(tmp_path / "micro_sam.npz", **own | {"logits/a": 1.1 * own["logits/a"]})
+    with pytest.raises(SystemExit, match="logits differ by"):
+        differences(tmp_path)
+    kept = unchanged().astype(np.float32)
+    assert np.array_equal((kept / (kept.max() + np.float32(1e-7)) * 255).astype(np.uint8), kept)
+    assert kept.max() == 255
+    assert len(set(kept)) > 200
+
+
 class _Doubled:
     """A SamPredictor with other logits."""
 
