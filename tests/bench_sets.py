@@ -35,7 +35,7 @@ TRAINING = {"epochs": 1, "batch_size": 2, "learning_rate": 3e-4}
 # What each method is run with here, as far as it has these options.
 SMALL: dict[str, Any] = {"blocks": 1, "vae_steps": 20, "buffer_size": 2, "exemplars": 2}
 # What says how, when and where a result was computed, not what it is.
-CIRCUMSTANCES = ("seconds", "run")
+CIRCUMSTANCES = ("seconds", "step_seconds", "run")
 
 
 def draw_set(root: Path, name: str) -> Path:

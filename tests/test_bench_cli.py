@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 import yaml
-from bench_sets import BENCH, METHODS, ORDERS, TASKS, TRAINING, Reference, copied, facts, finished, small
+from bench_sets import (
+    BENCH,
+    CIRCUMSTANCES,
+    METHODS,
+    ORDERS,
+    TASKS,
+    TRAINING,
+    Reference,
+    copied,
+    facts,
+    finished,
+    small,
+)
 from conftest import Casam, draw_dataset
 
 from casam_cache.training import outcomes
@@ -88,7 +100,7 @@ def test_a_recipe_prints_every_key_of_the_contract(
             assert in_range(row[name], -1 if name[:2] in ("ff", "bw", "fw") else 0), name
     assert {row["method"] for row in report["results"]} == set(METHODS)
     assert len({row["key"] for row in report["results"]}) == len(report["results"])
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "run")} for row in report["results"]]
+    rows = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in report["results"]]
     assert rows == facts(reference.results)
     [written] = [path for path in runs.glob("bench/*/results.json") if path.stat().st_mtime_ns > 0]
     assert {k: v for k, v in json.loads(written.read_text()).items() if k != "digest"} == {

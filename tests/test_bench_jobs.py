@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_sets import BENCH, METHODS, Reference, facts, finished, one_thread, plan, small
+from bench_sets import BENCH, CIRCUMSTANCES, METHODS, Reference, facts, finished, one_thread, plan, small
 from pydantic import BaseModel
 
 from casam_cache.bench.bench import Bench, distinct
@@ -40,7 +40,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def stripped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "run")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in rows]
 
 
 def same_bits(runs: Path, reference: Reference) -> None:
