@@ -43,9 +43,9 @@ SMALL: dict[str, list[dict[str, Any]]] = {
 
 
 def test_every_head_is_listed() -> None:
-    # tests/test_image_mode.py and tests/test_image_networks.py: they need pixels; tests/test_map_heads.py: they answer
-    # with maps, whatever the prompt
-    others = {"image-network", "image-sam", "class-prompts", "fcn"}
+    # tests/test_image_mode.py and tests/test_image_networks.py: they need pixels; tests/test_map_heads.py,
+    # tests/test_proposals_head.py: they answer with what they find, whatever the prompt
+    others = {"image-network", "image-sam", "class-prompts", "fcn", "proposals"}
     assert {*SMALL, *others} == set(HEADS.names())
 
 

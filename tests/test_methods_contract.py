@@ -14,6 +14,7 @@ SMALL: dict[str, dict[str, Any]] = {
     for name in ("alignment", "ca-sam", "der", "emr", "er", "ewc", "joint", "lwf", "moda", "naive")
 } | {
     "ca-sam-fcn": {"width": 16, "blocks": 1},
+    "ca-sam-proposals": {"width": 16, "least_score": 0.01},
     "class-prompts": {"tokens": 2},
     "combined": {"blocks": 1, "rank": 2, "tokens": 1},
     "decoder": {},
@@ -23,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "l2p": {"prompts": 6, "prompt_length": 2, "top_k": 2, "slot_size": 2},
     "moda-hq": {},
     "prompt-tuning": {},
+    "proposals": {"width": 16, "least_score": 0.01},
 }
 
 

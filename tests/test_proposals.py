@@ -50,7 +50,6 @@ from casam_cache.training.instance_scores import (
 )
 from casam_cache.training.items import Item, ItemMask, Items, items_from_arrays, open_split
 from casam_cache.training.proposals import Objects, proposal_loss, targets_of
-from casam_cache.training.segmentation_options import ProposalTrainingOptions
 
 FIT = ("fit", "--task", "blobs", "--head", "proposals")
 SHORT = ("--set", "min_steps=6", "--set", "max_steps=6", "--set", "epochs=1")
@@ -244,14 +243,14 @@ def test_targets_are_at_the_centres_and_what_is_ignored_is_no_mistake() -> None:
     assert same[:, 7, 3].tolist() == [12, 28, 18, 34], "of one class the smaller one has the cell"
     assert float(found.weights.sum()) == pytest.approx(2)
     right = torch.where(found.centres == 1, 20.0, -20.0)
-    assert float(proposal_loss(right, found.boxes, found, ProposalTrainingOptions())) < 1e-3
+    assert float(proposal_loss(right, found.boxes, found, 2.0)) < 1e-3
     wrong = right.clone()
     wrong[:, :, :, 8:], wrong[:, :, :2] = 20.0, 20.0
-    assert float(proposal_loss(wrong, found.boxes, found, ProposalTrainingOptions())) < 1e-3
+    assert float(proposal_loss(wrong, found.boxes, found, 2.0)) < 1e-3
     wrong[0, 1, 12, 3] = 20.0
-    assert float(proposal_loss(wrong, found.boxes, found, ProposalTrainingOptions())) > 1
+    assert float(proposal_loss(wrong, found.boxes, found, 2.0)) > 1
     moved = found.boxes + 4
-    assert float(proposal_loss(right, moved, found, ProposalTrainingOptions())) > 0.5
+    assert float(proposal_loss(right, moved, found, 2.0)) > 0.5
 
 
 class Fixed(Proposals):

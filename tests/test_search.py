@@ -25,6 +25,7 @@ from casam_cache import fit_task
 from casam_cache.bench.bench import Bench
 from casam_cache.bench.recipe import load_recipe
 from casam_cache.bench.search import search as module
+from casam_cache.bench.search.builtin import BUILTIN
 from casam_cache.bench.search.halving import goes_on, rungs_of
 from casam_cache.bench.search.objectives import dominated_by, front, read_objectives
 from casam_cache.bench.search.outcome import SearchReport, read_reports
@@ -415,7 +416,7 @@ def test_a_wrong_space_is_one_clear_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in error.value.message or "YAML" in error.value.message
 
 
-@pytest.mark.parametrize("head", ["alignment", "decoder", "combined", "prompt-tuning", "hq-sam"])
+@pytest.mark.parametrize("head", sorted(BUILTIN))
 def test_built_in_spaces_are_valid_throughout(head: str) -> None:
     made = METHODS.get(head)
     space = read_space("builtin", made, {"learning_rate": 1e-3})

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import BaseModel
@@ -15,6 +15,10 @@ from torch import nn
 from casam_cache.backbones.base import Backbone
 from casam_cache.backbones.prompts import Prompts
 from casam_cache.fingerprint import generator
+
+if TYPE_CHECKING:
+    from casam_cache.training.items import Items
+    from casam_cache.training.step import Pairs
 
 
 class Head(nn.Module):
@@ -26,7 +30,7 @@ class Head(nn.Module):
 
     Most heads define `forward` alone. One that reads more than the embedding names it in `needs` and overrides
     `align` or `decode`; one that adds prompts overrides `prompt_tokens`. Training, evaluation and prediction all
-    call these through `run_head`.
+    call these through `run_head`. One that is taught something else than masks overrides `lesson`.
 
     Attributes:
         name: in the registry, files and tables.
@@ -89,6 +93,17 @@ class Head(nn.Module):
         Raises:
             CasamError: it cannot.
         """
+
+    def lesson(self, items: Items, backbone: Backbone) -> Callable[[Pairs], torch.Tensor] | None:
+        """What it minimises in the place of the masks' loss: a loss, 0-d, of a step's images; None: that of the masks.
+
+        Asked once a fit. Nothing that it returns may draw random numbers.
+
+        Args:
+            items: that it is trained on, views among them.
+            backbone: frozen, on the device of training.
+        """
+        return None
 
     def prompt_tokens(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """Tokens (B, n, C) to append to the sparse prompt embeddings of each image's prompts; None for none."""

@@ -1,4 +1,4 @@
-"""Heads that need no prompt, as methods: a map a class from the cached embedding, scored on masks of that class."""
+"""Heads that need no prompt, as methods: a map a class, or objects, from the cached embedding, scored mask by mask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head
 from casam_cache.methods.base import Method
-from casam_cache.segmenters.options import ClassPromptsMapOptions, FCNMapOptions
+from casam_cache.segmenters.options import ClassPromptsMapOptions, FCNMapOptions, ProposalHeadOptions
 
 
 class _WithoutPrompts(Method):
@@ -28,3 +28,10 @@ class ClassPromptsMethod(_WithoutPrompts):
 
     name = "class-prompts"
     Options = ClassPromptsMapOptions
+
+
+class ProposalsMethod(_WithoutPrompts):
+    """Centres and boxes of objects, whose masks SAM's frozen mask decoder gives."""
+
+    name = "proposals"
+    Options = ProposalHeadOptions

@@ -47,6 +47,7 @@ _KNOWN = (
     "emr", "moda-hq", "combined", "prompt-tuning", "sam-full", "sam-decoder", "sam-lora",
     "sam-med2d", "msa",
     "unet", "unet-box", "unetpp", "unetpp-box", "segformer", "segformer-box", "fcn", "class-prompts", "ca-sam-fcn",
+    "proposals", "ca-sam-proposals",
 )  # fmt: skip
 
 

@@ -33,6 +33,23 @@ class Instance:
     box: np.ndarray
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The objects of an image on SAM's own grid, highest score first, without such as overlap a surer one of a class.
+
+    Attributes:
+        logits: float32 (n, 4g, 4g).
+        boxes: float32 (n, 4), the proposals, in input pixels.
+        scores: float32 (n,).
+        classes: int64 (n,), places among the head's classes.
+    """
+
+    logits: torch.Tensor
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    classes: torch.Tensor
+
+
 def find_instances(
     head: Proposals, backbone: Backbone, embedding: torch.Tensor, geometry: Geometry, least: float = 0.0
 ) -> list[Instance]:
@@ -49,7 +66,6 @@ def find_instances(
     return masks_of(head, backbone, embedding, geometry, proposed, least)
 
 
-@torch.no_grad()
 def masks_of(
     head: Proposals,
     backbone: Backbone,
@@ -59,6 +75,23 @@ def masks_of(
     least: float = 0.0,
 ) -> list[Instance]:
     """As `find_instances`, of the proposals that are given."""
+    answered = answer_boxes(head, backbone, embedding, proposed, least)
+    scale = np.array([geometry.width / geometry.input_width, geometry.height / geometry.input_height] * 2)
+    found: list[Instance] = []
+    for place, low_res in enumerate(answered.logits):
+        mask = (upscale(low_res[None], geometry)[0] > 0).cpu().numpy()
+        if mask.any():
+            box = (answered.boxes[place].cpu().numpy() * scale).astype(np.float32)
+            number, score = head.classes[int(answered.classes[place])], float(answered.scores[place])
+            found.append(Instance(Cutout.of(mask).tight(), number, score, box))
+    return found
+
+
+@torch.no_grad()
+def answer_boxes(
+    head: Proposals, backbone: Backbone, embedding: torch.Tensor, proposed: Boxes, least: float = 0.0
+) -> Answered:
+    """What SAM's frozen decoder makes of the proposals of one image; arguments as of `masks_of`."""
     kept = proposed.scores >= least  # an estimate of an IoU only lowers a score
     boxes, scores, classes = proposed.boxes[kept], proposed.scores[kept], proposed.classes[kept]
     image = embedding[None].to(backbone.device).float()
@@ -71,19 +104,12 @@ def masks_of(
         if head.options.score == "centre-iou":
             start = sum(map(len, answers[:-1]))
             scores[start : start + len(part)] *= estimate[:, 0].clamp(0, 1)
-    if not answers or not len(boxes):
-        return []
+    if not len(boxes):
+        return Answered(image.new_zeros((0, backbone.low_res, backbone.low_res)), boxes, scores, classes)
     logits = torch.cat(answers)
     order = [int(place) for place in scores.argsort(descending=True, stable=True) if scores[place] >= least]
-    scale = np.array([geometry.width / geometry.input_width, geometry.height / geometry.input_height] * 2)
-    found: list[Instance] = []
-    for place in _apart(logits > 0, classes, order, head.options.overlap):
-        mask = (upscale(logits[place : place + 1], geometry)[0] > 0).cpu().numpy()
-        if mask.any():
-            box = (boxes[place].cpu().numpy() * scale).astype(np.float32)
-            number = head.classes[int(classes[place])]
-            found.append(Instance(Cutout.of(mask).tight(), number, float(scores[place]), box))
-    return found
+    apart = _apart(logits > 0, classes, order, head.options.overlap)
+    return Answered(logits[apart], boxes[apart], scores[apart], classes[apart])
 
 
 def _apart(masks: torch.Tensor, classes: torch.Tensor, order: list[int], most: float) -> list[int]:

@@ -40,8 +40,8 @@ class ClassPromptsOptions(BaseModel):
     dense: Literal["none", "channel", "cell"] = "channel"
 
 
-class ProposalOptions(BaseModel):
-    """Centres and boxes of objects, whose masks SAM's decoder gives; see `segmenters/proposals.py`.
+class FinderOptions(BaseModel):
+    """The network of proposals and what becomes of its boxes; see `segmenters/proposals.py`.
 
     Attributes:
         width: channels on the embedding's grid; half as many after each block, but 16 at least.
@@ -50,8 +50,6 @@ class ProposalOptions(BaseModel):
         most: objects of an image, the ones with the highest scores.
         overlap: of two masks of a class with a greater IoU the one with the lower score is left out.
         score: an object's: that of its `centre`, or that times SAM's estimate of its mask's IoU, `centre-iou`.
-        threshold: the least score of an object that a prediction holds; None: what is best on the held-out groups, and
-            0.3 where there are none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +60,16 @@ class ProposalOptions(BaseModel):
     most: int = Field(default=100, ge=1, le=2000)
     overlap: float = Field(default=0.5, gt=0, le=1)
     score: Literal["centre", "centre-iou"] = "centre"
+
+
+class ProposalOptions(FinderOptions):
+    """Centres and boxes of objects, whose masks SAM's decoder gives.
+
+    Attributes:
+        threshold: the least score of an object that a prediction holds; None: what is best on the held-out groups, and
+            0.3 where there are none.
+    """
+
     threshold: float | None = Field(default=None, ge=0, le=1)
 
 
@@ -77,6 +85,20 @@ class MapOptions(BaseModel):
 
     classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
     cut: Literal["none", "box"] = "none"
+
+
+class ProposalHeadOptions(FinderOptions):
+    """Proposals as a head; see `training/proposals_head.py`.
+
+    Attributes:
+        least_score: of an object that is an answer.
+        classes: that it tells apart, 1 to this; a mask of a greater one is refused.
+        box_weight: of the boxes' term of the loss; that of the centres has 1.
+    """
+
+    least_score: float = Field(default=0.3, ge=0, le=1)
+    classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
+    box_weight: float = Field(default=2.0, gt=0)
 
 
 class FCNMapOptions(FCNOptions, MapOptions):

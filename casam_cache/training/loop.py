@@ -49,7 +49,8 @@ class EpochRecord:
         epoch: from 0.
         pairs: image-mask pairs seen.
         steps: optimiser steps.
-        loss, focal, dice, iou, penalty: weighted total, its unweighted terms, and what the method added.
+        loss, focal, dice, iou, penalty: weighted total, its unweighted terms, and what the method added. A head with
+            a lesson of its own has none of the three terms: they are 0.
     """
 
     epoch: int
@@ -183,7 +184,10 @@ def fit_head(
             f"the head '{head.name}' trains on images, and mix is of cached embeddings", "leave mix out"
         )
     mixing = (seed, items.task, "mix")
-    run = _Run(head, backbone, options, penalty or Penalty(), precision, masks.visits, selection, mixing)
+    forward = _forward(head, backbone, options, items, penalty)
+    run = _Run(
+        head, backbone, options, forward, penalty or Penalty(), precision, masks.visits, selection, mixing
+    )
     key = _fit_key(head, masks, options, seed, precision, run.penalty)
     saved = read_checkpoint(checkpoint_dir, key, warn) if checkpoint_dir else None
     if saved:
@@ -238,6 +242,7 @@ class _Run:
         head: Head,
         backbone: Backbone,
         options: TrainingOptions,
+        forward: Callable[[Pairs], tuple[torch.Tensor, ...]],
         penalty: Penalty,
         precision: str,
         visits: int,
@@ -254,8 +259,7 @@ class _Run:
         each = -(-visits // options.batch_size)
         self.total_steps = options.steps(visits)
         self._epochs = -(-self.total_steps // each)
-        forward = _losses(head, backbone, options)
-        self._forward = CompiledStep(forward, backbone) if options.compiled else forward
+        self._forward = forward
         kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
         rates = head.rates(options.learning_rate)
         self._rates = [rate for rate, _ in rates]
@@ -337,9 +341,7 @@ class _Run:
         """One optimiser step; returns its `_TERMS` (5,) on the device."""
         device = self.backbone.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
-            aligned, low_res, iou, loss, *terms = self._forward(
-                pairs.target, pairs.weight, pairs.features, pairs.image_index, pairs.sparse, pairs.dense
-            )
+            aligned, low_res, iou, loss, *terms = self._forward(pairs)
             step = Step(self.head, self.backbone, pairs, aligned, low_res, iou, epoch, self.steps)
             added = self.penalty.term(step)
         total = loss if added is None else loss + added
@@ -370,6 +372,42 @@ def _too_large(task: str, batch_size: int) -> CasamError:
     if batch_size == 1:
         return CasamError(what, "end other programs, or train on another machine")
     return CasamError(what, f"try half as many images a step: --set batch_size={batch_size // 2}")
+
+
+def _forward(
+    head: Head, backbone: Backbone, options: TrainingOptions, items: Items, penalty: Penalty | None
+) -> Callable[[Pairs], tuple[torch.Tensor, ...]]:
+    """What a step computes up to its loss: of masks, or what the head is taught instead.
+
+    Raises:
+        CasamError: options or a penalty that need the loss of masks, and the head has another.
+    """
+    lesson = head.lesson(items, backbone)
+    if lesson is None:
+        losses = _losses(head, backbone, options)
+        step = CompiledStep(losses, backbone) if options.compiled else losses
+
+        def run(pairs: Pairs) -> tuple[torch.Tensor, ...]:
+            found: tuple[torch.Tensor, ...] = step(
+                pairs.target, pairs.weight, pairs.features, pairs.image_index, pairs.sparse, pairs.dense
+            )
+            return found
+
+        return run
+    if options.compiled or penalty is not None:
+        what = "a penalty is added to" if penalty else "compiled=true compiles"
+        raise CasamError(
+            f"{what} the loss of masks, and the head '{head.name}' is taught something else",
+            "choose a head that is taught masks" if penalty else "leave compiled out",
+        )
+
+    def taught(pairs: Pairs) -> tuple[torch.Tensor, ...]:
+        """No masks, and of the terms of their loss none."""
+        loss = lesson(pairs)
+        nothing = loss.new_zeros(())
+        return pairs.features["embedding"], pairs.target, nothing, loss, nothing, nothing, nothing
+
+    return taught
 
 
 def _losses(head: Head, backbone: Backbone, options: TrainingOptions) -> Callable[..., tuple[Any, ...]]:

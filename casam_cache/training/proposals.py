@@ -155,7 +155,7 @@ def _bump(box: np.ndarray, side: int) -> tuple[slice, slice, np.ndarray]:
 
 
 def proposal_loss(
-    logits: torch.Tensor, boxes: torch.Tensor, targets: Targets, options: ProposalTrainingOptions
+    logits: torch.Tensor, boxes: torch.Tensor, targets: Targets, box_weight: float
 ) -> torch.Tensor:
     """The loss of a batch, 0-d, in fp32.
 
@@ -163,7 +163,7 @@ def proposal_loss(
         logits: of centres, from `Proposals.maps`.
         boxes: from there too.
         targets: on their device.
-        options: the weight of the boxes.
+        box_weight: w.
     """
     logits, y = logits.float(), targets.centres
     p = logits.sigmoid()
@@ -173,7 +173,7 @@ def proposal_loss(
     held = targets.weights > 0
     found, true = boxes.float().movedim(2, -1)[held], targets.boxes.movedim(2, -1)[held]
     wrong = (targets.weights[held] * (1 - generalised_iou(found, true))).sum()
-    return (centres + options.box_weight * wrong) / max(1, targets.objects)
+    return (centres + box_weight * wrong) / max(1, targets.objects)
 
 
 def generalised_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -208,7 +208,7 @@ class _Objects:
 
     def loss(self, predicted: tuple[torch.Tensor, torch.Tensor], places: Sequence[int]) -> torch.Tensor:
         found = targets_of(self._objects, places, len(self._head.classes), self._backbone.image_size)
-        return proposal_loss(*predicted, found.to(self._backbone.device), self._options)
+        return proposal_loss(*predicted, found.to(self._backbone.device), self._options.box_weight)
 
     def score(self) -> float:
         """AP of the boxes, which needs no pass of the decoder."""

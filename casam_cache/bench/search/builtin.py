@@ -35,6 +35,15 @@ BUILTIN: Mapping[str, Mapping[str, Any]] = {
         **_LEARNING_RATE,
     },
     "prompt-tuning": {"tokens": [1, 2, 4, 8, 16], "dense": ["none", "channel", "cell"], **_LEARNING_RATE},
+    "fcn": {"width": [32, 64, 128], "blocks": [1, 2, 3], "depth": [1, 2], **_LEARNING_RATE},
+    "class-prompts": {"tokens": [2, 4, 8, 16], "dense": ["none", "channel", "cell"], **_LEARNING_RATE},
+    "proposals": {
+        "width": [32, 64, 128],
+        "blocks": [0, 1],
+        "depth": [1, 2, 3],
+        "box_weight": [1.0, 2.0, 4.0],
+        **_LEARNING_RATE,
+    },
     "hq-sam": {"train_decoder": [True, False], "init": ["random", "zero"], **_LEARNING_RATE},
 }
 
