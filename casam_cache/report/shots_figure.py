@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from casam_cache.report.configurations import Configuration, Row, at, gather
 from casam_cache.report.figure_values import csv_text
-from casam_cache.report.style import look_of, picture, style_of
+from casam_cache.report.style import colour_at, look_of, picture, style_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,16 +78,18 @@ def shots_figure(rows: Sequence[Row], form: str, style: str = "paper") -> bytes 
         axes.set_xticks(ticks, ["all" if tick == beyond else str(tick) for tick in ticks])
         axes.minorticks_off()
         seen: dict[str, int] = {}
-        for each in curves:
-            look: dict[str, Any] = look_of(each.method, seen.get(each.method, 0))
+        for place, each in enumerate(curves):
+            look: dict[str, Any] = look_of(each.method, seen.get(each.method, 0)) | {
+                "color": colour_at(place)
+            }
             seen[each.method] = seen.get(each.method, 0) + 1
-            places = [beyond if shots is None else shots for shots, _ in each.points]
+            where = [beyond if shots is None else shots for shots, _ in each.points]
             means = [sum(values) / len(values) for _, values in each.points]
             spread = [
                 [mean - min(values) for mean, (_, values) in zip(means, each.points, strict=True)],
                 [max(values) - mean for mean, (_, values) in zip(means, each.points, strict=True)],
             ]
-            axes.errorbar(places, means, spread, label=each.label, capsize=2, elinewidth=0.6, **look)
+            axes.errorbar(where, means, spread, label=each.label, capsize=2, elinewidth=0.6, **look)
         if frozen is not None:
             axes.axhline(frozen, label="frozen SAM", **(look_of("frozen") | {"marker": ""}))
         axes.set_xlabel("training images of each task")

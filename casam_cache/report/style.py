@@ -69,6 +69,12 @@ def look_of(method: str, variant: int = 0) -> dict[str, Any]:
     }
 
 
+def colour_at(place: int) -> str:
+    """A colour of one curve among several of a picture, where configurations of one method are to be told apart."""
+    others = [colour for colour in _COLOURS if colour != look_of("frozen")["color"]]
+    return others[place % len(others)]
+
+
 def style_of(name: str) -> Style:
     """A style by name.
 
