@@ -13,7 +13,6 @@ from casam_cache.datasets.assign import assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.exif import fits_as_stored, orientation_warnings
 from casam_cache.datasets.images import load_array
-from casam_cache.datasets.intensity import FULL
 from casam_cache.datasets.labels import ImageHeader, MaskScan, scan_files
 from casam_cache.datasets.legend import lists_colours
 from casam_cache.datasets.mask_cut import refusal
@@ -25,7 +24,7 @@ from casam_cache.datasets.places import EXPECTED, Place, find_places, listing
 from casam_cache.datasets.portion import WHOLE, split_portion
 from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample
-from casam_cache.datasets.tile_window import tile_window
+from casam_cache.datasets.tile_window import window_of_tile
 from casam_cache.datasets.tiled import Tiled, cut_samples, nonempty, tile_notes
 from casam_cache.errors import CasamError, DatasetError
 
@@ -114,10 +113,7 @@ class FilesReader(Reader):
         return load_ignored(names, dataset.values, max_pixels=dataset.options.max_pixels)
 
     def window(self, root: Path, source: str, intensity: str) -> tuple[float, float] | None:
-        found = super().window(root, source, intensity)
-        if found not in (None, FULL) or split_portion(source)[1].tile is None:
-            return found
-        return tile_window(root / source, full=found == FULL)
+        return window_of_tile(root, source, super().window(root, source, intensity))
 
     def file_of(self, source: str) -> str | None:
         file, portion = split_portion(source)

@@ -11,12 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from casam_cache.datasets.images import ANY_SIZE, PERCENTILES, by_region, image_size, load_array
-from casam_cache.datasets.portion import file_and_portion
+from casam_cache.datasets.intensity import FULL
+from casam_cache.datasets.portion import file_and_portion, split_portion
 from casam_cache.datasets.tiles import Grid
 from casam_cache.errors import ImageError
 
 _AT_ONCE = Grid(2048, 0)
 _LOCK = threading.Lock()
+
+
+def window_of_tile(root: Path, source: str, asked: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The window of an image, where it is a tile that of the whole: what was asked, or what its values say.
+
+    Args:
+        root: the dataset folder.
+        source: the image.
+        asked: what the options say, as `parse_intensity` gives it.
+    """
+    if asked not in (None, FULL) or split_portion(source)[1].tile is None:
+        return asked
+    return tile_window(root / source, full=asked == FULL)
 
 
 def tile_window(path: Path, *, full: bool = False) -> tuple[float, float] | None:

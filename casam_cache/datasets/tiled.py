@@ -32,7 +32,14 @@ class Tiled:
 
 
 def cut_samples(
-    root: Path, samples: Sequence[Sample], grid: Grid, max_pixels: int, problems: list[Problem]
+    root: Path,
+    samples: Sequence[Sample],
+    grid: Grid,
+    max_pixels: int,
+    problems: list[Problem],
+    *,
+    stated: Mapping[str, tuple[int, int]] | None = None,
+    mask_files: bool = True,
 ) -> Tiled:
     """The samples, those of images larger than a tile being cut: `slide#y0000_x0896` is a tile of `slide`.
 
@@ -43,13 +50,17 @@ def cut_samples(
         samples: one an image.
         grid: how to cut.
         max_pixels: of files that can only be read whole, which are left as they are beyond it: reading them says so.
-        problems: gets those of images left out, whose masks have another size.
+        problems: gets those of images left out, whose masks have another size, or are of another size than is stated.
+        stated: height and width of image files by their names, where something says so.
+        mask_files: whether masks are image files, which are cut as the images are.
 
     Raises:
         DatasetError: the id of a tile is that of another image.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        names = [name for sample in samples for name in (sample.source, *sample.masks)]
+        names = [
+            name for sample in samples for name in (sample.source, *(sample.masks if mask_files else ()))
+        ]
         sizes = dict(zip(names, pool.map(lambda name: _size(root / name, max_pixels), names), strict=True))
     found = Tiled([])
     for sample in samples:
@@ -57,12 +68,17 @@ def cut_samples(
         if size is None or not grid.cuts(size):
             found.samples.append(sample)
             continue
-        wrong = _wrong_mask(root, sample, size, sizes)
+        wrong = _wrong_mask(root, sample, size, sizes) if mask_files else None
+        told = (stated or {}).get(split_portion(sample.source)[0])
+        if told is not None and told != size:
+            error = of_another_size(root / sample.source, told, size)
+            message = error.message.removeprefix(f"{root / sample.source}: ")
+            wrong = Problem(sample.source, message, error.hint, sample=sample.id)
         if wrong is not None:
             problems.append(wrong)
             continue
         found.images.append({"name": sample.id, "source": sample.source, "height": size[0], "width": size[1]})
-        found.samples += _tiles(sample, size, grid)
+        found.samples += _tiles(sample, size, grid, mask_files)
     _refuse_taken(root, samples, found)
     found.samples.sort(key=lambda sample: sample.id)
     return found
@@ -145,13 +161,21 @@ def _wrong_mask(
     return None
 
 
-def _tiles(sample: Sample, size: tuple[int, int], grid: Grid) -> Iterator[Sample]:
+def of_another_size(path: Path, stated: tuple[int, int], size: tuple[int, int]) -> ImageError:
+    """An image of another height and width than what was annotated."""
+    return ImageError(
+        f"{path}: annotated at {stated[1]} x {stated[0]} pixels, but it has {size[1]} x {size[0]}",
+        "put the image in its place that was annotated, or export the annotations again",
+    )
+
+
+def _tiles(sample: Sample, size: tuple[int, int], grid: Grid, mask_files: bool) -> Iterator[Sample]:
     for tile in grid.tiles(size):
         yield replace(
             sample,
             id=tile.id_in(sample.id, size),
             source=_tile_of(sample.source, tile.box),
-            masks=tuple(_tile_of(name, tile.box) for name in sample.masks),
+            masks=tuple(_tile_of(name, tile.box) for name in sample.masks) if mask_files else sample.masks,
             tile=tile,
         )
 

@@ -19,33 +19,27 @@ from casam_cache.datasets.assign import FOLDERS, assign_splits
 from casam_cache.datasets.base import FilesDone, Reader
 from casam_cache.datasets.exif import fits_as_stored
 from casam_cache.datasets.folder import problem_of
-from casam_cache.datasets.images import image_size, image_suffixes, load_array
+from casam_cache.datasets.images import ANY_SIZE, image_size, image_suffixes, load_array
 from casam_cache.datasets.labels import scan_files
+from casam_cache.datasets.layouts.placed import (
+    Draw,
+    PlacedShapes,
+    Remembered,
+    Shape,
+    number_in_class,
+    union,
+)
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.masks import cutouts_of_regions
 from casam_cache.datasets.parts import Found
 from casam_cache.datasets.portion import WHOLE, split_portion
 from casam_cache.datasets.portions import choose_portions
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Mask, MaskValues, Problem, Sample, SplitName
+from casam_cache.datasets.tile_window import window_of_tile
+from casam_cache.datasets.tiled import Tiled, cut_samples, of_another_size, tile_notes, whole_name
 from casam_cache.errors import DatasetError, ImageError
 
-Draw = Callable[[tuple[int, int]], Cutout | None]
-"""The pixels of an object in an image of (height, width); None where it has none there."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One object.
-
-    Attributes:
-        class_id: its class, from 1.
-        draw: gives its pixels.
-        crowd: many objects under one outline, which count in `binary` and `classes` only.
-    """
-
-    class_id: int
-    draw: Draw
-    crowd: bool = False
+_PLACED = Remembered()
 
 
 @dataclass
@@ -86,6 +80,7 @@ class Annotations:
 class AnnotatedReader(Reader):
     """Reads image files whose objects are drawn in text files."""
 
+    cuts_tiles: ClassVar[bool] = True
     splits_are: ClassVar[str] = FOLDERS
     """Where splits that the annotations state come from, for people."""
 
@@ -125,16 +120,23 @@ class AnnotatedReader(Reader):
         # A drawing belongs to the file, not to one page of several.
         pages = None if options.pages in ("all", "objects") else options.pages
         samples = choose_portions(path, samples, replace(options, pages=pages), told.problems)
+        grid, example = options.grid, _example(samples)
+        tiled = Tiled(samples)
+        if grid is not None:
+            tiled = cut_samples(
+                path, samples, grid, options.max_pixels, told.problems, stated=told.sizes, mask_files=False
+            )
+        samples = tiled.samples
         _, headers = scan_files(
             [], [path / sample.source for sample in samples], options.max_pixels, progress
         )
         misfits: set[str] = set()
         for sample, header in zip(samples, headers, strict=True):
-            stated = told.sizes.get(split_portion(sample.source)[0])
+            stated = None if sample.tile else told.sizes.get(split_portion(sample.source)[0])
             error = header.error
             if error is None and stated is not None and header.size is not None and header.size != stated:
                 error = fits_as_stored(path / sample.source, stated, header)
-                error = error or _of_another_size(path / sample.source, stated, header.size)
+                error = error or of_another_size(path / sample.source, stated, header.size)
                 misfits.add(sample.id)  # what is drawn for another size would lie elsewhere
             if error is not None:
                 told.problems.append(problem_of(error, sample.source, path, sample.id))
@@ -148,49 +150,93 @@ class AnnotatedReader(Reader):
         mode, reason = _mode(options, told)
         values = MaskValues((0, *sorted(told.classes)))
         classes = ", ".join(f"{number} {name}" for number, name in sorted(told.classes.items())[:20])
-        notes = (f"{told.example}: {_example(samples)}", f"classes {classes}" if classes else "no class")
-        return Dataset(
+        notes = (f"{told.example}: {example}", f"classes {classes}" if classes else "no class")
+        found = Dataset(
             task, path, tuple(samples), mode, reason, values, tuple(told.problems),
             source.replace(FOLDERS, self.splits_are), options, notes, class_names=told.classes,
+            tiled=tuple(tiled.images),
         )  # fmt: skip
+        if grid is None:
+            return found
+        filled, every = self._nonempty(found), options.tiles == "all"
+        kept = [sample for sample, holds in zip(samples, filled, strict=True) if holds or every]
+        lines = tile_notes(tiled, grid, filled.count(False), kept=every)
+        return replace(found, samples=tuple(kept), notes=(*notes, *lines))
 
     def image(self, root: Path, source: str, max_pixels: int) -> np.ndarray:
         return load_array(root / source, max_pixels)
 
     def masks(self, dataset: Dataset, sample: Sample, size: tuple[int, int] | None) -> Iterator[Mask]:
         """`binary`: all objects united; `classes`: those of a class united; `instances`: each, numbered in its class;
-        `components`: each region of each class.
+        `components`: each region of each class. A tile has its part of them, under the numbers of the whole image.
         """
         if not sample.labelled:
             return
-        size = size or image_size(dataset.root / sample.source, dataset.options.max_pixels)
-        file = dataset.root / sample.masks[0]
-        if not file.exists():  # one of many in a file
-            file = dataset.root / sample.masks[0].rpartition("#")[0]
-        shapes = [
+        mode, crowds = dataset.mask_mode, dataset.mask_mode != "instances"
+        pieces: Iterator[tuple[Shape, int, Cutout]]
+        if sample.tile is None:
+            size = size or image_size(dataset.root / sample.source, dataset.options.max_pixels)
+            shapes = self._named_shapes(dataset, sample, size)
+            numbers = number_in_class(shapes)
+            pieces = (
+                (shape, number, cutout)
+                for shape, number in zip(shapes, numbers, strict=True)
+                if (crowds or not shape.crowd) and (cutout := shape.draw(size)) is not None
+            )
+        else:
+            size = sample.tile.height, sample.tile.width
+            pieces = self._placed(dataset, sample).inside(sample.tile.box, crowds=crowds)
+        if mode == "instances":
+            found = [Mask(cutout, shape.class_id, number) for shape, number, cutout in pieces]
+            yield from sorted(found, key=lambda mask: (mask.class_id, mask.instance))
+            return
+        by_class: dict[int, list[Cutout]] = {}
+        for shape, _, cutout in pieces:
+            by_class.setdefault(1 if mode == "binary" else shape.class_id, []).append(cutout)
+        for class_id, cutouts in sorted(by_class.items()):
+            whole = union(cutouts)
+            if mode == "components":
+                yield from (
+                    Mask(part, class_id, number) for number, part in enumerate(cutouts_of_regions(whole), 1)
+                )
+            else:
+                yield Mask(whole.tight(), class_id, 1)
+
+    def _named_shapes(self, dataset: Dataset, sample: Sample, size: tuple[int, int]) -> list[Shape]:
+        """The objects of an image, which name the file of the annotation where they cannot be drawn."""
+        file = _file_of(dataset.root, sample)
+        return [
             replace(shape, draw=partial(_named, shape.draw, file))
             for shape in self.shapes(dataset, sample, size)
         ]
-        mode = dataset.mask_mode
-        if mode == "instances":
-            yield from _each(shapes, size)
-            return
-        by_class: dict[int, np.ndarray] = {}
-        for shape in shapes:
-            cutout = shape.draw(size)
-            if cutout is not None:
-                number = 1 if mode == "binary" else shape.class_id
-                if number not in by_class:
-                    by_class[number] = np.zeros(size, bool)
-                add(by_class[number], cutout)
-        for class_id, bitmap in sorted(by_class.items()):
-            if mode == "components":
-                yield from (
-                    Mask(part, class_id, number)
-                    for number, part in enumerate(cutouts_of_regions(Cutout.of(bitmap)), 1)
+
+    def _placed(self, dataset: Dataset, sample: Sample) -> PlacedShapes:
+        """The objects of the image that a tile is of."""
+        source = whole_name(sample)
+        size = next(
+            ((each["height"], each["width"]) for each in dataset.tiled if each["source"] == source), None
+        ) or image_size(dataset.root / source, ANY_SIZE)
+        status = _file_of(dataset.root, sample).stat()
+        key = (self.name, dataset.root, sample.masks[0], size, status.st_size, status.st_mtime_ns)
+        return _PLACED.get(key, lambda: PlacedShapes.of(self._named_shapes(dataset, sample, size), size))
+
+    def _nonempty(self, dataset: Dataset) -> list[bool]:
+        """Of each sample whether it is kept where tiles without an object are not."""
+        crowds = dataset.mask_mode != "instances"
+        kept = []
+        for sample in dataset.samples:
+            try:
+                kept.append(
+                    sample.tile is None
+                    or not sample.labelled
+                    or any(self._placed(dataset, sample).inside(sample.tile.box, crowds=crowds))
                 )
-            else:
-                yield Mask(Cutout.of(bitmap).tight(), class_id, 1)
+            except ImageError:
+                kept.append(True)  # what is wrong is said where its masks are read
+        return kept
+
+    def window(self, root: Path, source: str, intensity: str) -> tuple[float, float] | None:
+        return window_of_tile(root, source, super().window(root, source, intensity))
 
     def file_of(self, source: str) -> str | None:
         file, portion = split_portion(source)
@@ -207,20 +253,10 @@ def _named(draw: Draw, file: Path, size: tuple[int, int]) -> Cutout | None:
         raise ImageError(f"{file}: {error.message}", error.hint) from None
 
 
-def _each(shapes: Iterable[Shape], size: tuple[int, int]) -> Iterator[Mask]:
-    numbers: Counter[int] = Counter()
-    for shape in sorted((shape for shape in shapes if not shape.crowd), key=lambda shape: shape.class_id):
-        cutout = shape.draw(size)
-        numbers[shape.class_id] += 1
-        if cutout is not None:
-            yield Mask(cutout, shape.class_id, numbers[shape.class_id])
-
-
-def _of_another_size(path: Path, stated: tuple[int, int], size: tuple[int, int]) -> ImageError:
-    return ImageError(
-        f"{path}: annotated at {stated[1]} x {stated[0]} pixels, but it has {size[1]} x {size[0]}",
-        "put the image in its place that was annotated, or export the annotations again",
-    )
+def _file_of(root: Path, sample: Sample) -> Path:
+    """The annotation of an image, which may be one of many in a file."""
+    file = root / sample.masks[0]
+    return file if file.exists() else root / sample.masks[0].rpartition("#")[0]
 
 
 def _mode(options: DatasetOptions, told: Annotations) -> tuple[str, str]:
@@ -292,18 +328,7 @@ def _joined(folder: str, name: str) -> str:
 def united(draws: Sequence[Draw], size: tuple[int, int]) -> Cutout | None:
     """One object drawn in several parts."""
     drawn = [cutout for draw in draws if (cutout := draw(size)) is not None]
-    if len(drawn) < 2:
-        return drawn[0] if drawn else None
-    whole = np.zeros(size, bool)
-    for cutout in drawn:
-        add(whole, cutout)
-    return Cutout.of(whole).tight()
-
-
-def add(bitmap: np.ndarray, cutout: Cutout) -> None:
-    """Sets the pixels of a cutout in a bool (H, W) bitmap of the whole image."""
-    height, width = cutout.pixels.shape
-    bitmap[cutout.top : cutout.top + height, cutout.left : cutout.left + width] |= cutout.pixels
+    return union(drawn).tight() if drawn else None
 
 
 class Parsed:

@@ -15,17 +15,21 @@ import numpy as np
 
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.extras import extra
-from casam_cache.datasets.layouts.annotated import AnnotatedReader, Annotations, ImageFiles, Parsed, Shape
+from casam_cache.datasets.layouts.annotated import AnnotatedReader, Annotations, ImageFiles, Parsed
+from casam_cache.datasets.layouts.placed import Shape
 from casam_cache.datasets.layouts.polygon import lies_outside
+from casam_cache.datasets.layouts.runs import cutout_of_runs, decode_counts
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample, SplitName
 from casam_cache.datasets.splits import SPLIT_FOLDERS
-from casam_cache.errors import DatasetError, ImageError
+from casam_cache.errors import CasamError, DatasetError, ImageError
 
 _HEAD = 1 << 20
 _SPLIT = re.compile(
     r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?=\d|[^a-z]|$)", re.IGNORECASE
 )
+_COUNTED = 1 << 32  # pixels
+_BEHIND = 2  # pixels of a canvas behind what is drawn on it
 _THIN = 2  # pixels; a thinner outline may hold none
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic")
 
@@ -211,7 +215,6 @@ def _draw(path: Path, one: dict[str, Any], size: tuple[int, int]) -> Cutout | No
     Raises:
         ImageError: it cannot be drawn, or is of another size.
     """
-    coco = extra("pycocotools.mask", path, "COCO annotations")
     drawn = one["segmentation"]
     where = f"{path}: object {one.get('id')}"
     try:
@@ -226,17 +229,35 @@ def _draw(path: Path, one: dict[str, Any], size: tuple[int, int]) -> Cutout | No
             if isinstance(counts, list):
                 if sum(counts) != size[0] * size[1]:
                     raise ImageError(f"{where}: its runs do not fill the image", "export it again")
-                runs = coco.frPyObjects(drawn, *size)
-            else:
-                runs = {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+                return cutout_of_runs(counts, size)
         else:
-            runs = coco.merge(coco.frPyObjects(drawn, *size))
-        bitmap = coco.decode(runs).astype(bool)
-    except ImageError:
+            return _polygons(extra("pycocotools.mask", path, "COCO annotations"), drawn, size)
+        return cutout_of_runs(decode_counts(counts.encode() if isinstance(counts, str) else counts), size)
+    except (ImageError, CasamError):
         raise
     except Exception as error:
         raise ImageError(f"{where} cannot be drawn: {error}", "export the annotations again") from error
-    return Cutout.of(bitmap).tight() if bitmap.any() else None
+
+
+def _polygons(coco: Any, drawn: list[list[float]], size: tuple[int, int]) -> Cutout | None:
+    """Polygons of one object, as pycocotools draws them, without the memory of the image.
+
+    It counts pixels in 32 bits. In a larger image an object is drawn on a canvas of its own, which begins a whole
+    number of pixels further: rounding may then go the other way where an edge passes exactly through a tenth of one.
+    """
+    if size[0] * size[1] < _COUNTED:
+        return cutout_of_runs(decode_counts(coco.merge(coco.frPyObjects(drawn, *size))["counts"]), size)
+    parts = [np.asarray(part, np.float64).reshape(-1, 2) for part in drawn]
+    corners = np.concatenate(parts)
+    left, top = np.floor(corners.min(axis=0)).clip(0).astype(int).tolist()
+    right, bottom = (np.ceil(corners.max(axis=0)) + _BEHIND).clip(0, size[::-1]).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return None
+    canvas = (bottom - top, right - left)
+    shifted = [(part - (left, top)).ravel().tolist() for part in parts]
+    runs = coco.merge(coco.frPyObjects(shifted, *canvas))["counts"]
+    found = cutout_of_runs(decode_counts(runs), canvas)
+    return None if found is None else Cutout(found.pixels, found.top + top, found.left + left, size)
 
 
 def _files(root: Path) -> list[str]:

@@ -16,14 +16,13 @@ from casam_cache.cutout import Cutout
 from casam_cache.datasets.layouts.annotated import (
     AnnotatedReader,
     Annotations,
-    Draw,
     ImageFiles,
     Parsed,
-    Shape,
     names_of,
     numbered,
 )
 from casam_cache.datasets.layouts.labelme import circle
+from casam_cache.datasets.layouts.placed import Draw, Shape
 from casam_cache.datasets.layouts.polygon import fill, lies_outside
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample

@@ -18,13 +18,12 @@ from casam_cache.cutout import Cutout
 from casam_cache.datasets.layouts.annotated import (
     AnnotatedReader,
     Annotations,
-    Draw,
     ImageFiles,
-    Shape,
     names_of,
     numbered,
     united,
 )
+from casam_cache.datasets.layouts.placed import Draw, Shape
 from casam_cache.datasets.layouts.polygon import fill, lies_outside
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample

@@ -13,6 +13,8 @@ import numpy as np
 
 from casam_cache.cutout import Cutout
 
+_AT_ONCE = 1 << 22  # pixels whose turns are counted together
+
 Points = Sequence[tuple[float, float]]
 """(x, y) of corners, in pixels from the upper left corner of the image."""
 
@@ -37,7 +39,11 @@ def fill(points: Points, size: tuple[int, int]) -> Cutout | None:
         int(np.ceil(np.clip(high, 0, end))) for high, end in zip(last, (width, height), strict=True)
     )
     if right > left and bottom > top:
-        pixels = _inside(corners, top, bottom, left, right)
+        pixels = np.empty((bottom - top, right - left), bool)
+        tall = max(1, _AT_ONCE // (right - left + 1))
+        for first_row in range(top, bottom, tall):
+            last_row = min(bottom, first_row + tall)
+            pixels[first_row - top : last_row - top] = _inside(corners, first_row, last_row, left, right)
         if pixels.any():
             return Cutout(pixels, top, left, (height, width)).tight()
     if (first < 0).any() or last[0] >= width or last[1] >= height:

@@ -10,7 +10,8 @@ from typing import Any
 
 from casam_cache.cutout import Cutout
 from casam_cache.datasets.images import image_suffixes
-from casam_cache.datasets.layouts.annotated import AnnotatedReader, Annotations, Shape
+from casam_cache.datasets.layouts.annotated import AnnotatedReader, Annotations
+from casam_cache.datasets.layouts.placed import Shape
 from casam_cache.datasets.layouts.polygon import fill, lies_outside
 from casam_cache.datasets.listing import entries, walk
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
