@@ -217,7 +217,8 @@ def _rule(first: Entry, masks: int, methods: int, results: Results) -> str:
     labels = {entry.config.label for entry in results.entries if entry.config.method.name != "frozen"}
     few = "" if len(labels) == methods else f" the first {methods} of {len(labels)}"
     return (
-        f"Of {masks} {first.course.evaluate} masks of {len(first.course.order)} tasks, by the mean over{few} methods "
+        f"Of {masks} {first.course.evaluate} masks of {len(first.course.order)} "
+        f"{'task' if len(first.course.order) == 1 else 'tasks'}, by the mean over{few} methods "
         f"of the gain in IoU: the {EACH} in the middle of the worst tenth, of all, and of the best tenth. After "
         f"{', '.join(first.course.order)}; seed {first.course.seed}; {first.course.prompt.name}."
     )
