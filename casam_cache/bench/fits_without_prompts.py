@@ -25,6 +25,7 @@ from casam_cache.registry import Registry, revision_of
 from casam_cache.training.loop import FitProgress
 from casam_cache.training.options import VIEW_SEPARATOR
 from casam_cache.training.segmentation_options import ImageTrainingOptions
+from casam_cache.training.segmentation_scores import ClassScore
 from casam_cache.views import parse_views
 
 
@@ -80,6 +81,87 @@ class Parts:
     @property
     def class_names(self) -> dict[int, str]:
         return {int(number): name for number, name in self.attributes.get("class_names", {}).items()}
+
+
+@dataclass(frozen=True)
+class FitWithoutPrompts:
+    """A head without prompts on one task.
+
+    Attributes:
+        task, head, model: what was fitted: dataset, head, backbone's store.
+        run: folder of the fit: segmenter.safetensors, segmenter.json, record.json.
+        outcomes: folder of the scores of every image.
+        computed: whether this call trained.
+        evaluate: the split that was scored.
+        scores: over all classes first, then each class.
+        class_names: of the classes that have one, by id.
+        untrained: classes of the scored split that the training images do not have.
+        background: whether images without masks are trained on and scored as showing nothing.
+        parameters: trained parameters.
+        mask_mode: how the dataset's masks were read.
+        seed: of initial weights, order and views.
+        stand_in: what the backbone is, where it is no real SAM.
+        fit: as `ImageFit.to_json`.
+    """
+
+    task: str
+    head: str
+    model: str
+    run: str
+    outcomes: str
+    computed: bool
+    evaluate: str
+    scores: tuple[ClassScore, ...]
+    class_names: Mapping[int, str]
+    untrained: tuple[int, ...]
+    background: bool
+    parameters: int
+    mask_mode: str
+    seed: int
+    stand_in: str
+    fit: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; metrics in [0, 1]."""
+        plain = {
+            name: value for name, value in vars(self).items() if isinstance(value, str | int | bool | float)
+        }
+        return {
+            **plain, "scores": [each.to_json() for each in self.scores], "untrained": list(self.untrained),
+            "class_names": {str(number): name for number, name in self.class_names.items()}, "fit": dict(self.fit),
+        }  # fmt: skip
+
+
+def facts(
+    parts: Parts,
+    fit: Stage,
+    score: Stage,
+    runs: Runs,
+    scores: Sequence[ClassScore],
+    seed: int,
+    computed: bool,
+) -> dict[str, Any]:
+    """The fields of `FitWithoutPrompts`."""
+    recorded = runs.recorded(fit)
+    scored = {each.class_id for each in scores if each.class_id is not None}
+    return {
+        "task": parts.scored.ref.task,
+        "head": parts.head.name,
+        "model": parts.place.model,
+        "run": str(runs.folder(fit)),
+        "outcomes": str(runs.folder(score)),
+        "computed": computed,
+        "evaluate": parts.scored.ref.split,
+        "scores": tuple(scores),
+        "class_names": parts.class_names,
+        "untrained": tuple(sorted(scored - {*recorded["classes"]})),
+        "background": parts.background,
+        "parameters": recorded["parameters"],
+        "mask_mode": recorded["mask_mode"],
+        "seed": seed,
+        "stand_in": parts.place.backbone(parts.scored.ref.task).stand_in,
+        "fit": recorded["fit"],
+    }
 
 
 def parts_of(request: Request, heads: Registry[Any], training: type[ImageTrainingOptions]) -> Parts:

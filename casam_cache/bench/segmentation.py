@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casam_cache.bench.fits_without_prompts import Request, parts_of, run_both
+from casam_cache.bench.fits_without_prompts import FitWithoutPrompts, Request, facts, parts_of, run_both
 from casam_cache.bench.stages.segmentation import FitSegmenter, ScoreSegmenter
 from casam_cache.engine.runs import Changed, Runs
 from casam_cache.engine.schedule import PlanProgress
@@ -19,53 +19,18 @@ from casam_cache.training.segmentation_scores import ClassScore, class_scores
 
 
 @dataclass(frozen=True)
-class SegmentationReport:
+class SegmentationReport(FitWithoutPrompts):
     """A head without prompts on one task.
 
-    Attributes:
-        task, head, model: what was fitted: dataset, head, backbone's store.
-        run: folder of the fit: segmenter.safetensors, segmenter.json, record.json.
-        outcomes: folder of the scores of every class of every image.
-        computed: whether this call trained.
-        evaluate: the split that was scored.
-        scores: over all classes first, then each class.
-        class_names: of the classes that have one, by id.
-        untrained: classes of the scored split that the training images do not have.
-        background: whether images without masks are trained on and scored as background.
-        parameters: trained parameters.
-        mask_mode: how the dataset's masks were read.
-        seed: of initial weights, order and views.
-        stand_in: what the backbone is, where it is no real SAM.
-        fit: as `ImageFit.to_json`.
+    Attributes, beside those of `FitWithoutPrompts`:
         whole_images: as `scores`, IoU and Dice of the larger images that were cut into tiles; empty without.
     """
 
-    task: str
-    head: str
-    model: str
-    run: str
-    outcomes: str
-    computed: bool
-    evaluate: str
-    scores: tuple[ClassScore, ...]
-    class_names: Mapping[int, str]
-    untrained: tuple[int, ...]
-    background: bool
-    parameters: int
-    mask_mode: str
-    seed: int
-    stand_in: str
-    fit: Mapping[str, Any]
     whole_images: tuple[ClassScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; metrics in [0, 1]."""
-        plain = {name: value for name, value in vars(self).items() if isinstance(value, str | int | bool)}
-        return {
-            **plain, "scores": [each.to_json() for each in self.scores],
-            "whole_images": [each.to_json() for each in self.whole_images], "untrained": list(self.untrained),
-            "class_names": {str(number): name for number, name in self.class_names.items()}, "fit": dict(self.fit),
-        }  # fmt: skip
+        return {**super().to_json(), "whole_images": [each.to_json() for each in self.whole_images]}
 
 
 def fit_segmentation(
@@ -130,26 +95,8 @@ def fit_segmentation(
         fit, score, parts, folder, changed=changed, on_fit=on_fit, on_evaluate=on_evaluate, say=say,
         executor=executor, jobs=jobs, on_stages=on_stages,
     )  # fmt: skip
-    recorded, outcomes = folder.recorded(fit), score.read(folder)
-    scores = class_scores(outcomes)
+    outcomes = score.read(folder)
     return SegmentationReport(
-        task=task,
-        head=parts.head.name,
-        model=parts.place.model,
-        run=str(folder.folder(fit)),
-        outcomes=str(folder.folder(score)),
-        computed=computed,
-        evaluate=split,
-        scores=tuple(scores),
-        class_names=parts.class_names,
-        untrained=tuple(
-            sorted({each.class_id for each in scores if each.class_id is not None} - {*recorded["classes"]})
-        ),
-        background=parts.background,
-        parameters=recorded["parameters"],
-        mask_mode=recorded["mask_mode"],
-        seed=seed,
-        stand_in=parts.place.backbone(task).stand_in,
-        fit=recorded["fit"],
+        **facts(parts, fit, score, folder, class_scores(outcomes), seed, computed),
         whole_images=tuple(class_scores(score.read_whole_images(folder))) if parts.scored.tiles else (),
     )
