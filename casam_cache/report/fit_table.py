@@ -120,9 +120,12 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
     if few:
         notes.append(
             f"Fewer than {FEWEST_GROUPS} groups to train on, so none is held out and the last state is kept: "
-            f"{', '.join(few)}. With so few it may be worse than none on new images: --folds K, with K up to the "
-            "groups, tells."
+            f"{', '.join(few)}."
         )
+        if not any(each.evaluate.startswith("fold") for each in last):
+            notes[-1] += (
+                " With so few it may be worse than none on new images: --folds K, with K up to the groups, tells."
+            )
     if len(last) > len(few):
         notes.append("No groups were held out: the last state is kept.")
     for report in reports:
