@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from casam_cache.backbones.base import Backbone
-from casam_cache.backbones.compiling import CompiledStep
 from casam_cache.backbones.devices import choose_precision
 from casam_cache.errors import CasamError, DivergedError, is_out_of_memory
 from casam_cache.fingerprint import digest, digest_arrays, generator
-from casam_cache.heads.base import Head, run_head
+from casam_cache.heads.base import Head
 from casam_cache.training.checkpoints import read_checkpoint, write_checkpoint
 from casam_cache.training.epochs import TrainingMasks, VisitBatch, draw_epoch
 from casam_cache.training.evaluate import check_masks
@@ -28,8 +27,8 @@ from casam_cache.training.feed import Feed, Residency, place_features
 from casam_cache.training.few_shots import few_shots
 from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, add_views
-from casam_cache.training.losses import segmentation_loss
 from casam_cache.training.mixing import mix_embeddings
+from casam_cache.training.objective import objective
 from casam_cache.training.options import VIEW_SEPARATOR, TrainingOptions
 from casam_cache.training.pixels import PIXELS
 from casam_cache.training.schedule import rate_share
@@ -184,7 +183,7 @@ def fit_head(
             f"the head '{head.name}' trains on images, and mix is of cached embeddings", "leave mix out"
         )
     mixing = (seed, items.task, "mix")
-    forward = _forward(head, backbone, options, items, penalty)
+    forward = objective(head, backbone, options, items, penalty)
     run = _Run(
         head, backbone, options, forward, penalty or Penalty(), precision, masks.visits, selection, mixing
     )
@@ -372,54 +371,6 @@ def _too_large(task: str, batch_size: int) -> CasamError:
     if batch_size == 1:
         return CasamError(what, "end other programs, or train on another machine")
     return CasamError(what, f"try half as many images a step: --set batch_size={batch_size // 2}")
-
-
-def _forward(
-    head: Head, backbone: Backbone, options: TrainingOptions, items: Items, penalty: Penalty | None
-) -> Callable[[Pairs], tuple[torch.Tensor, ...]]:
-    """What a step computes up to its loss: of masks, or what the head is taught instead.
-
-    Raises:
-        CasamError: options or a penalty that need the loss of masks, and the head has another.
-    """
-    lesson = head.lesson(items, backbone)
-    if lesson is None:
-        losses = _losses(head, backbone, options)
-        step = CompiledStep(losses, backbone) if options.compiled else losses
-
-        def run(pairs: Pairs) -> tuple[torch.Tensor, ...]:
-            found: tuple[torch.Tensor, ...] = step(
-                pairs.target, pairs.weight, pairs.features, pairs.image_index, pairs.sparse, pairs.dense
-            )
-            return found
-
-        return run
-    if options.compiled or penalty is not None:
-        what = "a penalty is added to" if penalty else "compiled=true compiles"
-        raise CasamError(
-            f"{what} the loss of masks, and the head '{head.name}' is taught something else",
-            "choose a head that is taught masks" if penalty else "leave compiled out",
-        )
-
-    def taught(pairs: Pairs) -> tuple[torch.Tensor, ...]:
-        """No masks, and of the terms of their loss none."""
-        loss = lesson(pairs)
-        nothing = loss.new_zeros(())
-        return pairs.features["embedding"], pairs.target, nothing, loss, nothing, nothing, nothing
-
-    return taught
-
-
-def _losses(head: Head, backbone: Backbone, options: TrainingOptions) -> Callable[..., tuple[Any, ...]]:
-    """The arithmetic of a step. It holds no more than it needs, or a finished fit would keep its memory."""
-
-    def run(target: torch.Tensor, weight: torch.Tensor, *inputs: Any) -> tuple[torch.Tensor, ...]:
-        """The head's output, logits (P, L, L), IoU estimates (P,), then the loss, its focal, Dice and IoU terms."""
-        aligned, masks, scores = run_head(head, backbone, *inputs)
-        low_res, iou = masks[:, 0], scores[:, 0]
-        return aligned, low_res, iou, *segmentation_loss(low_res, iou, target, weight, options)
-
-    return run
 
 
 def _fit_key(
