@@ -24,6 +24,7 @@ from casam_cache.datasets.layouts.coco import _draw
 from casam_cache.datasets.layouts.placed import PlacedShapes, cut, union
 from casam_cache.datasets.layouts.polygon import fill
 from casam_cache.datasets.layouts.runs import cutout_of_runs, decode_counts
+from casam_cache.errors import DatasetError
 from casam_cache.store import EmbeddingStore
 from casam_cache.training.items import open_split
 from casam_cache.training.whole_images import WholeImages
@@ -231,3 +232,9 @@ def test_a_slide_that_is_not_the_one_annotated_is_left_out(tmp_path: Path) -> No
     [problem] = [str(one) for one in dataset.problems if "annotated at" in str(one)]
     assert "images/s1.tif: annotated at 210 x 150 pixels, but it has 210 x 160" in problem
     assert not any(sample.id.startswith("s1") for sample in dataset.samples)
+    for path in (tmp_path / "images").iterdir():
+        tifffile.imwrite(path, np.zeros((160, 210, 3), np.uint8), tile=(32, 32), photometric="rgb")
+    with pytest.raises(
+        DatasetError, match=r"no image of its annotations can be used, for example .*annotated at"
+    ):
+        read_dataset(tmp_path, DatasetOptions(tile=64))

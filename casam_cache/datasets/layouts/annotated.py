@@ -121,7 +121,7 @@ class AnnotatedReader(Reader):
         pages = None if options.pages in ("all", "objects") else options.pages
         samples = choose_portions(path, samples, replace(options, pages=pages), told.problems)
         grid, example = options.grid, _example(samples)
-        tiled = Tiled(samples)
+        tiled, before = Tiled(samples), len(told.problems)
         if grid is not None:
             tiled = cut_samples(
                 path, samples, grid, options.max_pixels, told.problems, stated=told.sizes, mask_files=False
@@ -130,7 +130,7 @@ class AnnotatedReader(Reader):
         _, headers = scan_files(
             [], [path / sample.source for sample in samples], options.max_pixels, progress
         )
-        misfits: set[str] = set()
+        misfits = {problem.sample for problem in told.problems[before:]}
         for sample, header in zip(samples, headers, strict=True):
             stated = None if sample.tile else told.sizes.get(split_portion(sample.source)[0])
             error = header.error
@@ -217,7 +217,8 @@ class AnnotatedReader(Reader):
             ((each["height"], each["width"]) for each in dataset.tiled if each["source"] == source), None
         ) or image_size(dataset.root / source, ANY_SIZE)
         status = _file_of(dataset.root, sample).stat()
-        key = (self.name, dataset.root, sample.masks[0], size, status.st_size, status.st_mtime_ns)
+        classes = tuple(sorted(dataset.class_names.items()))
+        key = (self.name, dataset.root, sample.masks[0], size, classes, status.st_size, status.st_mtime_ns)
         return _PLACED.get(key, lambda: PlacedShapes.of(self._named_shapes(dataset, sample, size), size))
 
     def _nonempty(self, dataset: Dataset) -> list[bool]:
