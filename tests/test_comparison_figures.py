@@ -24,8 +24,8 @@ from casam_cache.report.comparison_figures import (
     figure_4_values,
 )
 from casam_cache.report.configurations import gather
-from casam_cache.report.cost_figure import GAP, _count, figure_2, figure_2_values, spread
-from casam_cache.report.style import STYLES, look_of
+from casam_cache.report.cost_figure import GAP, figure_2, figure_2_values, spread
+from casam_cache.report.style import STYLES, counted, look_of
 
 TASKS = ["a & b", "<c>", "d"]
 
@@ -150,4 +150,4 @@ def test_texts_of_figure_2_stand_apart_in_the_order_of_their_points(heights: lis
 
 
 def test_ticks_are_words() -> None:
-    assert [_count(value) for value in (250, 1e4, 1e6, 3.5e6, 1e9)] == ["250", "10 k", "1 M", "3.5 M", "1 G"]
+    assert [counted(value) for value in (250, 1e4, 1e6, 3.5e6, 1e9)] == ["250", "10 k", "1 M", "3.5 M", "1 G"]

@@ -531,6 +531,9 @@ def test_report_draws_the_front(bench_stores: Path, tmp_path: Path, space: str, 
     casam("report", runs, "--out", "tables")
     name = f"tables/search_{report.key}"
     assert all(Path(name + end).stat().st_size for end in (".txt", ".csv", "_front.svg", "_front.png"))
+    drawn = Path(name + "_front.svg").read_text()
+    assert "mathdefault" not in drawn, "ticks are read as text"
+    assert ">FLOPs of head and decoder a sample and step</text>" in drawn
     for what in (runs, report.folder):
         written = casam.json("report", what, "--html", "html", "--overwrite")
         assert (written["searches"], written["benches"], written["fits"]) == (1, 0, 0), casam.err

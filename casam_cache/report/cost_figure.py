@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from casam_cache.report.configurations import UPPER_BOUNDS, Row, at, gather
 from casam_cache.report.figure_values import csv_text
-from casam_cache.report.style import look_of, picture, style_of
+from casam_cache.report.style import count_along, look_of, picture, style_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,10 +45,7 @@ def figure_2(rows: Sequence[Row], form: str, style: str = "paper") -> bytes | No
                 for point in points:
                     look = {**look_of(point["method"]), "linestyle": ""}
                     axes.plot(point[cost], point[metric], **look, markersize=0.8 * chosen.font, alpha=0.8)
-                if max(point[cost] for point in points) > 4 * min(point[cost] for point in points):
-                    axes.set_xscale("log")
-                    axes.xaxis.set_minor_formatter("")
-                axes.xaxis.set_major_formatter(_count)
+                count_along(axes, [point[cost] for point in points])
                 axes.margins(x=0.12)
             _name(line[-1], points, COSTS[-1][0], metric, chosen.line)
         for axes, (_, named) in zip(panels[-1], COSTS, strict=True):
@@ -110,14 +107,6 @@ def _name(axes: Any, points: Sequence[dict[str, Any]], cost: str, metric: str, l
                 "shrinkB": 0, "linewidth": 0.6 * line, "relpos": (0, 0.5),
             },
         )  # fmt: skip
-
-
-def _count(value: float, _: float = 0.0) -> str:
-    """`250`, `10 k`, `1 M`: mathematical text is not read in figures, since names may hold dollars."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
 
 
 def _points(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from casam_cache.bench.search.objectives import front
 from casam_cache.bench.search.outcome import SearchReport
 from casam_cache.bench.search.study import TrialResult
 from casam_cache.report.search_table import scored
-from casam_cache.report.style import look_of, picture, style_of
+from casam_cache.report.style import count_along, look_of, picture, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +49,7 @@ def search_picture(report: SearchReport, form: str, *, style: str = "paper") -> 
             drawstyle="steps-post", **look, label="front",
         )  # fmt: skip
         axes.axhline(0.0, color="0.4", linewidth=0.8, linestyle=":")
-        if all(each[1] > 0 for each in points.values()):
-            axes.set_xscale("log")
+        count_along(axes, [each[1] for each in points.values()])
 
     return picture(draw, style_of(style), form, 0.42)
 

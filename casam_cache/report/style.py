@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from casam_cache.errors import unknown_name
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMS = ("svg", "png")
@@ -73,6 +74,22 @@ def colour_at(place: int) -> str:
     """A colour of one curve among several of a picture, where configurations of one method are to be told apart."""
     others = [colour for colour in _COLOURS if colour != look_of("frozen")["color"]]
     return others[place % len(others)]
+
+
+def count_along(axes: Axes, values: Sequence[float]) -> None:
+    """The x axis of counts: logarithmic where the largest is more than four times the least, which is above 0."""
+    if min(values) > 0 and max(values) > 4 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter(counted)
+
+
+def counted(value: float, _: float = 0.0) -> str:
+    """`250`, `10 k`, `1 M`: mathematical text is not read in figures, since names may hold dollars."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def style_of(name: str) -> Style:
