@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
-from casam_cache.datasets.layouts.outlines import Outlined, OutlineReader, Outlines, Polygon
+from casam_cache.datasets.layouts.annotated import Parsed
+from casam_cache.datasets.layouts.outlines import UNNAMED, Outlined, OutlineReader, Outlines, Polygon
 from casam_cache.errors import ImageError
 
 _HEAD = 4096
 _FOUND = ("detection", "cell", "tile")  # what QuPath's programs find, in what people draw
-UNNAMED = "object"
 
 
 class GeoJson(OutlineReader):
@@ -32,26 +32,34 @@ class GeoJson(OutlineReader):
         return b'"FeatureCollection"' in head or (b'"Feature"' in head and b'"geometry"' in head)
 
     def parse(self, path: Path) -> Outlines:
-        try:
-            told = json.loads(path.read_text(encoding="utf-8-sig"))
-            features = told["features"] if isinstance(told, dict) else list(told)
-            kinds = [_kind(one) for one in features]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ImageError(f"{path}: damaged GeoJSON: {error!r}", "export it again") from None
-        found = Outlines()
-        detected = any(kind in _FOUND for kind in kinds)
-        for one, kind in zip(features, kinds, strict=True):
-            label = _label(one)
-            if detected and kind not in _FOUND and label is None:
-                found.left_out["areas without a class where there are detections"] += 1
-                continue
-            polygons = _polygons(one.get("geometry"))
-            if polygons is None:
-                shape = (one.get("geometry") or {}).get("type", "geometry")
-                found.left_out[f"{shape}, without an area or damaged"] += 1
-            else:
-                found.objects.append(Outlined(label or UNNAMED, polygons))
+        found: Outlines = _parsed(path)
         return found
+
+
+def _parse(path: Path) -> Outlines:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
+        features = told["features"] if isinstance(told, dict) else list(told)
+        kinds = [_kind(one) for one in features]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ImageError(f"{path}: damaged GeoJSON: {error!r}", "export it again") from None
+    found = Outlines()
+    detected = any(kind in _FOUND for kind in kinds)
+    for one, kind in zip(features, kinds, strict=True):
+        label = _label(one)
+        if detected and kind not in _FOUND and label is None:
+            found.left_out["areas without a class where there are detections"] += 1
+            continue
+        polygons = _polygons(one.get("geometry"))
+        if polygons is None:
+            shape = (one.get("geometry") or {}).get("type", "geometry")
+            found.left_out[f"{shape}, without an area or damaged"] += 1
+        else:
+            found.objects.append(Outlined(label or UNNAMED, polygons))
+    return found
+
+
+_parsed = Parsed(_parse)
 
 
 def _kind(feature: dict[str, Any]) -> str:

@@ -21,9 +21,8 @@ from casam_cache.datasets.layouts.annotated import (
     names_of,
     numbered,
 )
-from casam_cache.datasets.layouts.labelme import circle
 from casam_cache.datasets.layouts.placed import Draw, Shape
-from casam_cache.datasets.layouts.polygon import fill, lies_outside
+from casam_cache.datasets.layouts.polygon import circle, fill, lies_outside
 from casam_cache.datasets.listing import entries
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import DatasetError, ImageError

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -24,14 +24,13 @@ from casam_cache.datasets.layouts.annotated import (
     united,
 )
 from casam_cache.datasets.layouts.placed import Draw, Shape
-from casam_cache.datasets.layouts.polygon import fill, lies_outside
+from casam_cache.datasets.layouts.polygon import circle, fill, lies_outside
 from casam_cache.datasets.listing import walk
 from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import ImageError
 
 _HEAD = 4096
 _LOOKED_AT = 200
-_CORNERS_OF_CIRCLE = 128
 
 
 class LabelMe(AnnotatedReader):
@@ -166,13 +165,6 @@ def _draw_of(one: Any) -> Draw | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return None
-
-
-def circle(x: float, y: float, radius: float, other: float | None = None) -> Sequence[tuple[float, float]]:
-    """A circle, or an ellipse with two radii, as a polygon."""
-    angles = np.arange(_CORNERS_OF_CIRCLE) * 2 * np.pi / _CORNERS_OF_CIRCLE
-    tall = radius if other is None else other
-    return [(x + radius * math.cos(angle), y + tall * math.sin(angle)) for angle in angles]
 
 
 def _paste(text: str, corner: tuple[float, float], size: tuple[int, int]) -> Cutout | None:

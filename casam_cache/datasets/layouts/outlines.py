@@ -19,7 +19,6 @@ from casam_cache.datasets.layouts.annotated import (
     AnnotatedReader,
     Annotations,
     ImageFiles,
-    Parsed,
     names_of,
     numbered,
 )
@@ -30,6 +29,7 @@ from casam_cache.datasets.sample import Dataset, DatasetOptions, Problem, Sample
 from casam_cache.errors import DatasetError, ImageError
 
 _LOOKED_AT = 200
+UNNAMED = "object"  # the class of what has none
 
 Polygon = Sequence[Points]
 """An outline, and those of holes in it."""
@@ -74,7 +74,7 @@ class OutlineReader(AnnotatedReader):
 
     @abstractmethod
     def parse(self, path: Path) -> Outlines:
-        """What a file holds.
+        """What a file holds; asked again for each of its tiles, so it is remembered.
 
         Raises:
             ImageError: it is damaged.
@@ -108,7 +108,7 @@ class OutlineReader(AnnotatedReader):
             try:
                 if not self.is_one(path / file):
                     continue
-                found = self._parsed(path / file)
+                found = self.parse(path / file)
             except (OSError, ImageError) as error:
                 hint = error.hint if isinstance(error, ImageError) else "look at it"
                 told.problems.append(Problem(file, str(error).removeprefix(f"{path / file}: "), hint))
@@ -138,18 +138,7 @@ class OutlineReader(AnnotatedReader):
 
     def shapes(self, dataset: Dataset, sample: Sample, size: tuple[int, int]) -> Iterable[Shape]:
         classes = {name: number for number, name in dataset.class_names.items()}
-        return _shapes(self._parsed(dataset.root / sample.masks[0]), classes)
-
-    def _parsed(self, path: Path) -> Outlines:
-        found: Outlines = _files_of(type(self))(path)
-        return found
-
-
-_PARSED: dict[type[OutlineReader], Parsed] = {}
-
-
-def _files_of(reader: type[OutlineReader]) -> Parsed:
-    return _PARSED.setdefault(reader, Parsed(lambda path: reader().parse(path)))
+        return _shapes(self.parse(dataset.root / sample.masks[0]), classes)
 
 
 def _stem(name: str) -> str:

@@ -7,12 +7,14 @@ leaves no hole; a centre on the outline belongs to the side right of it or below
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from casam_cache.cutout import Cutout
 
+_CORNERS_OF_CIRCLE = 128
 _AT_ONCE = 1 << 22  # pixels whose turns are counted together
 
 Points = Sequence[tuple[float, float]]
@@ -50,6 +52,13 @@ def fill(points: Points, size: tuple[int, int]) -> Cutout | None:
         return None  # what it has of pixels lies outside
     x, y = np.floor((first + last) / 2).astype(int)
     return Cutout(np.ones((1, 1), bool), int(y), int(x), (height, width))
+
+
+def circle(x: float, y: float, radius: float, other: float | None = None) -> Sequence[tuple[float, float]]:
+    """A circle, or an ellipse with two radii, as a polygon."""
+    angles = np.arange(_CORNERS_OF_CIRCLE) * 2 * np.pi / _CORNERS_OF_CIRCLE
+    tall = radius if other is None else other
+    return [(x + radius * math.cos(angle), y + tall * math.sin(angle)) for angle in angles]
 
 
 def lies_outside(points: Points | np.ndarray, width: float, height: float) -> bool:

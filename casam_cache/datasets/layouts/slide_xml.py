@@ -9,9 +9,9 @@ from typing import ClassVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from casam_cache.datasets.layouts.geojson import UNNAMED
-from casam_cache.datasets.layouts.labelme import circle
-from casam_cache.datasets.layouts.outlines import Outlined, OutlineReader, Outlines
+from casam_cache.datasets.layouts.annotated import Parsed
+from casam_cache.datasets.layouts.outlines import UNNAMED, Outlined, OutlineReader, Outlines
+from casam_cache.datasets.layouts.polygon import circle
 from casam_cache.errors import ImageError
 
 _HEAD = 4096
@@ -36,11 +36,19 @@ class SlideXml(OutlineReader):
         return b"<ASAP_Annotations" in head or (b"<Annotations" in head and b"MicronsPerPixel" in head)
 
     def parse(self, path: Path) -> Outlines:
-        try:
-            root = ElementTree.fromstring(path.read_bytes())
-            return _asap(root) if root.tag == "ASAP_Annotations" else _image_scope(root)
-        except (OSError, ElementTree.ParseError, ValueError, TypeError) as error:
-            raise ImageError(f"{path}: damaged XML: {error}", "save it again") from None
+        found: Outlines = _parsed(path)
+        return found
+
+
+def _parse(path: Path) -> Outlines:
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+        return _asap(root) if root.tag == "ASAP_Annotations" else _image_scope(root)
+    except (OSError, ElementTree.ParseError, ValueError, TypeError) as error:
+        raise ImageError(f"{path}: damaged XML: {error}", "save it again") from None
+
+
+_parsed = Parsed(_parse)
 
 
 def _asap(root: Element) -> Outlines:
