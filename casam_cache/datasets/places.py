@@ -18,8 +18,8 @@ from casam_cache.errors import DatasetError
 
 EXPECTED = (
     "a dataset is a folder with images/ and masks/ (same file names, or x_mask beside x), or with train/ and test/ "
-    "that each hold both, volumes (NIfTI, DICOM), COCO, YOLO, Pascal VOC, LabelMe, Label Studio, or anything "
-    "with a table dataset.csv (image,mask); docs/layouts.md"
+    "that each hold both, volumes (NIfTI, DICOM), COCO, YOLO, Pascal VOC, LabelMe, Label Studio, QuPath, or "
+    "anything with a table dataset.csv (image,mask); docs/layouts.md"
 )
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "original", "originals", "original images")
 MASK_FOLDERS = (

@@ -42,7 +42,7 @@ def _parse(path: Path) -> Outlines:
         features = told["features"] if isinstance(told, dict) else list(told)
         kinds = [_kind(one) for one in features]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ImageError(f"{path}: damaged GeoJSON: {error!r}", "export it again") from None
+        raise ImageError(f"{path}: damaged GeoJSON: {error}", "export it again") from None
     found = Outlines()
     detected = any(kind in _FOUND for kind in kinds)
     for one, kind in zip(features, kinds, strict=True):

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from casam_cache.cutout import Cutout
+from casam_cache.datasets.folder import problem_of
 from casam_cache.datasets.images import ANY_SIZE, image_size
 from casam_cache.datasets.layouts.annotated import (
     AnnotatedReader,
@@ -109,9 +110,11 @@ class OutlineReader(AnnotatedReader):
                 if not self.is_one(path / file):
                     continue
                 found = self.parse(path / file)
-            except (OSError, ImageError) as error:
-                hint = error.hint if isinstance(error, ImageError) else "look at it"
-                told.problems.append(Problem(file, str(error).removeprefix(f"{path / file}: "), hint))
+            except ImageError as error:
+                told.problems.append(problem_of(error, file, path))
+                continue
+            except OSError as error:
+                told.problems.append(Problem(file, f"cannot be read: {error.strerror}", "look at it"))
                 continue
             source, wrong = _image_of(file, by_stem)
             if source is None:
@@ -177,7 +180,7 @@ def _add(
         )
         if found.objects and outside == len(found.objects):
             raise DatasetError(
-                f"{root / file}: all of its {outside} objects lie outside {source}, which has {size[1]} x {size[0]} "
+                f"{root / file}: none of its objects ({outside}) lies in {source}, which has {size[1]} x {size[0]} "
                 "pixels: they were drawn on another image, or on another level of it",
                 "put the image that was annotated in its place, or export in its pixels",
             )
