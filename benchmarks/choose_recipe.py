@@ -45,7 +45,7 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "focal_alpha": [0.25, 0.5],
     },
     "lite_medsam": {
-        "kind": ["depthwise"],
+        "kind": ["full", "depthwise", "bottleneck"],
         "blocks": [1, 3],
         "learning_rate": [3e-4, 1e-3, 3e-3],
         "batch_size": [2],
