@@ -93,7 +93,7 @@ def test_what_is_finished_is_shown_and_what_is_not_is_refused(
     Path("casam_store/discs/.tiny.lock").write_text("999999\nelsewhere\n")
     tiny = ("--model", "small", "--checkpoint", tiny_checkpoint, "--name", "tiny", "--device", "cpu")
     encoded = ("encode", discs, *tiny)
-    finished = (FIT, HEAD, BENCH)
+    finished = (FIT, HEAD, BENCH, SEARCH)
     run = casam.json(*FIT)["run"]
     for command in finished:
         casam(*command)
@@ -104,7 +104,8 @@ def test_what_is_finished_is_shown_and_what_is_not_is_refused(
         ("predict", "--store", "casam_store", "--task", "discs", "--id", "p000", "--run", run, "--box", "2,2,20,20"),
     )  # fmt: skip
     writers = (
-        SEARCH,
+        (*SEARCH, "--trials", 2),
+        (*SEARCH, "--seed", 1),
         (*FIT, "--seed", 1),
         (*BENCH, "--seeds", 2),
         (*encoded, "--update", "--views", "flip_h"),

@@ -22,6 +22,7 @@ from casam_cache.bench.recipe import read_recipe
 from casam_cache.bench.search.objectives import front
 from casam_cache.bench.search.plan import SearchPlan
 from casam_cache.bench.search.study import Study, TrialResult
+from casam_cache.engine.runs import READ_ONLY
 from casam_cache.fingerprint import digest, finite_json
 from casam_cache.training.evaluation_prompts import BOX
 
@@ -203,7 +204,11 @@ def recipe_text(plan: SearchPlan, trial: TrialResult, key: str) -> str:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Whole or not at all; one that is there stays where the folder can only be read."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in READ_ONLY or not path.is_file():
+            raise

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -231,12 +231,12 @@ def search(
         told(each.told)
     folder = Runs(Path(runs))
     where = folder.root / FOLDER / plan.key
-    with folder.disk_errors():
-        where.mkdir(parents=True, exist_ok=True)
-    with (
-        Study.open(where, plan.space, plan.objectives, plan.seed, anew=changed == "recompute") as study,
-        _places(executor, jobs) as (pool, width),
-    ):
+    with ExitStack() as open_now:
+        with folder.disk_errors():
+            where.mkdir(parents=True, exist_ok=True)
+            made = Study.open(where, plan.space, plan.objectives, plan.seed, anew=changed == "recompute")
+            study = open_now.enter_context(made)
+        pool, width = open_now.enter_context(_places(executor, jobs))
         work = _Search(plan, folder, study, changed, pool, width, say)
         began = len(study.trials)
         if changed == "stop":

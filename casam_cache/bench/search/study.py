@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from casam_cache.bench.search.objectives import higher_is_better
 from casam_cache.bench.search.space import Space
+from casam_cache.engine.runs import READ_ONLY
 from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest
 from casam_cache.locks import Lock
@@ -117,6 +120,7 @@ class Study:
     objectives: tuple[str, ...]
     seed: int
     trials: list[TrialResult] = field(default_factory=list)
+    _refused: OSError | None = None
 
     @classmethod
     @contextmanager
@@ -125,16 +129,28 @@ class Study:
     ) -> Iterator[Study]:
         """The study of a folder, made where there is none, or `anew`; no other process opens it meanwhile.
 
+        Where the folder can only be read, a copy is opened, which keeps no further trial.
+
         Raises:
             HeldError: another search works on it.
             CasamError: Optuna is not installed, or the journal is damaged.
+            OSError: the folder cannot be written, and has no study to read, or `anew` would change it.
         """
         require_optuna()
-        with Lock(folder / "lock", f"searches in {folder}"):
+        study = cls(folder, space, tuple(objectives), seed)
+        with ExitStack() as held:
+            try:
+                held.enter_context(Lock(folder / "lock", f"searches in {folder}"))
+                where = folder
+            except OSError as error:
+                if error.errno not in READ_ONLY or anew or not (folder / JOURNAL).is_file():
+                    raise
+                where = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="casam_study_")))
+                shutil.copyfile(folder / JOURNAL, where / JOURNAL)
+                study._refused = error
             if anew:
                 (folder / JOURNAL).unlink(missing_ok=True)
-            study = cls(folder, space, tuple(objectives), seed)
-            study._read()
+            study._read(where / JOURNAL)
             yield study
 
     @property
@@ -182,8 +198,14 @@ class Study:
         return min(left, key=lambda point: digest([self.seed, "untried", number, point]))
 
     def add(self, trial: TrialResult) -> None:
-        """Keeps a finished trial, as one line of the journal."""
+        """Keeps a finished trial, as one line of the journal.
+
+        Raises:
+            OSError: the disk is full, or the folder can only be read.
+        """
         assert trial.number == len(self.trials)
+        if self._refused is not None:
+            raise self._refused
         with _quiet():
             self._stored.add_trial(self._frozen(trial))
         self.trials.append(trial)
@@ -219,12 +241,11 @@ class Study:
                 }
         return found
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> None:
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        path = self.folder / JOURNAL
         _cut_torn_line(path)
         try:
             with _quiet():
