@@ -81,8 +81,10 @@ class Registry(Generic[T]):
         entry = found[name]
         try:
             installed: Any = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise CasamError(f"{self.kind} '{name}' ({entry.value}) cannot be imported: {error}") from error
+        except Exception as error:  # whatever another package's module does when it is run
+            raise CasamError(
+                f"{self.kind} '{name}' ({entry.value}) cannot be imported: {type(error).__name__}: {error}"
+            ) from error
         if not (isinstance(installed, type) and issubclass(installed, self._base)):
             raise CasamError(
                 f"{self.kind} '{name}' ({entry.value}) is not a {self._base.__module__}.{self._base.__name__}"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,27 @@ def test_readers_are_chosen_by_the_folder_or_by_name(
     assert casam.code == 0, casam.err
     casam("encode", tmp_path / "set" / "masks", "--reader", "other")
     refused(casam, "no dataset of the reader 'other'")
+
+
+@pytest.mark.parametrize("reason", ["no such thing here", ""], ids=["fails", "is gone"])
+def test_an_installed_reader_that_cannot_be_imported(
+    casam: Casam, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """It may be the one that a folder is meant for: no other is taken in its place, unless by name."""
+    if reason:
+        Path("lost_readers.py").write_text(f"raise RuntimeError({reason!r})\n")
+        monkeypatch.syspath_prepend(str(casam.folder))
+    lost = EntryPoint("lost", "lost_readers:Lost", READERS.group)
+    installed = READERS._installed()
+    monkeypatch.setattr(READERS, "_installed", lambda: {**installed, "lost": lost})
+    draw_dataset(casam.folder / "set")
+    casam("data", "check", "set")
+    refused(
+        casam, f"reader 'lost' (lost_readers:Lost) cannot be imported: {'RuntimeError' if reason else 'Module'}",
+        "--reader folder",
+    )  # fmt: skip
+    casam("data", "check", "set", "--reader", "folder")
+    assert casam.code == 0, casam.err
 
 
 def test_what_no_store_could_keep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

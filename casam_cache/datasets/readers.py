@@ -45,7 +45,7 @@ def find_reader(path: Path, name: str | Reader | None = None, dataset: str | Non
         OptionError: there is no reader of that name.
         CasamError: a reader cannot be imported, or is none.
     """
-    from casam_cache.datasets.registry import READERS  # pydantic: decoding processes do without
+    from casam_cache.datasets.registry import READERS, every_reader  # pydantic, which decoding needs not
 
     if path.is_file():  # a single volume
         alone = VolumeFolderReader()
@@ -59,7 +59,7 @@ def find_reader(path: Path, name: str | Reader | None = None, dataset: str | Non
     if name is not None:
         named = name if isinstance(name, Reader) else READERS.get(name)()
         return named if named.recognises(path) else None
-    installed = [cls() for cls in READERS.all().values() if file_sha256(cls) is None]
+    installed = [cls() for cls in every_reader() if file_sha256(cls) is None]
     heights = {
         reader: _height(reader, path)
         for reader in installed
