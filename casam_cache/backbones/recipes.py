@@ -22,11 +22,12 @@ SMALL: Mapping[str, Any] = {
 """One full block of the paper's, without its LayerNorm, so that it begins as the identity."""
 
 TINY_VIT: Mapping[str, Any] = {
-    "kind": "depthwise", "norm": "none", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 2, "epochs": 1,
+    "blocks": 1, "norm": "none", "learning_rate": 3e-4, "schedule": "cosine", "batch_size": 2, "epochs": 1,
     "min_steps": 240, "max_steps": 240, "box_share": 1.0, "box_jitter": 0.02, "focal_alpha": 0.5, "held_out": HELD_OUT,
 }  # fmt: skip
-"""Three light blocks that begin as the identity, for as many steps as two cores do in about a minute or two.
+"""One full block that begins as the identity, for as many steps as two cores do in about two minutes.
 
 With the paper's jitter of a tenth of the box's side the layer unlearns to trust the box, which costs where the frozen
-model is good already.
+model is good already. At 1e-3 the block learns faster, and where few images are there it first answers nothing at all
+and does not come back: sets of fewer than eight groups have none held out that would notice.
 """
