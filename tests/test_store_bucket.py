@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def test_shards_are_read_when_they_are_needed_and_once(
 ) -> None:
     copy_stores(str(stores), bucket)
     monkeypatch.setattr(bucket_cache, "AHEAD", 1)
+    pool = ThreadPoolExecutor(1)  # what is asked for is done one after the other
+    monkeypatch.setattr(bucket_cache, "_pool", lambda: pool)
     here = EmbeddingStore.open(stores / "discs" / "tiny.zarr")
     read.clear()
     there = EmbeddingStore.open(local_stores(bucket) / "discs" / "tiny.zarr")
@@ -65,7 +68,7 @@ def test_shards_are_read_when_they_are_needed_and_once(
     np.testing.assert_array_equal(there.pooled, here.pooled)
     assert shards(read) == set()
     np.testing.assert_array_equal(there.read(4), here.read(4))
-    bucket_cache._pool().submit(lambda: None).result()
+    pool.submit(lambda: None).result()
     assert shards(read) == {1, 2}, "the next one is read ahead"
     for item in range(10):
         np.testing.assert_array_equal(there.read(item), here.read(item))
