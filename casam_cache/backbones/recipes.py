@@ -29,5 +29,5 @@ TINY_VIT: Mapping[str, Any] = {
 
 With the paper's jitter of a tenth of the box's side the layer unlearns to trust the box, which costs where the frozen
 model is good already. At 1e-3 the block learns faster, and where few images are there it first answers nothing at all
-and does not come back: sets of fewer than eight groups have none held out that would notice.
+and does not come back to where it was; sets of fewer than eight groups have none held out that would notice.
 """
