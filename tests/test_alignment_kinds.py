@@ -81,6 +81,13 @@ def test_a_recipe_fits_the_options_of_its_methods() -> None:
         assert not {"min_steps", "max_steps"} & set(left)
 
 
+@pytest.mark.parametrize("name", ["fcn", "proposals", "ca-sam-fcn", "ca-sam-proposals", "hq-sam"])
+def test_what_a_recipe_says_of_the_layer_is_for_methods_that_have_one(name: str) -> None:
+    usual = {"blocks": 1, "norm": "none", "init": "zero", "learning_rate": 3e-4}
+    assert fitting(usual, METHODS.get(name), {}) == {"learning_rate": 3e-4}
+    assert fitting(usual, METHODS.get("ca-sam"), {}) == usual
+
+
 def test_fit_takes_the_backbones_recipe_and_paper_is_one_flag_away(
     casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from casam_cache.bench.families import Config
 from casam_cache.bench.recipe import MethodEntry, Recipe
 from casam_cache.config import parse_settings, validated
 from casam_cache.errors import OptionError
+from casam_cache.heads.options import AlignmentOptions
 from casam_cache.methods.base import Method
 from casam_cache.methods.registry import METHODS
 from casam_cache.metrics.registry import METRICS
@@ -141,10 +142,12 @@ def config_of(
 def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a backbone's recipe that a method has, as far as they agree with what is `given`.
 
+    What it says of an Alignment Layer is for methods that have one: `blocks` are another thing to a decoder of maps.
     Who names epochs means all of them, whatever the recipe's limits; who names one limit of steps moves the other. A
     layer of one scale and shift has no blocks, however many the recipe's own has.
     """
-    known = {*made.options_model().model_fields, *TrainingOptions.model_fields}
+    own, layer = set(made.options_model().model_fields), set(AlignmentOptions.model_fields)
+    known = {*(own if layer <= own else own - layer), *TrainingOptions.model_fields}
     found = {name: value for name, value in (usual or {}).items() if name in known}
     if "epochs" in given:
         found.pop("min_steps", None)
