@@ -88,6 +88,15 @@ def test_what_a_recipe_says_of_the_layer_is_for_methods_that_have_one(name: str)
     assert fitting(usual, METHODS.get("ca-sam"), {}) == usual
 
 
+def test_points_between_states_are_for_fits_that_begin_as_the_frozen_sam() -> None:
+    usual = {"held_out": 0.2, "interpolations": 3}
+    for name in ("alignment", "decoder", "hq-sam", "ca-sam"):
+        assert fitting(usual, METHODS.get(name), {}) == usual
+        assert fitting(usual, METHODS.get(name), {"held_out": 0}) == {"held_out": 0.2}
+    for name in ("naive", "lwf", "er", "joint"):
+        assert fitting(usual, METHODS.get(name), {}) == {"held_out": 0.2}
+
+
 def test_fit_takes_the_backbones_recipe_and_paper_is_one_flag_away(
     casam: Casam, encode: Encode, discs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

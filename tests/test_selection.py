@@ -133,12 +133,47 @@ def test_patience_ends_training(backbone: Any) -> None:
     assert not fit(backbone, images(), RECIPE).chosen.stopped
 
 
+# The last state is far from a good one, and on the way to it lies a better one than any that was reached.
+OVERSHOT = RECIPE.model_copy(update={"interpolations": 3, "learning_rate": 0.1, "checks": 1})
+
+
+def test_points_on_the_way_to_a_state_are_candidates_too(backbone: Any) -> None:
+    items = images()
+    head = build_head("alignment", {"kind": "depthwise", "blocks": 1, "norm": "none"}, backbone, 1)
+    start = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    whole = fit(backbone, items, OVERSHOT)
+    chosen = whole.chosen
+    _, apart = hold_out(items, 0.25)
+    assert apart is not None
+    end = _last_state(backbone, items)
+    points = []
+    for share in (0.25, 0.5, 0.75):
+        head.load_state_dict({name: start[name] + share * (end[name] - start[name]) for name in start})
+        points.append(float(np.mean(evaluate(head, backbone, apart).scores["iou"])))
+    assert [(point.step, point.share) for point in chosen.between] == [(24, 0.25), (24, 0.5), (24, 0.75)]
+    np.testing.assert_allclose([point.iou for point in chosen.between], points, atol=1e-6)
+    assert max(points) > max(check.iou for check in chosen.checks), (
+        "a case in which a point is better than both ends"
+    )
+    assert (chosen.step, chosen.share) == (24, (0.25, 0.5, 0.75)[int(np.argmax(points))])
+    assert chosen.iou == max(point.iou for point in chosen.between)
+    assert np.mean(evaluate(whole.head, backbone, apart).scores["iou"]) == chosen.iou
+
+
+def _last_state(backbone: Any, items: Items) -> dict[str, torch.Tensor]:
+    """What the fit reaches, on the same images: those that it holds out are not there."""
+    left, _ = hold_out(items, 0.25)
+    plain = OVERSHOT.model_copy(update={"held_out": 0.0, "interpolations": 0})
+    return fit(backbone, left, plain).head.state_dict()
+
+
 class KilledError(Exception):
     pass
 
 
-def test_resumed_equals_uninterrupted(backbone: Any, tmp_path: Path) -> None:
-    whole = fit(backbone, images())
+@pytest.mark.parametrize("options", [RECIPE, OVERSHOT], ids=["states", "points between"])
+def test_resumed_equals_uninterrupted(backbone: Any, tmp_path: Path, options: TrainingOptions) -> None:
+    whole = fit(backbone, images(), options)
     for epochs in (1, 3, 5):
 
         def kill(record: Any, progress: Any, epochs: int = epochs) -> None:
@@ -146,8 +181,8 @@ def test_resumed_equals_uninterrupted(backbone: Any, tmp_path: Path) -> None:
                 raise KilledError
 
         with pytest.raises(KilledError):
-            fit(backbone, images(), checkpoint_dir=tmp_path, on_epoch=kill)
-    resumed = fit(backbone, images(), checkpoint_dir=tmp_path)
+            fit(backbone, images(), options, checkpoint_dir=tmp_path, on_epoch=kill)
+    resumed = fit(backbone, images(), options, checkpoint_dir=tmp_path)
     assert resumed.resumed_from == 6
     assert resumed.chosen == whole.chosen
     assert resumed.history == whole.history
@@ -163,6 +198,8 @@ def test_steps_have_a_minimum_and_a_maximum() -> None:
         TrainingOptions(min_steps=3, max_steps=2)
     with pytest.raises(ValidationError, match="held_out"):
         TrainingOptions(patience=3)
+    with pytest.raises(ValidationError, match="interpolations needs images to look at"):
+        TrainingOptions(interpolations=3)
 
 
 def test_warm_up_and_weight_decay(backbone: Any) -> None:

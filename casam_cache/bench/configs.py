@@ -143,6 +143,8 @@ def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[
     """Those of a backbone's recipe that a method has, as far as they agree with what is `given`.
 
     What it says of an Alignment Layer is for methods that have one: `blocks` are another thing to a decoder of maps.
+    Points between the states of a fit are for fits that begin as the frozen SAM, each task on its own: in a sequence
+    they would lie between one task's weights and the next one's, which is another method.
     Who names epochs means all of them, whatever the recipe's limits; who names one limit of steps moves the other. A
     layer of one scale and shift has no blocks, however many the recipe's own has.
     """
@@ -158,6 +160,8 @@ def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[
         found.pop("max_steps", None)
     if given.get("kind") == "affine":
         found.pop("blocks", None)
+    if made.family not in ("single", "routed") or not given.get("held_out", True):
+        found.pop("interpolations", None)
     return found
 
 

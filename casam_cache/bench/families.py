@@ -400,7 +400,9 @@ def resolved(training: TrainingOptions, tasks: Tasks, trains: Sequence[TaskSplit
     """
     precision = choose_precision(training.precision, torch.device(tasks.place.device))
     apart = any(train.groups >= FEWEST_GROUPS for train in trains)
-    unused = {} if apart else {"held_out": 0.0, "checks": LATER["checks"], "patience": None}
+    unused = (
+        {} if apart else {name: LATER[name] for name in ("held_out", "checks", "patience", "interpolations")}
+    )
     return training.model_copy(update={"precision": precision, **unused})
 
 

@@ -141,9 +141,11 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
             )
         else:
             early = " (ended early)" if chosen["stopped"] else ""
+            share = chosen.get("share", 1.0)
+            between = f"{100 * share:.0f} % of the way from the start to " if share < 1 else ""
             notes.append(
-                f"{task}kept the state after step {chosen['step']} of {report.steps}{early}: {best:.1f} IoU on {held}, "
-                f"frozen {frozen:.1f}."
+                f"{task}kept {between}the state after step {chosen['step']} of {report.steps}{early}: "
+                f"{best:.1f} IoU on {held}, frozen {frozen:.1f}."
             )
     return notes
 

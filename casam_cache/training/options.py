@@ -20,7 +20,7 @@ VIEW_SEPARATOR = "+"  # commas separate the values of a grid
 # Options that came later, and what leaves them unused.
 LATER: dict[str, Any] = {
     "views": NONE, "compiled": False, "schedule": "constant", "min_steps": None, "warmup_steps": 0, "weight_decay": 0.0,
-    "held_out": 0.0, "checks": 8, "patience": None, "shots": None,
+    "held_out": 0.0, "checks": 8, "patience": None, "interpolations": 0, "shots": None,
     "mix": 0.0,
 }  # fmt: skip
 
@@ -45,6 +45,8 @@ class TrainingOptions(BaseModel):
             is set apart of a task with fewer than eight groups. 0: the last state is what a fit gives.
         checks: how often states are compared on them, at ends of epochs.
         patience: checks without a better state after which training stops; None: never.
+        interpolations: of the best and of the last state, how many points on the way from the weights that the fit
+            began with are compared on them too, evenly spread (WiSE-FT, Wortsman et al. 2022, equation 1); 0: none.
         precision: `bf16` is autocast with fp32 weights, `auto` is bf16 on CUDA and fp32 elsewhere.
         focal_weight, dice_weight, iou_weight: of the three terms of the loss.
         focal_alpha, focal_gamma: balance of foreground and focusing of the focal term.
@@ -76,6 +78,7 @@ class TrainingOptions(BaseModel):
     held_out: float = Field(default=0.0, ge=0, le=0.5)
     checks: int = Field(default=8, ge=1)
     patience: int | None = Field(default=None, ge=1)
+    interpolations: int = Field(default=0, ge=0, le=15)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     focal_weight: float = Field(default=20.0, ge=0)
     dice_weight: float = Field(default=1.0, ge=0)
@@ -107,8 +110,9 @@ class TrainingOptions(BaseModel):
     def _reachable(self) -> TrainingOptions:
         if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
             raise ValueError(f"min_steps={self.min_steps} is more than max_steps={self.max_steps}")
-        if self.patience and not self.held_out:
-            raise ValueError("patience needs images to look at: give held_out, e.g. 0.2")
+        for name in ("patience", "interpolations"):
+            if getattr(self, name) and not self.held_out:
+                raise ValueError(f"{name} needs images to look at: give held_out, e.g. 0.2")
         return self
 
     def steps(self, visits: int) -> int:

@@ -1,4 +1,8 @@
-"""Which of its states a fit gives: the best on groups that were set apart, the one it began with among them."""
+"""Which of its states a fit gives: the best on groups that were set apart, the one it began with among them.
+
+Between two states lie others. Where a fit has learnt its few images by heart, a point on the way from what it began
+with is often better on new ones than either end (WiSE-FT, Wortsman et al. 2022): such points can be candidates too.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,8 @@ from casam_cache.training.evaluation_prompts import BOX, EvaluationPrompt, parse
 from casam_cache.training.items import Items
 from casam_cache.training.options import TrainingOptions
 
+_Weights = dict[str, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -33,16 +39,33 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Between:
+    """A point on the way from the weights that a fit began with to those of a state, on the held-out groups.
+
+    Attributes:
+        step: of the state.
+        share: of the way, in (0, 1].
+        iou: mean over the masks.
+    """
+
+    step: int
+    share: float
+    iou: float
+
+
+@dataclass(frozen=True)
 class Chosen:
     """How the state of a fit was chosen.
 
     Attributes:
         step: of the state that was kept; 0 is the head as it began.
-        iou: its mean IoU on the held-out masks.
+        iou: mean IoU on the held-out masks of what was kept.
         frozen: that of the frozen SAM.
         groups, masks: held out, and looked at.
         checks: every state that was looked at.
         stopped: whether training ended early, for want of a better state.
+        share: of the way from where the fit began to that state, where a point between was kept; 1: the state itself.
+        between: every such point that was looked at.
     """
 
     step: int
@@ -52,6 +75,8 @@ class Chosen:
     masks: int
     checks: tuple[Check, ...]
     stopped: bool
+    share: float = 1.0
+    between: tuple[Between, ...] = ()
 
     @property
     def below_frozen(self) -> bool:
@@ -69,7 +94,9 @@ class Selection:
     def __init__(self, head: Head, backbone: Backbone, items: Items, options: TrainingOptions) -> None:
         self._head, self._backbone, self._items, self._options = head, backbone, items, options
         self.checks: list[Check] = []
-        self._best: dict[str, torch.Tensor] = {}
+        self._points = 0 if head.replaces_sam else options.interpolations
+        self._start: _Weights = {}
+        self._best: _Weights = {}
         self._frozen = math.nan
 
     @property
@@ -91,6 +118,7 @@ class Selection:
         """
         if not self.checks:
             self._frozen = self._score(build_head("identity", None, self._backbone, 0))
+            self._start = self._weights() if self._points else {}
         else:
             parts, last = self._options.checks, self.checks[-1].step
             if step < total and step * parts // total == last * parts // total:
@@ -98,21 +126,35 @@ class Selection:
         iou = self._score(self._head)
         self._head.train()
         if not self.checks or iou > self.best.iou:
-            self._best = {name: tensor.detach().clone() for name, tensor in self._head.state_dict().items()}
+            self._best = self._weights()
         self.checks.append(Check(step, iou))
 
     def give(self) -> Chosen:
-        """Puts the best state into the head."""
-        self._head.load_state_dict(self._best)
+        """Puts the best state into the head, or the point before it, or before the last one, that is better."""
+        best, between = self.best, list[Between]()
+        kept, weights = Between(best.step, 1.0, best.iou), self._best
+        reached = {best.step: self._best, self.checks[-1].step: self._weights()} if self._points else {}
+        for step, state in reached.items():
+            for part in range(1, self._points + 1) if step else ():
+                share = part / (self._points + 1)
+                point = _on_the_way(self._start, state, share)
+                self._head.load_state_dict(point)
+                between.append(Between(step, share, self._score(self._head)))
+                if between[-1].iou > kept.iou:
+                    kept, weights = between[-1], point
+        self._head.load_state_dict(weights)
         groups = {(item.task, item.group) for item in self._items}
         masks = sum(item.masks for item in self._items)
-        best = self.best
-        return Chosen(best.step, best.iou, self._frozen, len(groups), masks, tuple(self.checks), self.stopped)
+        return Chosen(
+            kept.step, kept.iou, self._frozen, len(groups), masks, tuple(self.checks), self.stopped, kept.share,
+            tuple(between),
+        )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {
             "checks": [asdict(check) for check in self.checks],
+            "start": self._start,
             "best": self._best,
             "frozen": self._frozen,
         }
@@ -120,8 +162,14 @@ class Selection:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.checks = [Check(**check) for check in state["checks"]]
         device = self._backbone.device
-        self._best = {name: tensor.to(device) for name, tensor in state["best"].items()}
+        self._start, self._best = (
+            {name: tensor.to(device) for name, tensor in state.get(part, {}).items()}
+            for part in ("start", "best")
+        )
         self._frozen = state["frozen"]
+
+    def _weights(self) -> _Weights:
+        return {name: tensor.detach().clone() for name, tensor in self._head.state_dict().items()}
 
     def _score(self, head: Head) -> float:
         outcomes = evaluate(head, self._backbone, self._items, prompt=self._prompt)
@@ -132,3 +180,11 @@ class Selection:
     def _prompt(self) -> EvaluationPrompt:
         """Boxes, unless most training prompts are points."""
         return BOX if self._options.box_share >= 0.5 else parse_prompt("point")
+
+
+def _on_the_way(start: _Weights, reached: _Weights, share: float) -> _Weights:
+    """(1 - share) * start + share * reached; counters are those of `reached`."""
+    return {
+        name: torch.lerp(start[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in reached.items()
+    }

@@ -45,7 +45,16 @@ def curves(fitted: Mapping[str, Any], method: str, form: str = "svg", style: str
             axes.axhline(
                 100 * fitted["chosen"]["frozen"], label="frozen SAM", **{**look_of("frozen"), "marker": ""}
             )
-            axes.axvline(fitted["chosen"]["step"], color="0.6", linewidth=0.8, label="kept")
+            kept = fitted["chosen"]
+            axes.axvline(kept["step"], color="0.6", linewidth=0.8, label="kept")
+            if kept.get("share", 1.0) < 1:
+                axes.plot(
+                    [kept["step"]],
+                    [100 * kept["iou"]],
+                    "o",
+                    color="0.4",
+                    label=f"{kept['share']:.0%} of the way there",
+                )
             axes.set_xlabel("steps")
             axes.set_ylabel("IoU (%) of held-out masks")
             axes.legend()
