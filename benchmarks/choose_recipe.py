@@ -43,6 +43,7 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "box_share": [0.5, 1.0],
         "box_jitter": [0.02, 0.1],
         "focal_alpha": [0.25, 0.5],
+        "interpolations": [0, 3],
     },
     "lite_medsam": {
         "kind": ["full", "depthwise", "bottleneck"],
@@ -53,6 +54,7 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "box_share": [1.0],
         "box_jitter": [0.0, 0.02, 0.05],
         "focal_alpha": [0.25, 0.5],
+        "interpolations": [0, 3],
     },
 }
 
