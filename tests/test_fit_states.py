@@ -56,6 +56,20 @@ def test_a_point_between_is_named(
     assert words in casam(*FIT, "--set", "checks=1", "--set", "interpolations=3")
 
 
+def test_of_few_groups_part_of_the_way_is_named(casam: Casam, encode: Any, discs: Path) -> None:
+    encode(discs)
+    few = ("fit", "--task", "discs", "--set", "held_out=0.2", "--set", "norm=none", "--set", "max_steps=2")
+    report = casam.json(*few, "--set", "interpolations=3")
+    assert (report["chosen"], report["groups"]) == (None, 4)
+    assert report["shrunk"] == 7 / 9
+    told = casam(*few, "--set", "interpolations=3")
+    assert "part of the way from the frozen SAM to the last state: discs (4; 78 %)." in " ".join(told.split())
+    whole = casam.json(*few, "--set", "interpolations=0")
+    assert whole["shrunk"] is None
+    assert whole["test"]["iou"] != report["test"]["iou"]
+    assert "the last state is kept: discs (4)." in " ".join(casam(*few, "--set", "interpolations=0").split())
+
+
 def test_the_picture_marks_it() -> None:
     history = [{"steps": 2, "loss": 1.0}, {"steps": 2, "loss": 0.5}]
     checks = [{"step": 0, "iou": 0.5}, {"step": 4, "iou": 0.4}]

@@ -167,13 +167,53 @@ def _last_state(backbone: Any, items: Items) -> dict[str, torch.Tensor]:
     return fit(backbone, left, plain).head.state_dict()
 
 
+def test_where_nothing_can_be_held_out_a_fit_goes_part_of_the_way(backbone: Any) -> None:
+    few = images(12, 6, empty=2)
+    head = build_head("alignment", {"kind": "depthwise", "blocks": 1, "norm": "none"}, backbone, 1)
+    start = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    whole = fit(backbone, few)
+    assert (whole.chosen, whole.shrunk) == (None, None)
+    part = fit(backbone, few, RECIPE.model_copy(update={"interpolations": 3}))
+    assert (part.chosen, part.shrunk) == (None, 10 / 12), "ten images have masks"
+    end = whole.head.state_dict()
+    for name, tensor in part.head.state_dict().items():
+        torch.testing.assert_close(tensor, start[name] + 10 / 12 * (end[name] - start[name]))
+
+
+@pytest.mark.parametrize(
+    ("options", "begins"),
+    [
+        ({}, True),
+        ({"norm": "none", "init": "zero"}, True),
+        ({"init": "zero"}, False),
+        ({"init": "random"}, False),
+    ],
+)
+def test_a_head_that_begins_as_something_else_goes_all_the_way(
+    backbone: Any, options: dict[str, Any], begins: bool
+) -> None:
+    head = build_head("alignment", {"kind": "depthwise", "blocks": 1, **options}, backbone, 1)
+    assert head.begins_as_frozen is begins
+    found = fit_head(
+        head, backbone, images(6, 6), RECIPE.model_copy(update={"epochs": 1, "interpolations": 3})
+    )
+    assert found.shrunk == (0.75 if begins else None)
+
+
 class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("options", [RECIPE, OVERSHOT], ids=["states", "points between"])
-def test_resumed_equals_uninterrupted(backbone: Any, tmp_path: Path, options: TrainingOptions) -> None:
-    whole = fit(backbone, images(), options)
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [(RECIPE, 10), (OVERSHOT, 10), (OVERSHOT, 7)],
+    ids=["states", "points between", "part"],
+)
+def test_resumed_equals_uninterrupted(
+    backbone: Any, tmp_path: Path, options: TrainingOptions, groups: int
+) -> None:
+    items = images(groups=groups)
+    whole = fit(backbone, items, options)
     for epochs in (1, 3, 5):
 
         def kill(record: Any, progress: Any, epochs: int = epochs) -> None:
@@ -181,8 +221,8 @@ def test_resumed_equals_uninterrupted(backbone: Any, tmp_path: Path, options: Tr
                 raise KilledError
 
         with pytest.raises(KilledError):
-            fit(backbone, images(), options, checkpoint_dir=tmp_path, on_epoch=kill)
-    resumed = fit(backbone, images(), options, checkpoint_dir=tmp_path)
+            fit(backbone, items, options, checkpoint_dir=tmp_path, on_epoch=kill)
+    resumed = fit(backbone, items, options, checkpoint_dir=tmp_path)
     assert resumed.resumed_from == 6
     assert resumed.chosen == whole.chosen
     assert resumed.history == whole.history

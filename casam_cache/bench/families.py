@@ -396,13 +396,13 @@ def train_split(
 def resolved(training: TrainingOptions, tasks: Tasks, trains: Sequence[TaskSplit]) -> TrainingOptions:
     """The recipe with the numeric mode that `auto` means on this device, and nothing of options without effect.
 
-    Where no task has enough groups for some to be held out, the fit is that of a recipe which asks for none.
+    Where no task has enough groups for some to be held out, the fit is that of a recipe which asks for none, unless it
+    then goes part of the way alone.
     """
     precision = choose_precision(training.precision, torch.device(tasks.place.device))
     apart = any(train.groups >= FEWEST_GROUPS for train in trains)
-    unused = (
-        {} if apart else {name: LATER[name] for name in ("held_out", "checks", "patience", "interpolations")}
-    )
+    none = ("checks", "patience") if training.interpolations else ("held_out", "checks", "patience")
+    unused = {} if apart else {name: LATER[name] for name in none}
     return training.model_copy(update={"precision": precision, **unused})
 
 

@@ -67,6 +67,7 @@ class FitReport:
         stand_in: what the backbone is, where it is no real SAM.
         chosen: how the state that was kept was chosen on held-out groups, as `training.selection.Chosen`; None where
             there were too few groups, or none were asked for: then it is the last.
+        shrunk: then, how far what was kept went on the way to that one, where it is not all of it.
         steps: optimiser steps taken.
         step_seconds: that one of them took where the fit was computed, reading its inputs included; 0 if not known.
         groups: of the training images with masks (patients, slides).
@@ -93,6 +94,7 @@ class FitReport:
     prompt: str = ORACLE_BOX
     stand_in: str = ""
     chosen: Mapping[str, Any] | None = None
+    shrunk: float | None = None
     steps: int = 0
     step_seconds: float = 0.0
     groups: int = 0
@@ -121,6 +123,7 @@ class FitReport:
         return {
             **plain, "test": self.test.to_json(), "frozen": self.frozen.to_json(), "gain": gains,
             "chosen": None if self.chosen is None else dict(self.chosen),
+            "shrunk": self.shrunk,
             "volumes": [each.to_json() for each in self.volumes],
             "whole_images": None if self.whole_images is None else self.whole_images.to_json(),
         }  # fmt: skip
@@ -240,6 +243,7 @@ def fit_task(
         prompt=prompt.name,
         stand_in=backbone.stand_in,
         chosen=recorded["fit"]["chosen"],
+        shrunk=recorded["fit"].get("shrunk"),
         steps=recorded["fit"]["steps"],
         step_seconds=step_seconds(recorded["fit"]),
         groups=len({row.item.group for row in shown.rows if row.item.masks}),

@@ -75,6 +75,9 @@ class AlignmentLayer(Head):
             else [CAResBlock(channels, options, seed, index, scale) for index in range(options.blocks)]
         )
         self.blocks = nn.ModuleList(made)
+        self.begins_as_frozen = options.init == "matched" or (
+            options.init == "zero" and options.norm != "post"
+        )
 
     @classmethod
     def build(cls, options: BaseModel, backbone: Backbone, seed: int) -> Head:

@@ -38,6 +38,7 @@ class Head(nn.Module):
         needs: what it reads of an image: `embedding` always; `early`, `tokens` of the store; `valid`, which cells of
             the grid hold image, float32 0 or 1 (B, g, g).
         replaces_sam: whether it answers without SAM's mask decoder, so that the frozen SAM is no state of it.
+        begins_as_frozen: whether untrained it is the frozen SAM, or as good as.
         options: the validated options the head was built from.
         mask_decoder: its own mask decoder (the type that `Backbone.decoder_to_copy` gives), or None.
         augments: whether its images are changed at random while it is trained; for what reads pixels.
@@ -50,6 +51,7 @@ class Head(nn.Module):
     replaces_sam: ClassVar[bool] = False
     options: BaseModel
     mask_decoder: nn.Module | None
+    begins_as_frozen: bool = False
     augments: bool = False
     class_maps: int = 0
 

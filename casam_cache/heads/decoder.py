@@ -28,6 +28,7 @@ class DecoderTuning(Head):
 
     name = "decoder"
     Options = DecoderOptions
+    begins_as_frozen = True
 
     def __init__(self, mask_decoder: nn.Module, options: DecoderOptions | None = None, seed: int = 0) -> None:
         options = options or DecoderOptions()

@@ -116,11 +116,20 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
     if shots := [f"{each.shots} ({each.task})" for each in reports if each.shots]:
         notes.append(f"Images trained on, of as many groups as there are: {', '.join(shots)}.")
     last = [report for report in reports if report.chosen is None]
-    few = [f"{each.task} ({each.groups})" for each in last if each.groups < FEWEST_GROUPS]
+    few = [report for report in last if report.groups < FEWEST_GROUPS]
     if few:
+        part = [
+            f"{each.task} ({each.groups}; {100 * each.shrunk:.0f} %)"
+            for each in few
+            if each.shrunk is not None
+        ]
+        whole = [f"{each.task} ({each.groups})" for each in few if each.shrunk is None]
+        kept = "what is kept is part of the way from the frozen SAM to the last state"
+        told = [f"{kept}: {', '.join(part)}"] * bool(part) + [
+            f"the last state is kept: {', '.join(whole)}"
+        ] * bool(whole)
         notes.append(
-            f"Fewer than {FEWEST_GROUPS} groups to train on, so none is held out and the last state is kept: "
-            f"{', '.join(few)}."
+            f"Fewer than {FEWEST_GROUPS} groups to train on, so none is held out and {'; '.join(told)}."
         )
         if not any(each.evaluate.startswith("fold") for each in last):
             notes[-1] += (

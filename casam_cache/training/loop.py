@@ -26,6 +26,7 @@ from casam_cache.training.evaluate import check_masks
 from casam_cache.training.feed import Feed, Residency, place_features
 from casam_cache.training.few_shots import few_shots
 from casam_cache.training.held_out import hold_out
+from casam_cache.training.interpolation import on_the_way, share_of, weights_of
 from casam_cache.training.items import Items, add_views
 from casam_cache.training.mixing import mix_embeddings
 from casam_cache.training.objective import objective
@@ -91,6 +92,7 @@ class FitResult:
         head: trained, in evaluation mode (the object that was passed in).
         history: one record an epoch, also of epochs before a resume.
         chosen: which state the head has, of those that were compared on held-out groups; None: the last.
+        shrunk: how far it went on the way to the last state, where nothing could be held out to tell; None: all of it.
         steps, pairs: optimiser steps and image-mask pairs in all.
         resumed_from: epochs that a checkpoint contributed.
         seconds: of training in this process, preparation of targets not included.
@@ -101,6 +103,7 @@ class FitResult:
     head: Head
     history: tuple[EpochRecord, ...]
     chosen: Chosen | None
+    shrunk: float | None
     steps: int
     pairs: int
     resumed_from: int
@@ -138,7 +141,8 @@ def fit_head(
     """Trains a head on the stored embeddings of some items, with the backbone frozen.
 
     With `held_out` some groups are set apart, and the head is given the best of its states on them, the one it began
-    with among them.
+    with among them. With `interpolations`, of too few groups for that, a head that begins as the frozen model goes only
+    part of the way (`interpolation.share_of`).
 
     Args:
         head: trained in place and moved to the device.
@@ -168,6 +172,9 @@ def fit_head(
         raise CasamError(f"the head '{head.name}' has nothing to train", "evaluate it without a fit")
     precision = choose_precision(options.precision, where)
     items, apart = hold_out(few_shots(items, options.shots, seed), options.held_out)
+    images = sum(bool(item.masks) for item in items)
+    shrinks = bool(options.interpolations and apart is None and head.begins_as_frozen)
+    start = weights_of(head) if shrinks else {}
     if views := parse_views(options.views, VIEW_SEPARATOR):
         items = add_views(items, views)
     side = head.mask_side(backbone)
@@ -216,11 +223,14 @@ def fit_head(
             on_epoch(record, run.progress(record.loss))
 
     chosen = selection.give() if selection else None
+    if shrinks:
+        head.load_state_dict(on_the_way(start, weights_of(head), share_of(images)))
     head.eval()
     return FitResult(
         head=head,
         history=tuple(run.history),
         chosen=chosen,
+        shrunk=share_of(images) if shrinks else None,
         steps=run.steps,
         pairs=sum(record.pairs for record in run.history),
         resumed_from=resumed_from,

@@ -46,7 +46,8 @@ class TrainingOptions(BaseModel):
         checks: how often states are compared on them, at ends of epochs.
         patience: checks without a better state after which training stops; None: never.
         interpolations: of the best and of the last state, how many points on the way from the weights that the fit
-            began with are compared on them too, evenly spread (WiSE-FT, Wortsman et al. 2022, equation 1); 0: none.
+            began with are compared on them too, evenly spread (`interpolation`); where nothing can be held out, a head
+            that begins as the frozen model goes n / (n + 2) of the way with n images. 0: neither.
         precision: `bf16` is autocast with fp32 weights, `auto` is bf16 on CUDA and fp32 elsewhere.
         focal_weight, dice_weight, iou_weight: of the three terms of the loss.
         focal_alpha, focal_gamma: balance of foreground and focusing of the focal term.

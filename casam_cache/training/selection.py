@@ -1,7 +1,6 @@
 """Which of its states a fit gives: the best on groups that were set apart, the one it began with among them.
 
-Between two states lie others. Where a fit has learnt its few images by heart, a point on the way from what it began
-with is often better on new ones than either end (WiSE-FT, Wortsman et al. 2022): such points can be candidates too.
+Points between two states (`interpolation`) can be candidates too.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from casam_cache.backbones.base import Backbone
 from casam_cache.heads.base import Head
 from casam_cache.heads.files import build_head
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.evaluation_prompts import BOX, EvaluationPrompt, parse_prompt
+from casam_cache.training.interpolation import Weights, on_the_way, weights_of
 from casam_cache.training.items import Items
 from casam_cache.training.options import TrainingOptions
-
-_Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,8 @@ class Chosen:
 class Selection:
     """The states of a head that were looked at so far, and a copy of the best.
 
+    It is made with the head as the fit begins, before a checkpoint is read.
+
     Attributes:
         checks: in order.
     """
@@ -95,8 +94,8 @@ class Selection:
         self._head, self._backbone, self._items, self._options = head, backbone, items, options
         self.checks: list[Check] = []
         self._points = 0 if head.replaces_sam else options.interpolations
-        self._start: _Weights = {}
-        self._best: _Weights = {}
+        self._start: Weights = weights_of(head) if self._points else {}
+        self._best: Weights = {}
         self._frozen = math.nan
 
     @property
@@ -118,7 +117,6 @@ class Selection:
         """
         if not self.checks:
             self._frozen = self._score(build_head("identity", None, self._backbone, 0))
-            self._start = self._weights() if self._points else {}
         else:
             parts, last = self._options.checks, self.checks[-1].step
             if step < total and step * parts // total == last * parts // total:
@@ -126,18 +124,20 @@ class Selection:
         iou = self._score(self._head)
         self._head.train()
         if not self.checks or iou > self.best.iou:
-            self._best = self._weights()
+            self._best = weights_of(self._head)
         self.checks.append(Check(step, iou))
 
     def give(self) -> Chosen:
         """Puts the best state into the head, or the point before it, or before the last one, that is better."""
         best, between = self.best, list[Between]()
         kept, weights = Between(best.step, 1.0, best.iou), self._best
-        reached = {best.step: self._best, self.checks[-1].step: self._weights()} if self._points else {}
+        reached = (
+            {best.step: self._best, self.checks[-1].step: weights_of(self._head)} if self._points else {}
+        )
         for step, state in reached.items():
             for part in range(1, self._points + 1) if step else ():
                 share = part / (self._points + 1)
-                point = _on_the_way(self._start, state, share)
+                point = on_the_way(self._start, state, share)
                 self._head.load_state_dict(point)
                 between.append(Between(step, share, self._score(self._head)))
                 if between[-1].iou > kept.iou:
@@ -154,7 +154,6 @@ class Selection:
         """For a checkpoint."""
         return {
             "checks": [asdict(check) for check in self.checks],
-            "start": self._start,
             "best": self._best,
             "frozen": self._frozen,
         }
@@ -162,14 +161,8 @@ class Selection:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.checks = [Check(**check) for check in state["checks"]]
         device = self._backbone.device
-        self._start, self._best = (
-            {name: tensor.to(device) for name, tensor in state.get(part, {}).items()}
-            for part in ("start", "best")
-        )
+        self._best = {name: tensor.to(device) for name, tensor in state["best"].items()}
         self._frozen = state["frozen"]
-
-    def _weights(self) -> _Weights:
-        return {name: tensor.detach().clone() for name, tensor in self._head.state_dict().items()}
 
     def _score(self, head: Head) -> float:
         outcomes = evaluate(head, self._backbone, self._items, prompt=self._prompt)
@@ -180,11 +173,3 @@ class Selection:
     def _prompt(self) -> EvaluationPrompt:
         """Boxes, unless most training prompts are points."""
         return BOX if self._options.box_share >= 0.5 else parse_prompt("point")
-
-
-def _on_the_way(start: _Weights, reached: _Weights, share: float) -> _Weights:
-    """(1 - share) * start + share * reached; counters are those of `reached`."""
-    return {
-        name: torch.lerp(start[name], tensor, share) if tensor.is_floating_point() else tensor
-        for name, tensor in reached.items()
-    }
