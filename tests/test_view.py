@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -299,6 +300,19 @@ def test_an_image_that_is_gone_leaves_its_outlines(casam: Casam, fitted: Path, d
         assert status in (404, 422)
         assert "--data" in json.loads(said)["error"]
         assert client.ok("predict", source=0, place=0, box=BOX)["masks"]["frozen"]["outline"]
+
+
+def test_no_thread_outlives_the_server(fitted: Path, tmp_path: Path) -> None:
+    """A browser keeps its connection open; a thread of it that is left when the interpreter ends can abort it."""
+    before = set(threading.enumerate())
+    with served(fitted, tmp_path / "kept") as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+        connection.request("GET", f"/{client.token}/items")
+        assert connection.getresponse().read()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 20, "it does not wait until the connection times out"
+    assert not {thread for thread in set(threading.enumerate()) - before if "process_request" in thread.name}
+    connection.close()
 
 
 def test_the_command_serves_until_it_is_interrupted(bench_stores: Path, tmp_path: Path) -> None:

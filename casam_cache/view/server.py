@@ -10,7 +10,9 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -55,12 +57,14 @@ class ViewServer(ThreadingHTTPServer):
         OptionError: the port cannot be had.
     """
 
-    daemon_threads = True
+    daemon_threads = False  # a thread that is left when the interpreter ends can bring the process down
+    block_on_close = True
 
     def __init__(
         self, session: Session, port: int = 0, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self.session, self.say = session, say
+        self._open = set[Any]()
         self.token = secrets.token_urlsafe(24)
         try:
             super().__init__((ADDRESS, port), _Handler)
@@ -72,6 +76,23 @@ class ViewServer(ThreadingHTTPServer):
     def address(self) -> str:
         """What a browser opens."""
         return f"http://{ADDRESS}:{self.server_address[1]}/{self.token}/"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers in a thread of its own, and knows the connection until it is shut down."""
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Ends a connection."""
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Stops listening, ends what browsers keep open, and waits for answers that are being computed."""
+        for request in list(self._open):
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RD)
+        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that leaves in the middle of an answer is no error."""
