@@ -164,6 +164,11 @@ def test_only_code_that_decides_results_counts(bench_stores: Path, tmp_path: Pat
     copy.change("casam_cache/training/losses.py", '"""', '"""Another docstring. ')
     path = tmp_path / "package" / "casam_cache" / "training" / "losses.py"
     path.write_text(path.read_text() + "\n# another comment\n")
+    copy.change(
+        "casam_cache/training/interpolation.py",
+        '"""Images that',
+        '"""Another text of a constant. Images that',
+    )
     engine = tmp_path / "package" / "casam_cache" / "engine" / "schedule.py"
     engine.write_text(engine.read_text() + "\nANOTHER = 1\n")
     copy(*FIT)

@@ -1,9 +1,9 @@
 """Which code decided a result: a digest of every module that a computation reaches.
 
-A digest is over a module's syntax tree without comments, docstrings and formatting. Modules are reached through import
-statements and strings that name a module of the package, wherever they stand, beginning at the stage's own module and
-at those of the classes that were chosen by name. Nothing is imported to find out. The engine itself decides where and
-when something is computed, not what: it is left out.
+A digest is over a module's syntax tree without comments, docstrings (of constants too) and formatting. Modules are
+reached through import statements and strings that name a module of the package, wherever they stand, beginning at the
+stage's own module and at those of the classes that were chosen by name. Nothing is imported to find out. The engine
+itself decides where and when something is computed, not what: it is left out.
 
 A module is read once a process: that is the code which runs here, however its file is edited meanwhile.
 """
@@ -132,12 +132,8 @@ def _dumped(node: Any) -> Iterator[str]:
     if isinstance(node, ast.AST):
         yield type(node).__name__
         for name, value in ast.iter_fields(node):
-            if (
-                name == "body"
-                and isinstance(node, _DOCUMENTED)
-                and ast.get_docstring(node, clean=False) is not None
-            ):
-                value = value[1:]
+            if name == "body" and isinstance(value, list):
+                value = [each for each in value if not _is_text(each)]
             if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
                 yield name
                 yield from _dumped(value)
@@ -149,7 +145,13 @@ def _dumped(node: Any) -> Iterator[str]:
         yield repr(node)
 
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+def _is_text(node: Any) -> bool:
+    """A string that stands alone: what documents a module, a class, a function or the name above it."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _reached(tree: ast.Module, package: str) -> list[str]:
