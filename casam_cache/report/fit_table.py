@@ -118,16 +118,13 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
     last = [report for report in reports if report.chosen is None]
     few = [report for report in last if report.groups < FEWEST_GROUPS]
     if few:
-        part = [
-            f"{each.task} ({each.groups}; {100 * each.shrunk:.0f} %)"
-            for each in few
-            if each.shrunk is not None
-        ]
-        whole = [f"{each.task} ({each.groups})" for each in few if each.shrunk is None]
-        kept = "what is kept is part of the way from the frozen SAM to the last state"
-        told = [f"{kept}: {', '.join(part)}"] * bool(part) + [
-            f"the last state is kept: {', '.join(whole)}"
-        ] * bool(whole)
+        told = []
+        if part := [f"{each.task} ({each.groups}; {100 * each.shrunk:.0f} %)" for each in few if each.shrunk]:
+            told.append(
+                f"what is kept is part of the way from the frozen SAM to the last state: {', '.join(part)}"
+            )
+        if whole := [f"{each.task} ({each.groups})" for each in few if not each.shrunk]:
+            told.append(f"the last state is kept: {', '.join(whole)}")
         notes.append(
             f"Fewer than {FEWEST_GROUPS} groups to train on, so none is held out and {'; '.join(told)}."
         )
