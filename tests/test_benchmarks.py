@@ -25,7 +25,14 @@ pytestmark = pytest.mark.slow  # beside the package: they tell nothing of what i
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-OF_STORES = ("store_io", "scaling", "bucket_read", "proposals", "search_speed")  # the others run a model
+OF_STORES = (
+    "store_io",
+    "scaling",
+    "bucket_read",
+    "proposals",
+    "search_speed",
+    "drawn_splits",
+)  # the others run a model
 
 
 @pytest.fixture
@@ -459,6 +466,22 @@ def test_proposals(results: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert row["true_boxes"]["found"] <= row["true_boxes"]["objects"]
     assert row["train"] == 8
     assert str(tmp_path) not in json.dumps(data)
+
+
+def test_drawn_splits(results: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    data = draw_dataset(tmp_path / "discs", images=20)
+    for seed in (1, 2):
+        options = EncodeOptions(model="small", checkpoint=tiny_checkpoint, dataset=DatasetOptions(seed=seed))
+        encode_dataset(data, tmp_path / "stores" / str(seed), options)
+    folders = (tmp_path / "stores" / "1", tmp_path / "stores" / "2")
+    made = results(
+        "drawn_splits", *folders, "--runs", tmp_path / "runs", "--set", "max_steps=4", "--set", "min_steps=1"
+    )
+    assert [(row["task"], row["stores"]) for row in made["rows"]] == [("discs", "1"), ("discs", "2")]
+    page = (tmp_path / "results" / "drawn_splits_small.md").read_text()
+    gains = [100 * (row["fitted"] - row["frozen"]) for row in made["rows"]]
+    assert f"| discs | {gains[0]:+.1f} | {gains[1]:+.1f} | {sum(gains) / 2:+.1f} |" in page
+    assert f"{sum(gain > 0 for gain in gains)} of 2 fits gain" in page
 
 
 def test_search_speed(results: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
