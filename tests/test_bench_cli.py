@@ -25,6 +25,7 @@ from bench_sets import (
 )
 from conftest import Casam, draw_dataset
 
+from casam_cache.bench.recipe import read_recipe
 from casam_cache.training import outcomes
 
 Bench = Callable[..., Any]
@@ -236,6 +237,29 @@ def test_options_come_before_the_recipe(
     [row] = report["results"]
     assert (row["method"], row["weight"], report["unseen"]) == ("frozen", "masks", [])
     assert list(report["orders"]) == ["random-0"]
+
+
+def test_methods_beside_a_recipe_are_its_rows_with_their_settings(
+    casam: Casam, reference: Reference, recipe: Path, tmp_path: Path
+) -> None:
+    runs = reference.copy(tmp_path / "runs")
+    where = ("--store", reference.stores, "--runs", runs, "--device", "cpu", "--jobs", 1)
+    report = casam.json("bench", "--recipe", recipe, "--methods", "ca-sam,er", *where)
+    assert report["stages"]["computed"] == 0, "the same options, so the same stages"
+    assert report["recipe"]["methods"] == [
+        {"method": name, "label": "", "set": small(name)} for name in ("ca-sam", "er")
+    ]
+    assert "no row" not in casam.err
+    casam("bench", "--recipe", recipe, "--methods", "er,lwf", "--dry-run", *where)
+    assert casam.code == 0
+    assert f"{recipe} has no row of lwf: no settings of it either" in casam.err
+
+
+def test_a_name_is_that_of_a_row_before_that_of_a_method() -> None:
+    rows: list[Any] = [{"method": "emr", "label": label} for label in ("told", "emr", "router")]
+    recipe = read_recipe({"title": "x", "methods": ["frozen", *rows, {"method": "er", "label": "few"}]}, "x")
+    labels = {name: [row["label"] for row in recipe.rows_of(name)] for name in ("emr", "router", "er", "lwf")}
+    assert labels == {"emr": ["emr"], "router": ["router"], "er": ["few"], "lwf": []}
 
 
 @pytest.mark.slow

@@ -117,6 +117,12 @@ class Recipe(BaseModel):
     reference: str | None = None
     methods: list[MethodEntry] = Field(min_length=1)
 
+    def rows_of(self, name: str) -> list[dict[str, Any]]:
+        """The methods that a table has under this name, with what is set for them; else every row of that method."""
+        under = [entry for entry in self.methods if (entry.label or entry.method) == name]
+        rows = under or [entry for entry in self.methods if entry.method == name]
+        return [entry.model_dump() for entry in rows]
+
     @field_validator("prompts")
     @classmethod
     def _known_prompt(cls, text: str) -> str:

@@ -38,7 +38,7 @@ def bench(
     methods: str | None = typer.Option(
         None,
         metavar="all|A,B,...",
-        help="The methods to compare. FILE.py:CLASS is one of your own.",
+        help="The methods to compare. FILE.py:CLASS is one of your own. Beside --recipe FILE: its rows of these names.",
     ),
     method: list[str] = typer.Option(
         [], help="A further method, or FILE.py:CLASS. It may be given several times."
@@ -203,11 +203,17 @@ def _recipe(
         }
         content["defaults"] = "paper" if str(path) == "paper" else "backbone"
         return with_settings(read_recipe({**content, **chosen}, "of this command line"), settings)
-    base = load_recipe(path).model_dump()
-    if methods is not None:
-        base["methods"] = list(names)
-    base["methods"] = [*base["methods"], *more]
-    return with_settings(read_recipe({**base, **chosen}, str(path)), settings)
+    recipe = load_recipe(path)
+    rows: list[Any] = [entry.model_dump() for entry in recipe.methods]
+    if methods == "all":
+        rows = list(names)
+    elif methods is not None:
+        rows = [row for name in names for row in recipe.rows_of(name) or [name]]
+        if lacking := [name for name in names if not recipe.rows_of(name)]:
+            console.show_line(f"{path} has no row of {', '.join(lacking)}: no settings of it either")
+    return with_settings(
+        read_recipe({**recipe.model_dump(), "methods": [*rows, *more], **chosen}, str(path)), settings
+    )
 
 
 def _names(text: str | None, *words: str) -> Any:
