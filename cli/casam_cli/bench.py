@@ -192,10 +192,11 @@ def _recipe(
     from casam_cache.bench.recipe import load_recipe, read_recipe
 
     chosen = {key: value for key, value in given.items() if value is not None}
-    names = ALL_METHODS if methods in (None, "all") else tuple(_names(methods) or ())
+    asked: list[str] = [] if methods in (None, "all") else _names(methods) or []
+    names: list[Any] = [*ALL_METHODS] if methods in (None, "all") else asked
     if path is None or str(path) in ("default", "paper"):
         if more and methods is None:
-            names = ()
+            names = []
         content: dict[str, Any] = {
             "title": "Continual learning",
             "table": "bench",
@@ -206,10 +207,10 @@ def _recipe(
     recipe = load_recipe(path)
     rows: list[Any] = [entry.model_dump() for entry in recipe.methods]
     if methods == "all":
-        rows = list(names)
+        rows = names
     elif methods is not None:
-        rows = [row for name in names for row in recipe.rows_of(name) or [name]]
-        if lacking := [name for name in names if not recipe.rows_of(name)]:
+        rows = [row for name in asked for row in recipe.rows_of(name) or [{"method": name}]]
+        if lacking := [name for name in asked if not recipe.rows_of(name)]:
             console.show_line(f"{path} has no row of {', '.join(lacking)}: no settings of it either")
     return with_settings(
         read_recipe({**recipe.model_dump(), "methods": [*rows, *more], **chosen}, str(path)), settings
