@@ -252,7 +252,7 @@ def test_methods_beside_a_recipe_are_its_rows_with_their_settings(
     assert "no row" not in casam.err
     casam("bench", "--recipe", recipe, "--methods", "er,lwf", "--dry-run", *where)
     assert casam.code == 0
-    assert f"{recipe} has no row of lwf: no settings of it either" in casam.err
+    assert f"no row of {recipe}, so without settings of it: lwf" in casam.err
 
 
 def test_a_name_is_that_of_a_row_before_that_of_a_method() -> None:

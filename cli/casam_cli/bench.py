@@ -205,16 +205,14 @@ def _recipe(
         content["defaults"] = "paper" if str(path) == "paper" else "backbone"
         return with_settings(read_recipe({**content, **chosen}, "of this command line"), settings)
     recipe = load_recipe(path)
-    rows: list[Any] = [entry.model_dump() for entry in recipe.methods]
-    if methods == "all":
-        rows = names
-    elif methods is not None:
-        rows = [row for name in asked for row in recipe.rows_of(name) or [{"method": name}]]
-        if lacking := [name for name in asked if not recipe.rows_of(name)]:
-            console.show_line(f"{path} has no row of {', '.join(lacking)}: no settings of it either")
-    return with_settings(
-        read_recipe({**recipe.model_dump(), "methods": [*rows, *more], **chosen}, str(path)), settings
-    )
+    rows: list[Any] = names if methods == "all" else [entry.model_dump() for entry in recipe.methods]
+    if methods not in (None, "all"):
+        of_name = {name: recipe.rows_of(name) for name in asked}
+        rows = [row for name, own in of_name.items() for row in own or [{"method": name}]]
+        if lacking := [name for name, own in of_name.items() if not own]:
+            console.show_line(f"no row of {path}, so without settings of it: {', '.join(lacking)}")
+    content = {**recipe.model_dump(), "methods": [*rows, *more], **chosen}
+    return with_settings(read_recipe(content, str(path)), settings)
 
 
 def _names(text: str | None, *words: str) -> Any:
