@@ -21,7 +21,7 @@ from casam_cache.errors import CasamError
 from casam_cache.metrics.overlap import iou
 from casam_cache.report.bench_report import pages
 from casam_cache.report.example_figure import figure_7, figure_7_values
-from casam_cache.report.examples import FILE, FROZEN, Examples, _Predicting, bench_examples, choose
+from casam_cache.report.examples import FILE, FROZEN, Examples, _Predicting, bench_examples, choose, shown
 
 
 def test_the_rule() -> None:
@@ -34,6 +34,18 @@ def test_the_rule() -> None:
     assert choose([nan, 0.5, nan, 0.1]) == [("worst tenth", 3), ("worst tenth", 1)]
     assert choose([nan]) == choose([]) == []
     assert [place for _, place in choose([0.0] * 7)] == [0, 1, 2, 3, 5, 6], "each once, equal ones by place"
+
+
+def test_ca_sam_is_shown_however_long_the_table() -> None:
+    baselines = {name: name for name in ("joint", "naive", "lwf", "ewc", "emr", "er", "der")}
+    assert shown({**baselines, "ca-sam": "ca-sam", "ca-sam, knn": "ca-sam"}) == [
+        *list(baselines)[:5],
+        "ca-sam",
+    ]
+    assert shown({"ca-sam": "ca-sam", **baselines}) == ["ca-sam", *list(baselines)[:5]]
+    assert shown(baselines) == list(baselines)[:6]
+    few = {"naive": "naive", "ours": "ca-sam"}
+    assert shown(few) == list(few)
 
 
 def place_of(reference: Reference) -> tuple[Place, Runs]:
