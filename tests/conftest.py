@@ -17,7 +17,7 @@ from PIL import Image
 from casam_cache.backbones.architecture import Architecture
 from casam_cache.references import loaded_files
 
-pytest_plugins = ("sam_files",)  # fixtures of checkpoints
+pytest_plugins = ("sam_files", "export_runs")  # their fixtures
 
 # How long an example takes says how busy the machine is, nothing about what is tested.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
