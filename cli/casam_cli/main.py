@@ -20,6 +20,7 @@ from casam_cli.encode import encode
 from casam_cli.evaluate import evaluate
 from casam_cli.export import export
 from casam_cli.fit import fit
+from casam_cli.freed_memory import keep_freed_memory
 from casam_cli.models import models
 from casam_cli.predict import predict
 from casam_cli.report import report
@@ -92,6 +93,7 @@ _REFUSALS = {
 
 def run() -> None:
     """Entry point: a user's error is one message and exit code 1 (2 for a wrong command line), never a traceback."""
+    keep_freed_memory()
     try:
         code = app(standalone_mode=False)
     except CasamError as error:
