@@ -287,6 +287,14 @@ def test_figure_6_as_table_and_picture():
         figure_6_picture([row("naive", 0.3)], "svg")
 
 
+def test_figure_6_counts_steps_where_the_recipe_does():
+    options = {"blocks": 1, "epochs": 1, "min_steps": 60, "max_steps": 60}
+    table = report([row("alignment", 0.5, options=options)], "figure6")
+    assert [column.label for column in table.sections[0].columns] == ["60 steps"]
+    table = report([row("alignment", 0.5, options={**options, "max_steps": 90})], "figure6")
+    assert [column.label for column in table.sections[0].columns] == ["1 epoch"]
+
+
 def test_routers_side_by_side():
     further = {"routing_accuracy": 0.9, "oracle_last_iou": 0.75, "oracle_ff_iou": 0.0, "ood_accuracy": 0.8}
     rows = [
@@ -312,6 +320,11 @@ def test_notes_say_what_differs_from_the_paper():
     ):  # fmt: skip
         assert text in notes
     assert "batch_size" not in notes
+    limited = {**options, "max_steps": 60}
+    untrained = row("frozen", 0.4, options={**options, "max_steps": 240, "learning_rate": 0.5})
+    notes = " ".join(report([untrained, row("er", 0.5, options=limited)], "table1").notes)
+    assert "at most 60 optimiser steps" in notes, "the frozen SAM is not trained"
+    assert "0.5" not in notes.split("Training:")[1].split(".")[0]
     assert "none of these sets is one of the paper's" in " ".join(
         report([row("er", 0.5, ("a", "b"))], "table1").notes
     )

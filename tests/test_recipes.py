@@ -8,11 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from conftest import draw_dataset
 
+from casam_cache.backbones.recipes import SMALL, TINY_VIT
 from casam_cache.bench.configs import expand
 from casam_cache.bench.recipe import Recipe, TableName, load_recipe
 from casam_cache.report.paper import paper_figures
@@ -86,6 +87,28 @@ def test_recipes_of_our_own_studies_are_whole(path: Path) -> None:
     recipe = load_recipe(path)
     assert expand(recipe)
     assert f"benchmarks/{path.name}" in path.read_text(), "the command that runs it"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("_cpu.yaml")])
+def test_small_recipes_train_as_the_backbone_does_but_for_points_between(name: str) -> None:
+    for usual in (SMALL, TINY_VIT):
+        groups, _ = expand(load_recipe(RECIPES / name), usual)
+        for config in (config for group in groups for config in group.configs):
+            expected = {key: value for key, value in usual.items() if key in TrainingOptions.model_fields}
+            assert {key: getattr(config.training, key) for key in expected} == {
+                **expected,
+                "interpolations": 0,
+            }
+
+
+def test_a_method_has_the_same_options_in_every_table_of_a_size() -> None:
+    """Else two tables show different scores of what both call by the same name."""
+    for size in ("", "_cpu"):
+        found: dict[str, Any] = {}
+        for table in ("table1", "table2", "table3_7", "table8"):
+            for entry in load_recipe(RECIPES / f"{table}{size}.yaml").methods:
+                name = entry.label or entry.method
+                assert found.setdefault(name, entry.set) == entry.set, f"{name} in {table}{size}"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,4 +1,4 @@
-"""Figure 6: average IoU and BIoU by the number of blocks and of epochs."""
+"""Figure 6: average IoU and BIoU by the number of blocks and of epochs, or of steps where a recipe counts those."""
 
 from __future__ import annotations
 
@@ -30,13 +30,22 @@ def figure_6(rows: Sequence[Row]) -> list[Section]:
     for metric, label in REPORTED.items():
         values = grid(rows, metric)
         epochs = sorted({epoch for _, epoch in values})
-        columns = tuple(Column(str(epoch), f"{epoch} epochs", better="high") for epoch in epochs)
+        columns = tuple(Column(str(epoch), _length(rows, epoch), better="high") for epoch in epochs)
         lines = tuple(
             Line(f"{blocks} block" + ("s" if blocks > 1 else ""), _cells(values, blocks, epochs), "ours")
             for blocks in sorted({blocks for blocks, _ in values})
         )
         sections.append(ranked(Section(f"Average {label}", columns, lines)))
     return sections
+
+
+def _length(rows: Sequence[Row], epochs: int) -> str:
+    """How long the layers of a column were trained: one epoch with an exact number of steps is that many steps."""
+    options = [each.options for each in gather(rows) if each.options.get("epochs") == epochs]
+    exact = {each.get("min_steps") for each in options if each.get("min_steps") == each.get("max_steps")}
+    if epochs == 1 and len(exact) == 1 and (steps := exact.pop()) is not None:
+        return f"{steps} steps"
+    return f"{epochs} epoch{'s' * (epochs > 1)}"
 
 
 def _cells(values: Grid, blocks: int, epochs: Sequence[int]) -> dict[str, Cell]:
