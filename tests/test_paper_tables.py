@@ -208,6 +208,10 @@ def test_table_4():
     assert set(line(table, "After vs Adapter", "ours", 1).cells) == {"tv"}
     assert line(table, "After vs Adapter", "paper", 1).cells["js"].text == "0.2365"
     assert {each.source for each in table.sections[0].lines} == {"paper"}
+    assert "tuned encoder is the frozen one" not in " ".join(table.notes)
+    distances["liver"] = {"before": {"tv": 1e-5, "js": 0.0}, "after": {"tv": 0.4, "js": 0.2}}
+    table = report([row("alignment", 0.6, distances=distances)], "table4")
+    assert "The tuned encoder is the frozen one, so there is nothing to come nearer to: liver." in table.notes
 
 
 def test_table_5_puts_each_pooling_beside_the_papers():

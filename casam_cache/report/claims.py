@@ -19,12 +19,12 @@ from casam_cache.bench.results import read_results
 from casam_cache.metrics.compare import Estimate
 from casam_cache.report.configurations import Configuration, at, gather
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
+from casam_cache.report.layouts.distance import untuned_tasks
 from casam_cache.report.paper import paper_figures, printed_number
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 MISSING = "not measured"
 POINT = 0.01
-SAME = 1e-3  # of TV: what rounding in a store leaves between equal features
 THROUGH_IMAGES = "benchmarks/image_mode.yaml"
 COLUMNS = tuple(
     Column(key, label, left=True)
@@ -271,7 +271,7 @@ def _depth(results: Results) -> Finding | None:
 def _nearer(results: Results) -> Finding | None:
     """Table 4: TV and JS distances to a tuned encoder's features, before and after the Alignment Layer.
 
-    A task whose tuned encoder is the frozen one, to `SAME`, is left out: nothing can be nearer to it than what it is.
+    A task whose tuned encoder is the frozen one is left out: nothing can be nearer to it than what it is.
     """
     each = _method(results, "alignment")
     every = (each.rows[0].get("distances") or {}) if each else {}
@@ -279,7 +279,8 @@ def _nearer(results: Results) -> Finding | None:
         (task, side, key): each.estimate(at("distances", task, side, key)).mean
         for task in every for side in ("before", "after") for key in ("tv", "js")
     } if each else {}  # fmt: skip
-    tasks = [task for task in every if means[task, "before", "tv"] > SAME]
+    same = untuned_tasks(results["results"])
+    tasks = [task for task in every if task not in same]
     if not tasks:
         return None
     nearer = sum(
@@ -289,7 +290,6 @@ def _nearer(results: Results) -> Finding | None:
         f"{key.upper()} {_over(means, tasks, 'before', key):.2f} to {_over(means, tasks, 'after', key):.2f}"
         for key in ("tv", "js")
     ]
-    same = sorted(set(every) - set(tasks))
     left = f", without {', '.join(same)}, where tuning kept the frozen encoder" if same else ""
     verdict = HOLDS if 2 * nearer > len(tasks) else FAILS
     return f"{', '.join(told)}; nearer on {nearer} of {len(tasks)} tasks{left}", verdict

@@ -12,7 +12,7 @@ from casam_cache.report.layout import Section, Table
 from casam_cache.report.layouts.ablations import table_5, table_6, table_9, table_10, table_11
 from casam_cache.report.layouts.blocks import figure_6
 from casam_cache.report.layouts.continual import table_1, table_8
-from casam_cache.report.layouts.distance import table_4
+from casam_cache.report.layouts.distance import table_4, untuned_note
 from casam_cache.report.layouts.routers import routers
 from casam_cache.report.layouts.single import flops_notes, table_3, table_7
 from casam_cache.report.layouts.unseen import table_2
@@ -84,6 +84,7 @@ def paper_table(rows: Sequence[Row], table: str, *, title: str, recipe: Mapping[
     notes = [_NOTES[part] for part in _PARTS.get(table, (table,)) if part in _NOTES]
     if "3" in numbers:
         notes += flops_notes(rows)
+    notes += untuned_note(rows)
     notes += [
         f"Table {number} of the paper: {note}" for number in numbers for note in paper_figures(number).notes
     ]

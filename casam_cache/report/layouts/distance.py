@@ -11,6 +11,7 @@ from casam_cache.report.layouts.paper_lines import columns_of, paper_line
 from casam_cache.report.paper import paper_figures
 
 SIDES = {"before": "Before vs Adapter", "after": "After vs Adapter"}
+SAME = 1e-3  # of TV: what rounding in a store leaves between equal features
 
 
 def table_4(rows: Sequence[Row]) -> list[Section]:
@@ -33,6 +34,25 @@ def table_4(rows: Sequence[Row]) -> list[Section]:
             lines += map(paper_line, paper.rows_of(task=name, side=side))
         sections.append(Section(ours.get(name, name), columns, tuple(lines)))
     return sections
+
+
+def untuned_tasks(rows: Sequence[Row]) -> list[str]:
+    """Tasks whose tuned encoder gives the frozen one's features, to `SAME`: tuning kept the state it began with."""
+    found = set()
+    for each in gather(rows):
+        tasks = {task for row in each.rows for task in row.get("distances") or {}}
+        found |= {task for task in tasks if each.estimate(at("distances", task, "before", "tv")).mean <= SAME}
+    return sorted(found)
+
+
+def untuned_note(rows: Sequence[Row]) -> list[str]:
+    """What the table says of them."""
+    tasks = untuned_tasks(rows)
+    return (
+        [f"The tuned encoder is the frozen one, so there is nothing to come nearer to: {', '.join(tasks)}."]
+        if tasks
+        else []
+    )
 
 
 def _cells(each: Configuration, task: str, side: str) -> dict[str, Cell]:
