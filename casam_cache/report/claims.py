@@ -115,11 +115,9 @@ def _conditions(results: Results) -> str:
 # Ours
 
 
-def _method(results: Results, method: str, router: bool = False) -> Configuration | None:
-    """The configuration of a method; of EMR the one that is told, or routed."""
-    matching = [each for each in gather(results["results"]) if each.method == method]
-    chosen = [each for each in matching if each.oracle != router] if method == "emr" else matching
-    return chosen[0] if chosen else None
+def _method(results: Results, method: str) -> Configuration | None:
+    """The first configuration of a method."""
+    return next((each for each in gather(results["results"]) if each.method == method), None)
 
 
 def _percent(estimate: Estimate) -> str:
@@ -156,11 +154,9 @@ def _cheaper(others: Sequence[str], results: Results) -> Finding | None:
     return "; ".join(told), HOLDS if fewer else FAILS
 
 
-def _figure(
-    method: str, key: str, bound: float, results: Results, *, least: bool = False, router: bool = False
-) -> Finding | None:
+def _figure(method: str, key: str, bound: float, results: Results, *, least: bool = False) -> Finding | None:
     """A figure of a method; its interval decides against a bound, or its value where one run gives no interval."""
-    each = _method(results, method, router)
+    each = _method(results, method)
     estimate = each.estimate(at(key)) if each else None
     if estimate is None or math.isnan(estimate.mean):
         return None
