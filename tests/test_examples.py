@@ -44,6 +44,8 @@ def test_ca_sam_is_shown_however_long_the_table() -> None:
     ]
     assert shown({"ca-sam": "ca-sam", **baselines}) == ["ca-sam", *list(baselines)[:5]]
     assert shown(baselines) == list(baselines)[:6]
+    routed = {"joint": "joint", "emr": "emr", "emr, router": "emr", **baselines, "ca-sam": "ca-sam"}
+    assert shown(routed) == ["joint", "emr", "naive", "lwf", "ewc", "ca-sam"], "one of each method first"
     few = {"naive": "naive", "ours": "ca-sam"}
     assert shown(few) == list(few)
 

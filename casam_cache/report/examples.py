@@ -195,17 +195,18 @@ def write_examples(results: Results, place: Place, runs: Runs) -> Examples:
 
 
 def shown(methods: Mapping[str, str], most: int = MOST) -> list[str]:
-    """Labels of the configurations to show: the first ones, and CA-SAM's first where it would be left out.
+    """Labels of the configurations to show, in the table's order: one of each method first, and always one of CA-SAM.
 
     Args:
         methods: name of the method of each configuration by its label, as the table lists them.
         most: how many there is room for.
     """
-    labels = list(methods)
-    ours = next((label for label, name in methods.items() if name == "ca-sam"), None)
-    if ours is None or labels.index(ours) < most:
-        return labels[:most]
-    return [*labels[: most - 1], ours]
+    firsts = {
+        name: label for label, name in reversed(list(methods.items()))
+    }  # the last one set is the first of the table
+    ours = firsts.get("ca-sam")
+    wanted = sorted(methods, key=lambda label: (label != ours, label != firsts[methods[label]]))[:most]
+    return [label for label in methods if label in wanted]
 
 
 def _shown(results: Results) -> dict[str, Entry]:
