@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from upstream_sam import TINY
 
 from casam_cache.backbones import sam
-from casam_cache.backbones.architecture import ARCHITECTURES
+from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.checkpoints import expected_shapes
 from casam_cache.backbones.sam import SamBackbone, backbone_state, seeded_backbone
 
@@ -32,14 +32,18 @@ def tiny_state(tiny_sam: SamBackbone) -> State:
     return {name: tensor.contiguous() for name, tensor in backbone_state(tiny_sam).items()}
 
 
+def be_small(architecture: Architecture, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on `small` has these dimensions; its file is in the folder `weights`, which must not exist."""
+    weights.mkdir()
+    metadata = {"architecture": json.dumps(architecture.to_json())}
+    save_file({"unused": torch.zeros(1)}, weights / "small.safetensors", metadata=metadata)
+    monkeypatch.setattr(sam, "WEIGHTS", weights)
+
+
 @pytest.fixture
 def tiny_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`small` has the dimensions of the tiny SAM."""
-    weights = tmp_path / "own"
-    weights.mkdir()
-    metadata = {"architecture": json.dumps(TINY.to_json())}
-    save_file({"unused": torch.zeros(1)}, weights / "small.safetensors", metadata=metadata)
-    monkeypatch.setattr(sam, "WEIGHTS", weights)
+    be_small(TINY, tmp_path / "own", monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from sam_files import be_small
 from upstream_sam import TINY
 
-from casam_cache.backbones import sam
 from casam_cache.backbones.architecture import ARCHITECTURES
 from casam_cache.backbones.checkpoints import check_state, expected_shapes, looks_like, read_checkpoint
 from casam_cache.backbones.registry import load_backbone
@@ -35,11 +34,7 @@ def state(backbone: SamBackbone) -> State:
 @pytest.fixture(autouse=True)
 def tiny_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`small` is the tiny architecture here, and nothing is remembered outside of the test's folder."""
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    metadata = {"architecture": json.dumps(TINY.to_json())}
-    save_file({"unused": torch.zeros(1)}, weights / "small.safetensors", metadata=metadata)
-    monkeypatch.setattr(sam, "WEIGHTS", weights)
+    be_small(TINY, tmp_path / "weights", monkeypatch)
     monkeypatch.setenv("CASAM_CACHE_DIR", str(tmp_path / "cache"))
 
 
