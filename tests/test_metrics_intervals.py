@@ -19,7 +19,9 @@ def grouped(groups: int, per_group: int, spread: float, seed: int = 3) -> tuple[
 
 
 @pytest.mark.parametrize(
-    ("groups", "rel"), [(3, 1e-9), (5, 1e-9), (40, 0.1), (200, 1e-9)], ids=["t", "t", "flips", "t"]
+    ("groups", "rel"),
+    [(3, 1e-9), (5, 1e-9), (40, 0.1), (200, 0.1), (300, 1e-9)],
+    ids=["t", "t", "flips", "flips", "t"],
 )
 def test_groups_of_one_size_have_the_t_interval_of_their_means(groups: int, rel: float) -> None:
     values, names = grouped(groups, 25, spread=0.1)
@@ -61,7 +63,7 @@ def test_masks_of_one_group_are_one_observation() -> None:
     assert by_mask.high - by_mask.low < 0.5 * (by_group.high - by_group.low)
 
 
-@pytest.mark.parametrize("groups", [4, 7, 30, 90])
+@pytest.mark.parametrize("groups", [4, 7, 30, 90, 300])
 def test_p_is_below_five_percent_exactly_where_the_interval_leaves_zero_out(groups: int) -> None:
     seen = set()
     for seed in range(60):

@@ -14,7 +14,8 @@ code (google-research/l2p), where they start in [0, 0.01]. 25 tokens of the size
 in the decoder's way: from [-1, 1] every step of a short training goes into undoing them. Both learn at a rate of their
 own, `prompt_learning_rate`, of the same code: its configuration says 0.03 for 256 images a step, which
 `train_continual.py` scales to the batch, and it is run with 128, so at 0.015. That rate is taken whatever our batch is:
-scaled down to batches of 2 to 6, and at the paper's general 1e-4, they would hardly move in a hundred steps.
+scaled down to batches of 2 to 6, and at the paper's general 1e-4, they would hardly move in a hundred steps. No
+lower rate is better on validation splits (benchmarks/results/l2p_rate_small).
 
 Algorithm 5 takes a "pre-trained Alignment layer A" as given and does not say on what: `alignment=first` is one that
 learns with the first task's prompts and is frozen afterwards; `identity` is SAM's own embedding.

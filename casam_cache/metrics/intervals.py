@@ -4,7 +4,7 @@ Masks of one patient resemble each other, so a mask is no observation of its own
 group. What is estimated is the mean that stands in the table: over masks, or over tasks of means over masks. Interval
 and p are of that one number, and p is below 5 % exactly where the interval leaves zero out.
 
-- One task with 6 to 64 groups: the values that a sign-flip test of the groups does not reject (Hartigan 1969, "Using
+- One task with 6 to 256 groups: the values that a sign-flip test of the groups does not reject (Hartigan 1969, "Using
   subsample values as typical values", JASA 64). It assumes nothing but symmetry, holds for groups of any sizes, and is
   exact up to 12 groups. Fewer than six have too few sign patterns to reject anything at 5 %.
 - Otherwise, and over several tasks: Student's t with the cluster-robust variance CR2 and the degrees of freedom of Bell
@@ -26,7 +26,7 @@ import numpy as np
 
 from casam_cache.fingerprint import generator
 
-FEWEST_TO_FLIP, MOST_TO_FLIP, ENUMERATED = 6, 64, 12
+FEWEST_TO_FLIP, MOST_TO_FLIP, ENUMERATED = 6, 256, 12
 FLIPS = 20_000
 LEAST_FREEDOM = 2.0
 _NONE = (math.nan, math.nan, math.nan)
