@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from casam_cache.datasets.labels import read_labels, scan_mask
-from casam_cache.datasets.mask_values import decide_mode, gather_values
+from casam_cache.datasets.mask_values import decide_mode, decide_values
 from casam_cache.datasets.masks import interior_point, iter_masks, mask_box, regions
 from casam_cache.datasets.sample import Mask, MaskValues
 from casam_cache.errors import ImageError, OptionError
@@ -27,7 +27,7 @@ def save(path: Path, array: np.ndarray, **options: object) -> Path:
 
 
 def masks_of(*paths: Path, mode: str | None = None, folder: bool = False) -> tuple[str, list[Mask]]:
-    values = gather_values([scan_mask(path) for path in paths])
+    values, _ = decide_values([scan_mask(path) for path in paths])
     mode, _ = decide_mode(mode, values, folder)
     return mode, list(iter_masks(paths, mode, values, one_object_a_file=folder))
 
@@ -117,7 +117,7 @@ def test_colours_are_numbered_over_the_whole_dataset(tmp_path: Path) -> None:
     white[2, 2] = 255
     names = zip("abcd", (first, second, empty, white), strict=True)
     paths = [save(tmp_path / f"{name}.png", array) for name, array in names]
-    values = gather_values([scan_mask(path) for path in paths])
+    values, _ = decide_values([scan_mask(path) for path in paths])
     assert values.coloured
     assert values.values == (0, 0x0000FF, 0x00FF00, 0xFF0000, 0xFFFFFF)
     got = [list(iter_masks([path], "classes", values)) for path in paths]

@@ -12,9 +12,6 @@ from casam_cache.backbones.architecture import ARCHITECTURES, Architecture
 from casam_cache.backbones.checkpoint_file import CONFIG
 from casam_cache.errors import CheckpointError
 
-SHARED = "shared_image_embedding.positional_embedding"
-"""The prompt encoder's own copy of this tensor is the same one, which newer files hold once."""
-
 _MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _MLP = r"(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\."
 _RENAMED: tuple[tuple[str, str], ...] = (

@@ -49,11 +49,6 @@ class Asked:
         return self.masks == "classes" or (self.masks == "instances" and not self.folders)
 
 
-def gather_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> MaskValues:
-    """As `decide_values`, without what is to be said."""
-    return decide_values(scans, asked)[0]
-
-
 def decide_values(scans: Sequence[MaskScan], asked: Asked = Asked()) -> tuple[MaskValues, list[Problem]]:
     """How the values of a dataset's masks are to be read.
 

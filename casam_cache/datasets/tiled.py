@@ -131,11 +131,6 @@ def whole_name(sample: Sample) -> str:
     return file + str(replace(portion, tile=None))
 
 
-def core_of(sample: Sample) -> tuple[slice, slice] | None:
-    """Rows and columns of the tile itself that it answers for; None of an image that is no tile."""
-    return None if sample.tile is None else sample.tile.core_inside
-
-
 def _size(path: Path, max_pixels: int) -> tuple[int, int] | None:
     """Height and width; None of an image whose reading will say what is wrong."""
     try:

@@ -22,7 +22,6 @@ from casam_cache.view.sources import Source, reason_of
 SIDE = 1600  # pixels, the longer side of an image as it is sent
 MOST_POINTS = 200
 LONGEST = 100  # letters of a category
-WHOSE = ("frozen", "fitted")
 
 
 @dataclass(frozen=True)

@@ -55,21 +55,6 @@ def read_numpy(
     )  # fmt: skip
 
 
-def array_names(path: Path) -> list[str]:
-    """The arrays in an .npz, sorted; empty for an .npy.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    if path.suffix.lower() == ".npy":
-        return []
-    try:
-        with np.load(path) as arrays:
-            return sorted(arrays.files)
-    except Exception as error:
-        raise damaged(path, "NumPy", error) from error
-
-
 def _header(path: Path, name: str | None) -> tuple[tuple[int, ...], str | None]:
     try:
         if path.suffix.lower() == ".npy":
