@@ -13,7 +13,8 @@ from casam_cache.errors import CasamError
 from casam_cache.fingerprint import digest
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.registry import STANDARD
-from casam_cache.report.claims import CLAIMS, FAILS, HOLDS, MISSING, OPEN, claims_table, worth_of_beta
+from casam_cache.report.claim_rules import FAILS, HOLDS, OPEN, worth_of_beta
+from casam_cache.report.claims import CLAIMS, MISSING, claims_table
 from casam_cache.report.paper import paper_figures
 
 
@@ -95,6 +96,8 @@ def test_table_1(tmp_path: Path) -> None:
     ]  # fmt: skip
     rows.append(row("frozen", 0.5, ood_iou=0.57))
     tests = [pair("ca-sam", "naive", 0.5, 0.4, 0.6), pair("joint", "ca-sam", 0.02, 0.011, 0.029)]
+    for name in ("lwf", "ewc", "er", "der"):
+        tests += [pair("naive", name, -0.2, -0.3, -0.1), pair(name, "ca-sam", -0.2, -0.3, -0.1)]
     found = verdicts(tmp_path, bench("table1", rows, tests))
     assert found["CA-SAM forgets less than 2 points"] == ("1.0", HOLDS)
     assert found["CA-SAM ends the same in every order (within 1 point)"] == (
@@ -249,7 +252,7 @@ def test_the_command_makes_the_bench_that_was_found(tmp_path: Path) -> None:
     verdicts(tmp_path, bench("table1", rows))
     commands = {line.label: line.cells["command"].text for line in claims_table(tmp_path).sections[0].lines}
     assert commands["CA-SAM forgets less than 2 points"] == (
-        "casam bench --recipe recipes/table1_cpu.yaml --model small --seeds 3 --orders 2 --unseen u"
+        "casam bench --recipe recipes/table1_cpu.yaml --model small --tasks a,b --seeds 3 --orders 2 --unseen u"
     )
     assert commands["... above HQ-SAM"] == "casam bench --recipe recipes/table3_7_cpu.yaml"
 
@@ -260,3 +263,117 @@ def test_a_later_bench_without_the_methods_of_a_claim_does_not_hide_an_earlier_o
     )
     found = verdicts(tmp_path, made, bench("bench", [row("naive", 0.5)]))
     assert found["... near full fine-tuning (within 2 points)"][1] == HOLDS
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.01, 0.03, HOLDS), (-0.001, 0.03, OPEN), (-0.03, -0.01, FAILS), (None, None, OPEN)],
+)
+def test_each_pair_decides_what_lies_between(
+    tmp_path: Path, low: float | None, high: float | None, verdict: str
+) -> None:
+    names = ("naive", "lwf", "ewc", "er", "der", "ca-sam")
+    tests = [pair(name, "naive", 0.2, 0.1, 0.3) for name in names[1:-1]]
+    tests += [pair("ca-sam", name, 0.2, 0.1, 0.3) for name in names[1:-1] if name != "er"]
+    tests.append(pair("ca-sam", "er", 0.015, low, high))
+    rows = [row(name, 0.5 + number / 100) for number, name in enumerate(names)]
+    found = verdicts(tmp_path, bench("table1", rows, tests))
+    assert found["Regularisation and replay lie between the two"][1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("runs", "verdict"), [((0.001, 0.035), OPEN), ((0.001, 0.002), HOLDS), ((0.03, 0.04), FAILS)]
+)
+def test_two_runs_decide_where_they_lie_on_one_side(
+    tmp_path: Path, runs: tuple[float, float], verdict: str
+) -> None:
+    rows = [row("ca-sam", 0.5, order=order, ff_iou=value) for order, value in zip((1, 2), runs, strict=True)]
+    ours, decided = verdicts(tmp_path, bench("table1", rows))["CA-SAM forgets less than 2 points"]
+    assert decided == verdict
+    assert ours.endswith(f"({100 * runs[0]:.1f}, {100 * runs[1]:.1f})")
+
+
+@pytest.mark.parametrize(("high", "verdict"), [(0.008, HOLDS), (0.012, OPEN)])
+def test_flat_is_decided_by_the_pair_that_is_furthest_apart(
+    tmp_path: Path, high: float, verdict: str
+) -> None:
+    rows = [row("ca-sam", 0.7 + t / 1000, label=f"T{t}", options={"temperature": t}) for t in (1, 2, 4)]
+    rows.append(row("emr", 0.2, label="other", options={"temperature": 8}))
+    made = bench("table10", rows, [pair("T1", "T4", -0.003, -high, 0.001)])
+    ours, decided = verdicts(tmp_path, made)["Flat in the temperature of attention pooling (1 point)"]
+    assert ours == "70.1 to 70.4 over 3 values"
+    assert decided == verdict
+
+
+def test_values_of_an_option_are_compared_with_all_else_equal(tmp_path: Path) -> None:
+    rows = [
+        row("alignment", last, label=f"{blocks} {rate}", options={"blocks": blocks, "learning_rate": rate})
+        for blocks, rate, last in ((1, 1e-3, 0.60), (3, 1e-3, 0.65), (1, 1e-4, 0.40), (3, 1e-4, 0.41))
+    ]
+    rows.append(row("unet", 0.9, options={"blocks": 3, "learning_rate": 1e-3}))
+    ours, decided = verdicts(tmp_path, bench("figure6", rows))[
+        "Three blocks are better than one (0.1 points)"
+    ]
+    assert (ours, decided) == ("1: 60.0, 3: 65.0", HOLDS)
+
+
+def set_for(made: dict[str, Any], **settings: dict[str, Any]) -> dict[str, Any]:
+    methods = [{"method": name, "label": "", "set": given} for name, given in settings.items()]
+    return {**made, "recipe": {"methods": methods}}
+
+
+def test_a_later_bench_with_options_of_its_own_does_not_take_the_place_of_an_earlier_one(
+    tmp_path: Path,
+) -> None:
+    short = {"max_steps": 4}
+    proper = bench("table1", [row("ca-sam", 0.5, ood_accuracy=0.99), row("naive", 0.5, ff_iou=0.3)])
+    other = bench("table1", [row("ca-sam", 0.5, ood_accuracy=0.0)])
+    held = bench("table1", [{**row("ca-sam", 0.5, ood_accuracy=0.0), "evaluate": "val"}])
+    found = verdicts(
+        tmp_path,
+        set_for(proper, **{"ca-sam": short, "naive": short}),
+        set_for(other, **{"ca-sam": {**short, "threshold": "none"}}),
+        held,
+    )
+    assert found["Unseen images are sent to the frozen SAM (95 %)"] == ("99.0", HOLDS)
+    alone = tmp_path / "alone"
+    found = verdicts(alone, set_for(other, **{"ca-sam": {"threshold": "none"}}), held)
+    assert found["Unseen images are sent to the frozen SAM (95 %)"] == ("0.0", FAILS)
+    (note,) = claims_table(alone).notes
+    assert note.endswith("1 seed, 1 order, oracle box; ca-sam with threshold none.")
+
+
+def test_models_are_in_sections_of_their_own(tmp_path: Path) -> None:
+    other = [{**row("ca-sam", 0.5, ff_iou=0.5), "model": "other"}]
+    verdicts(
+        tmp_path,
+        bench("table1", [row("ca-sam", 0.5, ff_iou=0.0)]),
+        {**bench("table1", other), "model": "other"},
+    )
+    table = claims_table(tmp_path)
+    told = {
+        section.title: [line.cells["ours"].text for line in section.lines if line.cells["ours"].text]
+        for section in table.sections
+    }
+    assert {name: texts[0] for name, texts in told.items()} == {"small": "0.0", "other": "50.0"}
+
+
+def test_a_method_under_another_label_is_found_and_said(tmp_path: Path) -> None:
+    rows = [row("ca-sam", 0.6, label="CA-SAM, ours"), row("naive", 0.5)]
+    made = bench("table1", rows, [pair("CA-SAM, ours", "naive", 0.1, 0.05, 0.15)])
+    found = verdicts(tmp_path, made)
+    assert found["CA-SAM is above naive fine-tuning"] == ("+10.0 [5.0, 15.0] points of IoU", HOLDS)
+    assert "ca-sam is 'CA-SAM, ours'" in claims_table(tmp_path).notes[0]
+
+
+def test_a_pair_without_a_test_is_not_decided(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, bench("table1", [row("ca-sam", 0.6), row("naive", 0.5)]))
+    assert found["CA-SAM is above naive fine-tuning"] == (
+        "ca-sam 60.0 and naive 50.0, without a test of the two", OPEN,
+    )  # fmt: skip
+
+
+def test_results_of_releases_without_prompts_are_read(tmp_path: Path) -> None:
+    plain = row("ca-sam", 0.5, ff_iou=0.0)
+    del plain["prompt"]
+    assert verdicts(tmp_path, bench("table1", [plain]))["CA-SAM forgets less than 2 points"][1] == HOLDS
