@@ -81,6 +81,13 @@ def test_a_recipe_fits_the_options_of_its_methods() -> None:
         assert not {"min_steps", "max_steps"} & set(left)
 
 
+def test_no_limit_of_steps_leaves_the_recipes_least() -> None:
+    usual = {"min_steps": 240, "max_steps": 240}
+    made = METHODS.get("alignment")
+    assert fitting(usual, made, {"max_steps": None}) == {"min_steps": 240}
+    assert fitting(usual, made, {"max_steps": 8}) == {"min_steps": 8}
+
+
 @pytest.mark.parametrize("name", ["fcn", "proposals", "ca-sam-fcn", "ca-sam-proposals", "hq-sam"])
 def test_what_a_recipe_says_of_the_layer_is_for_methods_that_have_one(name: str) -> None:
     usual = {"blocks": 1, "norm": "none", "init": "zero", "learning_rate": 3e-4}
@@ -114,6 +121,20 @@ def test_fit_takes_the_backbones_recipe_and_paper_is_one_flag_away(
     casam("fit", "--task", "discs", "--recipe", "mine")
     assert casam.code == 1
     assert "default, paper" in casam.err
+
+
+def test_patience_needs_nothing_but_the_groups_that_the_recipe_holds_out(
+    casam: Casam, encode: Encode, discs: Path
+) -> None:
+    encode(discs)
+    short = ("--set", "max_steps=4")
+    told = casam.json("fit", "--task", "discs", "--patience", 2, *short)
+    assert told["run"] == casam.json("fit", "--task", "discs", "--set", "patience=2", *short)["run"]
+    casam("bench", "--tasks", "discs", "--methods", "alignment", "--set", "patience=2", *short)
+    assert casam.code == 0
+    casam("fit", "--task", "discs", "--patience", 2, "--set", "held_out=0")
+    assert casam.code == 1
+    assert "patience needs images to look at" in casam.err
 
 
 def test_a_cosine_over_one_step_is_the_whole_rate_and_over_more_another(

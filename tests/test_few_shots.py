@@ -69,7 +69,7 @@ def test_a_fit_of_few_images_says_so_and_a_sequence_refuses(
     steps = ("--set", "max_steps=2", "--set", "held_out=0")
     shown = " ".join(casam("fit", "--task", "discs", "--set", "shots=2", *steps).split())
     assert casam.code == 0, casam.err
-    assert "Images trained on, of as many groups as there are: 2 (discs)" in shown
+    assert "Images to train on, of as many groups as there are: 2 (discs)" in shown
     found = casam.json("fit", "--task", "discs", "--set", "shots=2", *steps)
     assert (found["shots"], found["groups"], found["computed"]) == (2, 2, False)
     assert casam.json("fit", "--task", "discs", *steps)["shots"] == 0

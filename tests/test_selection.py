@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from toy_sequences import TINY, look
 
 from casam_cache.backbones.sam import seeded_backbone
+from casam_cache.errors import DivergedError
 from casam_cache.heads.files import build_head
+from casam_cache.report.fit_table import changes_nothing
 from casam_cache.training.evaluate import evaluate
 from casam_cache.training.held_out import hold_out
 from casam_cache.training.items import Items, join
@@ -123,6 +125,26 @@ def test_a_head_that_begins_as_noise_and_stays_worse_is_known_as_such(backbone: 
     found = fit_head(head, backbone, images(), RECIPE.model_copy(update={"learning_rate": 1e-9}))
     assert found.chosen is not None
     assert found.chosen.below_frozen
+
+
+@pytest.mark.parametrize(
+    ("step", "iou", "gain", "nothing"),
+    [
+        (0, 0.5, 0.0, True),  # the frozen SAM itself
+        (0, 0.6, 0.02, False),  # a random start that was better
+        (8, 0.4, 0.0, True),  # a layer that was dropped
+        (8, 0.4, -0.1, False),  # a network that takes SAM's place
+        (8, 0.6, 0.0, False),
+    ],
+)
+def test_what_is_said_to_change_nothing(step: int, iou: float, gain: float, nothing: bool) -> None:
+    assert changes_nothing({"step": step, "iou": iou, "frozen": 0.5}, gain) is nothing
+
+
+def test_weights_that_the_last_step_left_infinite_are_not_handed_out(backbone: Any) -> None:
+    options = TrainingOptions(max_steps=1, learning_rate=1e38)
+    with pytest.raises(DivergedError, match="no longer finite after step 1"):
+        fit(backbone, images(groups=2), options)
 
 
 def test_patience_ends_training(backbone: Any) -> None:

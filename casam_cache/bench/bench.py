@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from casam_cache.backbones.devices import choose_device
+from casam_cache.backbones.recipes import PAPER
 from casam_cache.bench.configs import Group, expand
 from casam_cache.bench.families import Course, Entry, entry_class
 from casam_cache.bench.orders import Order, read_orders
@@ -113,7 +114,7 @@ class Bench:
             CasamError: an unknown task, method or option, a missing split or feature.
         """
         where = str(choose_device(device))
-        groups, references = expand(recipe)
+        groups, references = expand(recipe, PAPER if recipe.defaults == "backbone" else None)
         reference = str(Path(recipe.reference).resolve()) if recipe.reference else ""
         found = Tasks.open(stores, model, where, references, reference)
         tasks, unseen = split_stores(found.names(), recipe.tasks, recipe.unseen)

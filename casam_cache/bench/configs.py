@@ -155,7 +155,7 @@ def fitting(usual: Mapping[str, Any] | None, made: type[Method], given: Mapping[
         found.pop("min_steps", None)
         found.pop("max_steps", None)
     elif "max_steps" in given and found.pop("max_steps", None) is not None and "min_steps" in found:
-        found["min_steps"] = given["max_steps"]
+        found["min_steps"] = given["max_steps"] or found["min_steps"]  # null: no limit
     elif "min_steps" in given:
         found.pop("max_steps", None)
     if given.get("kind") == "affine":

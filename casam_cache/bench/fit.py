@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from casam_cache.backbones.devices import choose_device
+from casam_cache.backbones.recipes import PAPER
 from casam_cache.bench.configs import fitting
 from casam_cache.bench.families import fit_stage, scoring
 from casam_cache.bench.fit_recipe import DEFAULT_RECIPE, FitRecipe
@@ -355,7 +356,7 @@ def plan_fit(
             f"casam bench --methods {base.method} compares it over tasks",
         )
     models: list[type[BaseModel]] = [made.options_model(), TrainingOptions]
-    parse_assignments(options, models)  # what is wrong is said before anything is opened
+    parse_assignments(options, models, PAPER)  # what is wrong is said before anything is opened
     references = [absolute_reference(base.method)] if is_file_reference(base.method) else []
     tasks = Tasks.open(Path(store), model, str(choose_device(device)), references, task=task)
     usual = tasks.place.backbone(task).recipe if base.backbone else {}

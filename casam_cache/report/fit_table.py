@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from casam_cache.bench.fit import FitReport
 from casam_cache.bench.fit_folds import FoldsReport
@@ -19,6 +20,7 @@ from casam_cache.report.whole_image_table import CONVENTION as WHOLE_IMAGES
 from casam_cache.report.whole_image_table import whole_image_section
 from casam_cache.training.held_out import FEWEST_GROUPS
 
+ROUNDING = 1e-6  # what it makes of an IoU
 COLUMNS = (
     Column("masks", "masks"),
     Column("metric", "metric", left=True),
@@ -114,7 +116,10 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
     """Which state each fit handed out."""
     notes = []
     if shots := [f"{each.shots} ({each.task})" for each in reports if each.shots]:
-        notes.append(f"Images trained on, of as many groups as there are: {', '.join(shots)}.")
+        apart = (
+            ", the held-out ones among them" if any(each.shots and each.chosen for each in reports) else ""
+        )
+        notes.append(f"Images to train on, of as many groups as there are{apart}: {', '.join(shots)}.")
     last = [report for report in reports if report.chosen is None]
     few = [report for report in last if report.groups < FEWEST_GROUPS]
     if few:
@@ -140,10 +145,15 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
             continue
         held = f"{chosen['masks']} held-out masks of {chosen['groups']} groups"
         frozen, best = 100 * chosen["frozen"], 100 * chosen["iou"]
-        if chosen["step"] == 0 or best < frozen:
+        if changes_nothing(chosen, report.gain["iou"].mean):
             notes.append(
                 f"{task}NO STATE WAS BETTER than the frozen SAM ({frozen:.1f} IoU on {held}): what is kept changes "
                 "nothing."
+            )
+        elif chosen["iou"] < chosen["frozen"]:
+            notes.append(
+                f"{task}NO STATE WAS BETTER than the frozen SAM ({frozen:.1f} IoU on {held}); kept is the best of a "
+                f"network that takes SAM's place, after step {chosen['step']} of {report.steps}: {best:.1f} IoU."
             )
         else:
             early = " (ended early)" if chosen["stopped"] else ""
@@ -154,6 +164,20 @@ def _states(reports: Sequence[FitReport]) -> list[str]:
                 f"{best:.1f} IoU on {held}, frozen {frozen:.1f}."
             )
     return notes
+
+
+def changes_nothing(chosen: Mapping[str, Any], gain: float) -> bool:
+    """Whether the state that a fit chose gives the frozen SAM's masks.
+
+    A layer that is worse than none is not kept; the state before the first step is the frozen SAM's where a head begins
+    as that, and then both scored alike.
+
+    Args:
+        chosen: what the fit records of its choice.
+        gain: of the mean IoU on the masks that were scored, over the frozen SAM's.
+    """
+    same = abs(chosen["iou"] - chosen["frozen"]) < ROUNDING
+    return (chosen["step"] == 0 and same) or (chosen["iou"] < chosen["frozen"] and abs(gain) < ROUNDING)
 
 
 def _means(reports: Sequence[FitReport], metric: MetricFacts, first: bool) -> dict[str, Cell]:

@@ -38,6 +38,7 @@ from casam_cache.training.step import Pairs, Penalty, Step
 from casam_cache.views import parse_views
 
 REPORT_EVERY = 20  # steps; each report makes the host wait for the device once
+SLOWER = "lower learning_rate, or train with precision=fp32"
 _TERMS = ("loss", "focal", "dice", "iou", "penalty")
 
 
@@ -162,7 +163,7 @@ def fit_head(
 
     Raises:
         CasamError: no image has a mask, a checkpoint of another fit, memory that does not hold a step; a
-            `DivergedError`: a loss that is no longer finite. Its message names the step.
+            `DivergedError`: a loss, or at the end a weight, that is no longer finite. Its message names the step.
     """
     options = options or TrainingOptions()
     where = backbone.device if device is None else torch.device(device)
@@ -222,6 +223,8 @@ def fit_head(
         if on_epoch:
             on_epoch(record, run.progress(record.loss))
 
+    if selection is None and not all(bool(weight.isfinite().all()) for weight in head.parameters()):
+        raise DivergedError(f"the weights are no longer finite after step {run.steps}", SLOWER)
     chosen = selection.give() if selection else None
     if shrinks:
         head.load_state_dict(on_the_way(start, weights_of(head), share_of(images)))
@@ -343,7 +346,7 @@ class _Run:
         if step >= 0:
             raise DivergedError(
                 f"the loss is no longer finite in step {step} of {self.total_steps}, epoch {epoch + 1}",
-                "lower learning_rate, or train with precision=fp32",
+                SLOWER,
             )
 
     def _step(self, pairs: Pairs, epoch: int) -> torch.Tensor:

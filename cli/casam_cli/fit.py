@@ -45,6 +45,9 @@ def fit(
     epochs: int | None = typer.Option(
         None, help="How often each training image is visited. The recipe says it otherwise."
     ),
+    patience: int | None = typer.Option(
+        None, min=1, help="Stop after so many looks at the held-out groups without a better state."
+    ),
     recipe: str = typer.Option(
         "default",
         metavar="default|paper|FILE",
@@ -102,7 +105,8 @@ def fit(
         raise OptionError(
             "--folds scores each fold, and --evaluate another split", "leave out one of the two options"
         )
-    options = [*set_, *([] if epochs is None else [f"epochs={epochs}"])]
+    named = {"epochs": epochs, "patience": patience}
+    options = [*set_, *(f"{name}={value}" for name, value in named.items() if value is not None)]
     if head is not None:
         _refuse(
             method=method,

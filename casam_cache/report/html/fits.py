@@ -15,6 +15,7 @@ from casam_cache.engine.uses import uses
 from casam_cache.errors import CasamError
 from casam_cache.metrics.columns import facts_of
 from casam_cache.metrics.intervals import Interval
+from casam_cache.report.fit_table import changes_nothing
 from casam_cache.report.html.scored import Scored
 from casam_cache.report.interval_cells import interval_cell
 from casam_cache.report.layout import Cell, Column, Line, Section, Table
@@ -180,7 +181,7 @@ def fit_warnings(fits: Sequence[ScoredFit]) -> list[str]:
         if gained.undefined:
             told.append(f"{name}: {gained.undefined} masks have no score and are left out of the means")
         chosen = (each.record.recorded.get("fit") or {}).get("chosen")
-        if chosen and (chosen["step"] == 0 or chosen["iou"] < chosen["frozen"]):
+        if chosen and changes_nothing(chosen, gained.mean):
             told.append(f"{name}: no state was better than the frozen SAM, so the fit changes nothing")
         if changed := other_modules(each.record.code):
             told.append(f"{name}: computed by other code than this ({len(changed)} modules have changed)")
