@@ -1,9 +1,9 @@
 """The default fit on splits that nothing was chosen on: frozen against fitted, each task in several splits.
 
-    for seed in 1 2 3 4; do casam encode DATA --store STORES/$seed --split-seed $seed; done
+    for seed in 1 2 3 4; do casam encode DATA --store STORES/$seed --split-by drawn --split-seed $seed; done
     python benchmarks/drawn_splits.py STORES/* --runs RUNS
 
-DATA without a split.csv, or with --split-by drawn: each seed draws another test split (3 images of 10). Images of one
+Each seed draws another test split (3 images of 10), the groups of a split.csv whole. Images of one
 task are in the training split of one seed and the test split of another: the splits are no independent data, and no
 interval is printed over them. Writes benchmarks/results/drawn_splits_MODEL.md and .json; what is in RUNS already is not
 computed again.

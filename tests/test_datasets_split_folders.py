@@ -121,6 +121,32 @@ def test_a_patient_in_two_folders_is_refused_wherever_the_pattern_begins(tmp_pat
     assert len({sample.split for sample in drawn.samples if sample.group == "p1"}) == 1
 
 
+def test_a_draw_keeps_the_groups_of_the_table_whole(tmp_path: Path) -> None:
+    root = draw(tmp_path, *(f"{number:02}" for number in range(12)))
+    table = root / "split.csv"
+    rows = [f"{number:02}.png,train,p{number % 4}" for number in range(11)]
+    table.write_text("\n".join(["id,split,group", *rows, "absent,test,p9"]))
+    for seed in range(5):
+        drawn = read_dataset(root, DatasetOptions(split_by="drawn", seed=seed))
+        assert {sample.group for sample in drawn.samples} == {"p0", "p1", "p2", "p3", "11"}
+        sides = {
+            sample.group: {one.split for one in drawn.samples if one.group == sample.group}
+            for sample in drawn.samples
+        }
+        assert all(len(splits) == 1 for splits in sides.values())
+        assert drawn.split_source.endswith(f"seed {seed}, groups from split.csv")
+        assert says(drawn) == []
+    alone = read_dataset(root, DatasetOptions(split_by="drawn", group_regex=".+"))
+    assert len({sample.group for sample in alone.samples}) == 12
+    table.write_text("id;split\n00;train\n")
+    plain = read_dataset(root, DatasetOptions(split_by="drawn"))
+    assert "split.csv" not in plain.split_source
+    table.write_text("id,part\n00,train\n")
+    (said,) = says(read_dataset(root, DatasetOptions(split_by="drawn")))
+    assert "no column 'split'" in said
+    assert "drawn without the groups that it may have" in said
+
+
 def test_two_splits_in_one_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="lies in folders of two splits, test and train"):
         read_dataset(draw(tmp_path, "train/test/1", "train/2"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -103,7 +103,7 @@ def splits_of_name(name: str) -> tuple[set[SplitName], str]:
 def _choose(root: Path, found: Sequence[Listed], options: DatasetOptions, reported: set[str]) -> _Reading:
     by = options.split_by
     if by == "drawn":
-        return _drawn(found, options)
+        return _drawn_in_place_of_table(root, found, options)
     table = (root / SPLIT_CSV).is_file()
     if by == "table" or (table and not _in_folders(found)):
         return _from_table(root, found, options, reported)
@@ -208,16 +208,33 @@ def _from_folders(root: Path, found: Sequence[Listed], options: DatasetOptions) 
     return _Reading(kept, groups, splits, source, tuple(problems)), outside
 
 
-def _drawn(found: Sequence[Listed], options: DatasetOptions) -> _Reading:
-    groups = [_group(one, options) for one in found]
+def _drawn_in_place_of_table(root: Path, found: Sequence[Listed], options: DatasetOptions) -> _Reading:
+    """A draw where there may be a `split.csv`: its groups stay whole, unless --group-regex names others."""
+    if options.group_regex is not None or not (root / SPLIT_CSV).is_file():
+        return _drawn(found, options)
+    known = {one.id for one in found}
+    try:
+        told = {_id_in_table(row, known): row.group for row in read_split_csv(root / SPLIT_CSV) if row.group}
+    except DatasetError as error:
+        message = f"{error.message}: the split is drawn without the groups that it may have"
+        reading = _drawn(found, options)
+        unread = Problem(SPLIT_CSV, message, "mend or remove it", "warning")
+        return replace(reading, problems=(*reading.problems, unread))
+    return _drawn(found, options, told)
+
+
+def _drawn(found: Sequence[Listed], options: DatasetOptions, told: Mapping[str, str] = {}) -> _Reading:
+    """A draw by group; `told` are groups by id that are known from elsewhere."""
+    groups = [told.get(one.id) or _group(one, options) for one in found]
     splits = seeded_split(groups, options.test_fraction, options.seed)
     problems: tuple[Problem, ...] = ()
     if len(set(groups)) < 2 and 0 < options.test_fraction < 1:
         problems = (Problem(".", "one group only: no test split", "check --group-regex", "warning"),)
-    if options.group_regex is None:
+    named = any(one.id in told for one in found)
+    if options.group_regex is None and not named:
         problems += _parted_folders(found, splits)
     source = f"seeded, {options.test_fraction:g} of the images for test by group, seed {options.seed}"
-    return _Reading(found, groups, splits, source, problems)
+    return _Reading(found, groups, splits, source + f", groups from {SPLIT_CSV}" * named, problems)
 
 
 def _parted_folders(found: Sequence[Listed], splits: Sequence[SplitName]) -> tuple[Problem, ...]:
@@ -243,6 +260,15 @@ def _parted_folders(found: Sequence[Listed], splits: Sequence[SplitName]) -> tup
     return (Problem(".", message, hint, "warning"),)
 
 
+def _id_in_table(row: SplitRow, known: Collection[str]) -> str:
+    """The id that a row means: it may carry the suffix of the image."""
+    name = unicodedata.normalize("NFC", row.id)
+    pure = PurePosixPath(name)
+    if name not in known and pure.suffix.lower() in image_suffixes():
+        return pure.with_suffix("").as_posix()
+    return name
+
+
 def _from_table(root: Path, found: Sequence[Listed], options: DatasetOptions, reported: set[str]) -> _Reading:
     path = root / SPLIT_CSV
     if not path.is_file():
@@ -251,10 +277,7 @@ def _from_table(root: Path, found: Sequence[Listed], options: DatasetOptions, re
     chosen: dict[str, SplitRow] = {}
     problems = []
     for row in read_split_csv(path):
-        name = unicodedata.normalize("NFC", row.id)
-        pure = PurePosixPath(name)
-        if name not in known and pure.suffix.lower() in image_suffixes():
-            name = pure.with_suffix("").as_posix()
+        name = _id_in_table(row, known)
         if name in known:
             if name in chosen:
                 raise DatasetError(
