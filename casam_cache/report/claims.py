@@ -119,7 +119,7 @@ def _departures(results: Results) -> list[str]:
         found += [f"{key} {', '.join(others)}"] if others else []
     for name, each in _about(results).items():
         found += [f"{name} is '{each.label}'"] if each.label != name else []
-        settings = _set(results, name, each.label)
+        settings = _settings_of(results, name, each.label)
         if settings:
             found.append(f"{name} with {', '.join(f'{key} {value}' for key, value in settings.items())}")
     return found
@@ -127,7 +127,7 @@ def _departures(results: Results) -> list[str]:
 
 def _departs(results: Results) -> int:
     """The most settings of one of the methods that claims are about, and a point for each other way of scoring."""
-    settings = [len(_set(results, name, each.label)) for name, each in _about(results).items()]
+    settings = [len(_settings_of(results, name, each.label)) for name, each in _about(results).items()]
     return max(settings, default=0) + sum(
         any(row.get(key, usual) != usual for row in results["results"]) for key, usual in SCORED
     )
@@ -141,7 +141,7 @@ def _about(results: Results) -> dict[str, Configuration]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def _set(results: Results, method: str, label: str) -> Mapping[str, Any]:
+def _settings_of(results: Results, method: str, label: str) -> Mapping[str, Any]:
     """What the bench set for the configuration of that label, beyond the method's defaults."""
     for entry in results["recipe"].get("methods", ()):
         if entry["method"] == method and label.startswith(entry["label"] or method):
